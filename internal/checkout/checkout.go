@@ -1,0 +1,209 @@
+// Package checkout holds the words that the parts of a checkout share: the names of its workflow, steps and commands, the
+// order, and what passes between activities and the orchestrator's journal. It is the leaf of the import graph: it knows
+// the standard library only, and nobody's database, wire format or engine.
+package checkout
+
+import (
+	"regexp"
+	"time"
+)
+
+// Names that live in stored histories and rows. Renaming one is a migration.
+const (
+	// Workflow is the registered name of the checkout saga.
+	Workflow = "checkout"
+
+	ReserveStock     = "reserve-stock"
+	AuthorizePayment = "authorize-payment"
+	CapturePayment   = "capture-payment"
+	CommitStock      = "commit-stock"
+
+	ReleaseStock      = "release-stock"
+	VoidAuthorization = "void-authorization"
+
+	Warehouse = "warehouse"
+	Payment   = "payment"
+)
+
+// Step is one step of the checkout with what undoes it.
+type Step struct {
+	// Name is the step's activity, too.
+	Name        string
+	Participant string
+	// Compensation names what undoes the step by itself; empty where nothing does.
+	Compensation string
+	// Pivot marks the step whose claim ends every way back but its own recorded refusal.
+	Pivot bool
+}
+
+// Steps lists the steps in the order in which they are done; workflows/checkout.go is held to it by a test.
+func Steps() []Step {
+	return []Step{
+		{Name: ReserveStock, Participant: Warehouse, Compensation: ReleaseStock},
+		{Name: AuthorizePayment, Participant: Payment, Compensation: VoidAuthorization},
+		{Name: CapturePayment, Participant: Payment, Pivot: true},
+		{Name: CommitStock, Participant: Warehouse},
+	}
+}
+
+// Phase tells which way a checkout can go. Legal moves: forward → pivoted → final, forward → undoing → final, and
+// pivoted → undoing where the pivot's own refusal is recorded.
+type Phase string
+
+// The phases.
+const (
+	Forward Phase = "forward"
+	Pivoted Phase = "pivoted"
+	Undoing Phase = "undoing"
+	Final   Phase = "final"
+)
+
+// Status is what people see of a checkout.
+type Status string
+
+// The statuses; the last four are final.
+const (
+	Running          Status = "RUNNING"
+	AwaitingApproval Status = "AWAITING_APPROVAL"
+	Compensating     Status = "COMPENSATING"
+	NeedsAttention   Status = "NEEDS_ATTENTION"
+	Confirmed        Status = "CONFIRMED"
+	Rejected         Status = "REJECTED"
+	Cancelled        Status = "CANCELLED"
+	Expired          Status = "EXPIRED"
+)
+
+// IsFinal tells whether a checkout with this status can change no more.
+func (s Status) IsFinal() bool {
+	return s == Confirmed || s == Rejected || s == Cancelled || s == Expired
+}
+
+// CommandEvent is the one name that a run listens to. Its payload is a Command.
+const CommandEvent = "command"
+
+// Command is what a person or the sweeper asks of a run. It only wakes the run: what it means stands in the row, and the
+// next fence reads it there.
+type Command struct {
+	// ID is unique; a run ignores one that it has seen.
+	ID string `json:"id"`
+	// Kind is one of the Command… constants.
+	Kind string `json:"kind"`
+	// Step is empty unless the command concerns one step.
+	Step string `json:"step,omitempty"`
+}
+
+// Kinds of commands.
+const (
+	CommandCancel = "cancel"
+	CommandRetry  = "retry"
+)
+
+// Money is an amount in minor units (cents) of an ISO 4217 currency.
+type Money struct {
+	Currency   string `json:"currency"`
+	MinorUnits int64  `json:"minor_units"`
+}
+
+// Item is a number of pieces of one article.
+type Item struct {
+	SKU      string `json:"sku"`
+	Quantity int32  `json:"quantity"`
+}
+
+// Order is what the participants are asked for.
+type Order struct {
+	ID            string
+	CustomerID    string
+	Items         []Item
+	Amount        Money
+	PaymentMethod string
+}
+
+// OrderIDPattern is what an order id looks like; an id is unique for ever.
+var OrderIDPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+// Attempt identifies one attempt of a run at a step, or at undoing it.
+type Attempt struct {
+	OrderID string
+	Run     int
+	// Step is the step's name in both directions.
+	Step string
+	// Undo is true for the step's compensation.
+	Undo bool
+	// Round counts this run's attempts at it, from 1.
+	Round int
+	// Wait is how long the run will wait after this attempt if the outcome stays unknown.
+	Wait time.Duration
+	// Stuck says that the saga has tried for so long that a person should know.
+	Stuck bool
+}
+
+// Leave is the fence's answer to an attempt.
+type Leave string
+
+// What a fence can answer.
+const (
+	// Go: call the participant.
+	Go Leave = "go"
+	// Known: the outcome is on record already; call nobody.
+	Known Leave = "known"
+	// TurnBack: the checkout is being undone (cancelled, expired, refused); call nobody and undo what was begun.
+	TurnBack Leave = "turn-back"
+	// Superseded: this run no longer drives the checkout, or the checkout is final; call nobody and end the run.
+	Superseded Leave = "superseded"
+)
+
+// Pass is what a fence hands out.
+type Pass struct {
+	Leave Leave
+	// Order is set with Go.
+	Order Order
+	// Learned is the recorded outcome, with Known.
+	Learned Learned
+	// Reason says why, with TurnBack and Superseded.
+	Reason string
+}
+
+// Outcome is what an attempt taught.
+type Outcome string
+
+// The outcomes.
+const (
+	// Applied: the effect is in place; of a compensation: it is gone and stays gone.
+	Applied Outcome = "applied"
+	// Refused: a recorded business refusal; nothing was applied.
+	Refused Outcome = "rejected"
+	// Unknown: no answer, or "not known yet".
+	Unknown Outcome = "unknown"
+)
+
+// Learned is what an attempt taught about its step.
+type Learned struct {
+	Outcome Outcome
+	// Reason is the participant's word for a refusal, or what is waited for.
+	Reason string
+	// Detail is a sentence, or the error, of at most MaxDetail bytes.
+	Detail string
+	// Reference is the participant's own.
+	Reference string
+	// Attention, where set, says in words why a person must look at once, such as a key met with another digest.
+	Attention string
+	Began     time.Time
+	Took      time.Duration
+}
+
+// MaxDetail is where error texts are cut, in bytes, so that histories and rows stay small.
+const MaxDetail = 200
+
+// Standing is how the checkout stands once an outcome is recorded.
+type Standing string
+
+// The standings.
+const (
+	// GoOn: the saga goes on as the outcome says.
+	GoOn Standing = "go-on"
+	// GoBack: a cancel stands or the deadline has passed; the saga turns back without trying the next step.
+	GoBack Standing = "go-back"
+	// Over: the run was superseded; what it learned was not recorded.
+	Over Standing = "over"
+)

@@ -1,0 +1,99 @@
+// Package pg opens PostgreSQL pools, applies migrations and runs transactions. It knows no tables.
+package pg
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+)
+
+// Open returns a pool of at most maxConns connections to the database at url and checks that it answers. The caller
+// closes the pool.
+func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		// The parser's own message repeats the url, password included, so it is not wrapped.
+		return nil, errors.New("parse database url: not a PostgreSQL connection string")
+	}
+	config.MaxConns = maxConns
+	config.ConnConfig.ConnectTimeout = 5 * time.Second
+	config.ConnConfig.RuntimeParams["timezone"] = "UTC"
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("open database %s: %w", config.ConnConfig.Database, err)
+	}
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("reach database %s at %s:%d: %w",
+			config.ConnConfig.Database, config.ConnConfig.Host, config.ConnConfig.Port, err)
+	}
+	return pool, nil
+}
+
+// Migrate brings the database of pool to the newest of the migrations, which lie as goose files at the root of files. Several
+// processes may call it at once: a lock in the database lets one go first.
+func Migrate(ctx context.Context, pool *pgxpool.Pool, files fs.FS) error {
+	db := stdlib.OpenDBFromPool(pool)
+	defer db.Close()
+	locker, err := newSessionLocker()
+	if err != nil {
+		return err
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker))
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	if _, err := provider.Up(ctx); err != nil {
+		return fmt.Errorf("migrate database: %w", err)
+	}
+	return nil
+}
+
+// Pending returns how many of the migrations in files the database of pool still lacks.
+func Pending(ctx context.Context, pool *pgxpool.Pool, files fs.FS) (int, error) {
+	db := stdlib.OpenDBFromPool(pool)
+	defer db.Close()
+	provider, err := goose.NewProvider(goose.DialectPostgres, db, files)
+	if err != nil {
+		return 0, fmt.Errorf("read migrations: %w", err)
+	}
+	status, err := provider.Status(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("read migration status: %w", err)
+	}
+	pending := 0
+	for _, s := range status {
+		if s.State == goose.StatePending {
+			pending++
+		}
+	}
+	return pending, nil
+}
+
+// InTx runs work in a transaction and commits it if work returns nil. A transaction that PostgreSQL ended because of a
+// deadlock or a serialization failure is run again, at most three times in all, so work must have no effect outside of it.
+func InTx(ctx context.Context, pool *pgxpool.Pool, work func(tx pgx.Tx) error) error {
+	var err error
+	for range 3 {
+		err = pgx.BeginFunc(ctx, pool, work)
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || (pgErr.Code != deadlockDetected && pgErr.Code != serializationFailure) {
+			return err
+		}
+	}
+	return err
+}
+
+// PostgreSQL's names for the two failures that a repetition cures (its documentation, appendix A).
+const (
+	serializationFailure = "40001"
+	deadlockDetected     = "40P01"
+)
