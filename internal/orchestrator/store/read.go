@@ -1,0 +1,283 @@
+package store
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+)
+
+// Checkout reads one checkout. ErrNotFound.
+func (s *Store) Checkout(ctx context.Context, orderID string) (Checkout, error) {
+	r, err := load(ctx, s.pool, orderID, unlocked)
+	if err != nil {
+		return Checkout{}, err
+	}
+	return r.Checkout, nil
+}
+
+// Filter says which checkouts List returns; what is zero does not filter.
+type Filter struct {
+	Statuses   []checkout.Status
+	CustomerID string
+	// Step is the step, or the compensation, that a checkout is at.
+	Step       string
+	AmountOver int64
+	OlderThan  time.Duration
+	Since      time.Time
+	Attention  bool
+	// Limit is the size of a page: 1 to 1,000.
+	Limit     int
+	PageToken string
+}
+
+// List returns a page of checkouts, newest first, and the token of the next page, empty on the last.
+func (s *Store) List(ctx context.Context, f Filter) (page []Checkout, nextToken string, err error) {
+	sql, args, err := listQuery(f)
+	if err != nil {
+		return nil, "", err
+	}
+	page, err = s.readMany(ctx, sql, args...)
+	if err != nil {
+		return nil, "", fmt.Errorf("list checkouts: %w", err)
+	}
+	if len(page) <= f.Limit {
+		return page, "", nil
+	}
+	page = page[:f.Limit]
+	last := page[f.Limit-1]
+	return page, pageToken{last.StartedAt, last.OrderID}.String(), nil
+}
+
+// listQuery selects the ids of one page and one more, which tells whether there is a next page.
+func listQuery(f Filter) (sql string, args []any, err error) {
+	var where []string
+	and := func(condition string, values ...any) {
+		for _, v := range values {
+			args = append(args, v)
+			condition = strings.Replace(condition, "?", fmt.Sprintf("$%d", len(args)), 1)
+		}
+		where = append(where, condition)
+	}
+	if len(f.Statuses) > 0 {
+		and("status = ANY(?)", f.Statuses)
+	}
+	if f.CustomerID != "" {
+		and("customer_id = ?", f.CustomerID)
+	}
+	if f.Step != "" {
+		step, undo := stepOf(f.Step)
+		if undo {
+			and("order_id IN (SELECT order_id FROM steps WHERE name = ? AND compensation IN ('running', 'failing'))", step)
+		} else {
+			and("phase IN ('forward', 'pivoted') AND order_id IN "+
+				"(SELECT order_id FROM steps WHERE name = ? AND state IN ('running', 'failing', 'unknown'))", step)
+		}
+	}
+	if f.AmountOver > 0 {
+		and("amount > ?", f.AmountOver)
+	}
+	if f.OlderThan > 0 {
+		and("started_at < now() - ?::interval", f.OlderThan)
+	}
+	if !f.Since.IsZero() {
+		and("started_at >= ?", f.Since)
+	}
+	if f.Attention {
+		and("status = 'NEEDS_ATTENTION'")
+	}
+	if f.PageToken != "" {
+		after, err := parsePageToken(f.PageToken)
+		if err != nil {
+			return "", nil, err
+		}
+		and("(started_at, order_id) < (?, ?)", after.startedAt, after.orderID)
+	}
+	if len(where) == 0 {
+		and("true")
+	}
+	args = append(args, f.Limit+1)
+	return fmt.Sprintf(`SELECT order_id FROM checkouts WHERE %s ORDER BY started_at DESC, order_id DESC LIMIT $%d`,
+		strings.Join(where, " AND "), len(args)), args, nil
+}
+
+// stepOf resolves a step's name, or that of a compensation to the step that it undoes.
+func stepOf(name string) (step string, undo bool) {
+	for _, s := range checkout.Steps() {
+		if s.Compensation == name {
+			return s.Name, true
+		}
+	}
+	return name, false
+}
+
+// Finals returns checkouts that ended since a time, by order id, beginning after one; for the audit.
+func (s *Store) Finals(ctx context.Context, since time.Time, after string, limit int) ([]Checkout, error) {
+	page, err := s.readMany(ctx, `
+		SELECT order_id FROM checkouts
+		WHERE phase = 'final' AND ended_at >= $1 AND order_id > $2
+		ORDER BY order_id LIMIT $3`, since, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read final checkouts: %w", err)
+	}
+	return page, nil
+}
+
+// Stale returns open checkouts that nothing was written to for longer than age though nobody is called for; for the audit.
+func (s *Store) Stale(ctx context.Context, age time.Duration, limit int) ([]Checkout, error) {
+	page, err := s.readMany(ctx, `
+		SELECT order_id FROM checkouts
+		WHERE phase <> 'final' AND status <> 'NEEDS_ATTENTION' AND updated_at < now() - $1::interval
+		ORDER BY order_id LIMIT $2`, age, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read stale checkouts: %w", err)
+	}
+	return page, nil
+}
+
+// Known tells which of the order ids belong to a checkout; for the audit.
+func (s *Store) Known(ctx context.Context, orderIDs []string) (map[string]bool, error) {
+	rows, err := s.pool.Query(ctx, `SELECT order_id FROM checkouts WHERE order_id = ANY($1)`, orderIDs)
+	if err != nil {
+		return nil, fmt.Errorf("read order ids: %w", err)
+	}
+	known := make(map[string]bool)
+	var id string
+	if _, err := pgx.ForEachRow(rows, []any{&id}, func() error {
+		known[id] = true
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("read order ids: %w", err)
+	}
+	return known, nil
+}
+
+// readMany reads the checkouts whose ids a query selects, in its order, with two queries however many they are.
+func (s *Store) readMany(ctx context.Context, idQuery string, args ...any) ([]Checkout, error) {
+	rows, err := s.pool.Query(ctx, idQuery, args...)
+	if err != nil {
+		return nil, err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(ids) == 0 {
+		return nil, err
+	}
+
+	if rows, err = s.pool.Query(ctx, selectCheckouts, ids); err != nil {
+		return nil, err
+	}
+	read, err := pgx.CollectRows(rows, func(from pgx.CollectableRow) (Checkout, error) {
+		r, err := scanCheckout(from)
+		if err != nil {
+			return Checkout{}, err
+		}
+		return r.Checkout, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	place := make(map[string]int, len(ids))
+	for i, id := range ids {
+		place[id] = i
+	}
+	slices.SortFunc(read, func(a, b Checkout) int { return place[a.OrderID] - place[b.OrderID] })
+	return read, nil
+}
+
+// History is all that the orchestrator's database tells of one checkout.
+type History struct {
+	// Request is as the client sent it.
+	Request []byte
+	Prices  []Price
+	// Entries are in order of time.
+	Entries []Entry
+}
+
+// Entry is one thing that happened to a checkout.
+type Entry struct {
+	At time.Time
+	// Kind is "attempt", "command" or "status".
+	Kind     string
+	Step     string
+	Attempt  int
+	Actor    string
+	Reason   string
+	Duration time.Duration
+	Outcome  string
+	Error    string
+}
+
+const selectEntries = `
+	SELECT at, kind, step, attempt, actor, reason, duration_ms, outcome, error FROM (
+	    SELECT at, id, kind, step, attempt, actor, reason, duration_ms, outcome, error FROM entries WHERE order_id = $1
+	    UNION ALL
+	    SELECT at, 0, 'command', step, 0, actor, reason, 0, kind || ' ' || outcome, '' FROM commands WHERE order_id = $1
+	) AS all_entries ORDER BY at, id`
+
+// History reads what happened to a checkout. ErrNotFound.
+func (s *Store) History(ctx context.Context, orderID string) (History, error) {
+	var h History
+	var currency string
+	var items []byte
+	err := s.pool.QueryRow(ctx, `SELECT request, currency, items FROM checkouts WHERE order_id = $1`, orderID).
+		Scan(&h.Request, &currency, &items)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return History{}, fmt.Errorf("%w: %s", ErrNotFound, orderID)
+	}
+	if err != nil {
+		return History{}, fmt.Errorf("read request of %s: %w", orderID, err)
+	}
+	var priced []pricedItem
+	if err := json.Unmarshal(items, &priced); err != nil {
+		return History{}, fmt.Errorf("read prices of %s: %w", orderID, err)
+	}
+	for _, item := range priced {
+		h.Prices = append(h.Prices, Price{SKU: item.SKU, Unit: checkout.Money{Currency: currency, MinorUnits: item.UnitPrice}})
+	}
+	rows, err := s.pool.Query(ctx, selectEntries, orderID)
+	if err != nil {
+		return History{}, fmt.Errorf("read entries of %s: %w", orderID, err)
+	}
+	h.Entries, err = pgx.CollectRows(rows, func(from pgx.CollectableRow) (Entry, error) {
+		var e Entry
+		var ms int64
+		err := from.Scan(&e.At, &e.Kind, &e.Step, &e.Attempt, &e.Actor, &e.Reason, &ms, &e.Outcome, &e.Error)
+		e.Duration = time.Duration(ms) * time.Millisecond
+		return e, err
+	})
+	if err != nil {
+		return History{}, fmt.Errorf("read entries of %s: %w", orderID, err)
+	}
+	return h, nil
+}
+
+// pageToken is where a page ended. It is opaque to clients.
+type pageToken struct {
+	startedAt time.Time
+	orderID   string
+}
+
+func (t pageToken) String() string {
+	return base64.RawURLEncoding.EncodeToString([]byte(t.startedAt.UTC().Format(time.RFC3339Nano) + " " + t.orderID))
+}
+
+func parsePageToken(text string) (pageToken, error) {
+	raw, err := base64.RawURLEncoding.DecodeString(text)
+	if err != nil {
+		return pageToken{}, fmt.Errorf("%w: %q", ErrBadPageToken, text)
+	}
+	at, orderID, found := strings.Cut(string(raw), " ")
+	startedAt, err := time.Parse(time.RFC3339Nano, at)
+	if !found || err != nil {
+		return pageToken{}, fmt.Errorf("%w: %q", ErrBadPageToken, text)
+	}
+	return pageToken{startedAt, orderID}, nil
+}

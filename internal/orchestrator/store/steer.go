@@ -1,0 +1,174 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+)
+
+// CancelOutcome says what became of the wish to cancel.
+type CancelOutcome string
+
+// What can become of it.
+const (
+	// CancelAccepted: the next fence turns the checkout back.
+	CancelAccepted CancelOutcome = "accepted"
+	// CancelUnderWay: it was being undone, or was asked to be, before.
+	CancelUnderWay CancelOutcome = "under-way"
+	// CancelDone: it is cancelled, nothing is held.
+	CancelDone CancelOutcome = "done"
+	// CancelTooLate: the pivot is claimed, or the checkout ended otherwise.
+	CancelTooLate CancelOutcome = "too-late"
+)
+
+// CancelAnswer is the answer to a cancel.
+type CancelAnswer struct {
+	Outcome  CancelOutcome
+	Checkout Checkout
+	// CommandID is set with CancelAccepted; it is what wakes the run.
+	CommandID string
+}
+
+const insertCommand = `
+	INSERT INTO commands (order_id, kind, actor, reason, outcome) VALUES ($1, $2, $3, $4, $5) RETURNING id`
+
+// Cancel asks that a checkout be undone. Every wish is kept with who had it and why, also one that came too late.
+func (s *Store) Cancel(ctx context.Context, orderID, reason, actor string) (CancelAnswer, error) {
+	var answer CancelAnswer
+	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
+		r, err := load(ctx, tx, orderID, forUpdate)
+		if err != nil {
+			return err
+		}
+		answer.Outcome = r.cancel(reason)
+		if err := tx.QueryRow(ctx, insertCommand, orderID, checkout.CommandCancel, actor, reason, answer.Outcome).
+			Scan(&answer.CommandID); err != nil {
+			return fmt.Errorf("keep command: %w", err)
+		}
+		answer.Checkout = r.Checkout
+		return save(ctx, tx, r, r.entries)
+	})
+	if err != nil {
+		return CancelAnswer{}, fmt.Errorf("cancel %s: %w", orderID, err)
+	}
+	return answer, nil
+}
+
+// WouldCancel tells what Cancel would answer now, and changes nothing.
+func (s *Store) WouldCancel(ctx context.Context, orderID string) (CancelAnswer, error) {
+	r, err := load(ctx, s.pool, orderID, unlocked)
+	if err != nil {
+		return CancelAnswer{}, fmt.Errorf("look at %s: %w", orderID, err)
+	}
+	answer := CancelAnswer{Checkout: r.Checkout}
+	answer.Outcome = r.cancel("")
+	return answer, nil
+}
+
+// MarkStarted notes that the engine has started a run.
+func (s *Store) MarkStarted(ctx context.Context, orderID string, run int) error {
+	if _, err := s.pool.Exec(ctx, `UPDATE checkouts SET started_run = $2 WHERE order_id = $1 AND started_run < $2`,
+		orderID, run); err != nil {
+		return fmt.Errorf("mark run %d of %s as started: %w", run, orderID, err)
+	}
+	return nil
+}
+
+// Overdue is a checkout in which nothing was written for longer than was expected.
+type Overdue struct {
+	OrderID string
+	Run     int
+	Phase   checkout.Phase
+	// Started says that the engine is known to have started the run.
+	Started bool
+	// Pokes counts the sweeper's wake-up calls since anything happened.
+	Pokes int
+}
+
+const selectOverdue = `
+	SELECT order_id, run, phase, started_run >= run, pokes
+	FROM checkouts
+	WHERE engine = $1 AND check_at <= clock_timestamp()
+	ORDER BY check_at
+	LIMIT $2`
+
+// Overdue lists the engine's checkouts whose time to be looked at has come, longest overdue first.
+func (s *Store) Overdue(ctx context.Context, engine string, limit int) ([]Overdue, error) {
+	rows, err := s.pool.Query(ctx, selectOverdue, engine, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read overdue checkouts: %w", err)
+	}
+	overdue, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Overdue])
+	if err != nil {
+		return nil, fmt.Errorf("read overdue checkouts: %w", err)
+	}
+	return overdue, nil
+}
+
+// Postpone sets when the sweeper looks at an overdue checkout again: after the usual time. With poked it counts a wake-up
+// call. It does nothing if the run has changed.
+func (s *Store) Postpone(ctx context.Context, o Overdue, poked bool) error {
+	if _, err := s.change(ctx, o.OrderID, func(r *row) bool {
+		if r.Run != o.Run || r.Phase == checkout.Final {
+			return false
+		}
+		r.checkAt = r.now.Add(patience)
+		if poked {
+			r.pokes++
+		}
+		return true
+	}); err != nil {
+		return fmt.Errorf("postpone %s: %w", o.OrderID, err)
+	}
+	return nil
+}
+
+// NextRun hands an overdue checkout to its next run, which the caller then starts. It returns false if the checkout has
+// moved since, or ended, so that there is nothing to start.
+func (s *Store) NextRun(ctx context.Context, o Overdue, why string) (next Overdue, moved bool, err error) {
+	if _, err := s.change(ctx, o.OrderID, func(r *row) bool {
+		if moved = r.Run == o.Run && r.Phase != checkout.Final && !r.checkAt.After(r.now); !moved {
+			return false
+		}
+		r.nextRun(why)
+		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.Phase}
+		return true
+	}); err != nil {
+		return Overdue{}, false, fmt.Errorf("hand %s to its next run: %w", o.OrderID, err)
+	}
+	return next, moved, nil
+}
+
+// SettleUntouched ends a checkout about which no participant was ever asked, if it was cancelled or its deadline has
+// passed. It needs no engine.
+func (s *Store) SettleUntouched(ctx context.Context, orderID string) (settled bool, err error) {
+	if _, err := s.change(ctx, orderID, func(r *row) bool {
+		settled = r.settleUntouched()
+		return settled
+	}); err != nil {
+		return false, fmt.Errorf("settle %s: %w", orderID, err)
+	}
+	return settled, nil
+}
+
+// OpenByEngine counts the checkouts that are not final, by the engine that drives them.
+func (s *Store) OpenByEngine(ctx context.Context) (map[string]int, error) {
+	rows, err := s.pool.Query(ctx, `SELECT engine, count(*) FROM checkouts WHERE check_at IS NOT NULL GROUP BY engine`)
+	if err != nil {
+		return nil, fmt.Errorf("count open checkouts: %w", err)
+	}
+	open := make(map[string]int)
+	var engine string
+	var count int
+	if _, err := pgx.ForEachRow(rows, []any{&engine, &count}, func() error {
+		open[engine] = count
+		return nil
+	}); err != nil {
+		return nil, fmt.Errorf("count open checkouts: %w", err)
+	}
+	return open, nil
+}

@@ -1,0 +1,129 @@
+// Package store keeps the orchestrator's checkouts in PostgreSQL. The row of a checkout is the arbiter of every race about
+// it: each method that changes one takes its lock, lets the rules (rules.go) decide, and writes what they say in the same
+// transaction. It knows no engine, no participant and no wire format.
+package store
+
+import (
+	"embed"
+	"errors"
+	"io/fs"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+)
+
+// What a caller can tell apart; each is wrapped with a sentence.
+var (
+	// ErrNotFound: no checkout has this order id.
+	ErrNotFound = errors.New("no such checkout")
+	// ErrConflict: the order id or the idempotency key was used with another order.
+	ErrConflict = errors.New("conflict")
+	// ErrBadPageToken: the page token is not one that List returned.
+	ErrBadPageToken = errors.New("not a page token of this list")
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations are the goose files of the orchestrator's database.
+func Migrations() fs.FS {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // The folder is embedded above.
+	}
+	return files
+}
+
+// Store reads and changes checkouts. Its methods may be called from many goroutines.
+type Store struct {
+	pool     *pgxpool.Pool
+	watchers watchers
+}
+
+// New returns a store on a migrated database. The pool stays the caller's.
+func New(pool *pgxpool.Pool) *Store {
+	return &Store{pool: pool, watchers: watchers{byOrder: make(map[string]map[chan struct{}]struct{})}}
+}
+
+// Price is what one article costs.
+type Price struct {
+	SKU  string
+	Unit checkout.Money
+}
+
+// Checkout is what readers see of a checkout.
+type Checkout struct {
+	OrderID       string
+	Status        checkout.Status
+	Phase         checkout.Phase
+	Engine        string
+	Run           int
+	CustomerID    string
+	Items         []checkout.Item
+	Amount        checkout.Money
+	PaymentMethod string
+	StartedAt     time.Time
+	UpdatedAt     time.Time
+	Deadline      time.Time
+	EndedAt       *time.Time
+	// Reason says why it did not end confirmed, or is on its way not to.
+	Reason    string
+	Attention *Attention
+	Steps     []Step
+}
+
+// Attention says why a checkout waits for an operator.
+type Attention struct {
+	// Step is the step or the compensation that is stuck; empty where it is the run itself.
+	Step      string    `json:"step"`
+	Cause     string    `json:"cause"`
+	Since     time.Time `json:"since"`
+	Attempts  int       `json:"attempts"`
+	LastError string    `json:"last_error"`
+	// Next is when it is tried again by itself.
+	Next time.Time `json:"next"`
+}
+
+// Step is how far one step of a checkout is.
+type Step struct {
+	Name        string
+	Participant string
+	// State is one of the State… constants.
+	State     string
+	Attempts  int
+	StartedAt *time.Time
+	EndedAt   *time.Time
+	Error     string
+	// Reference is the participant's own.
+	Reference string
+	// Compensation is the name of what undoes the step; empty where nothing does.
+	Compensation string
+	// CompensationState is one of the Compensation… constants.
+	CompensationState string
+
+	compensationTries int
+}
+
+// States of a step.
+const (
+	StatePending  = "pending"
+	StateRunning  = "running"
+	StateDone     = "done"
+	StateRejected = "rejected"
+	// StateFailing: the participant gave no answer; it is tried again.
+	StateFailing = "failing"
+	// StateUnknown: the participant does not know yet, or it was given up before its outcome was known.
+	StateUnknown = "unknown"
+	StateSkipped = "skipped"
+)
+
+// States of a compensation.
+const (
+	CompensationNotNeeded = "not-needed"
+	CompensationPending   = "pending"
+	CompensationRunning   = "running"
+	CompensationDone      = "done"
+	CompensationFailing   = "failing"
+)

@@ -1,0 +1,495 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+)
+
+var applied = checkout.Learned{Outcome: checkout.Applied}
+
+func refused(reason string) checkout.Learned {
+	return checkout.Learned{Outcome: checkout.Refused, Reason: reason}
+}
+
+func noAnswer(detail string) checkout.Learned {
+	return checkout.Learned{Outcome: checkout.Unknown, Detail: detail}
+}
+
+// A scenario is told as lines: what is asked of the store, and what it must answer.
+func TestTheRowDecidesWhatEachAttemptMayDo(t *testing.T) {
+	type line struct {
+		does func(*scenario)
+	}
+	try := func(step string, l checkout.Learned, want checkout.Standing) line {
+		return line{func(s *scenario) {
+			s.t.Helper()
+			s.fence(step, false, checkout.Go)
+			s.record(step, false, l, want)
+		}}
+	}
+	undo := func(step string, l checkout.Learned, want checkout.Standing) line {
+		return line{func(s *scenario) {
+			s.t.Helper()
+			s.fence(step, true, checkout.Go)
+			s.record(step, true, l, want)
+		}}
+	}
+	fence := func(step string, want checkout.Leave) line {
+		return line{func(s *scenario) { s.t.Helper(); s.fence(step, false, want) }}
+	}
+	fenceUndo := func(step string, want checkout.Leave) line {
+		return line{func(s *scenario) { s.t.Helper(); s.fence(step, true, want) }}
+	}
+	cancel := func(want store.CancelOutcome) line {
+		return line{func(s *scenario) { s.t.Helper(); s.cancel(want) }}
+	}
+	expire := line{func(s *scenario) { s.expire() }}
+	nextRun := line{func(s *scenario) { s.nextRun() }}
+
+	tests := map[string]struct {
+		lines []line
+		want  string
+	}{
+		"every step is done and the checkout is confirmed": {
+			[]line{
+				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, applied, checkout.GoOn),
+				try(checkout.CapturePayment, applied, checkout.GoOn), try(checkout.CommitStock, applied, checkout.GoOn),
+				fence(checkout.CommitStock, checkout.Superseded),
+			},
+			"CONFIRMED final: done done done done",
+		},
+		"a refusal of the first step leaves nothing to undo": {
+			[]line{try(checkout.ReserveStock, refused("out_of_stock"), checkout.GoBack)},
+			"REJECTED final reserve-stock: out_of_stock: rejected skipped skipped skipped",
+		},
+		"a declined card releases the stock": {
+			[]line{
+				try(checkout.ReserveStock, applied, checkout.GoOn),
+				try(checkout.AuthorizePayment, refused("card_declined"), checkout.GoBack),
+				fenceUndo(checkout.AuthorizePayment, checkout.Known),
+				undo(checkout.ReserveStock, applied, checkout.GoOn),
+			},
+			"REJECTED final authorize-payment: card_declined: done/done rejected skipped skipped",
+		},
+		"a cancel between two steps turns the second back and undoes both": {
+			[]line{
+				try(checkout.ReserveStock, applied, checkout.GoOn), cancel(store.CancelAccepted), cancel(store.CancelUnderWay),
+				fence(checkout.AuthorizePayment, checkout.TurnBack),
+				undo(checkout.AuthorizePayment, applied, checkout.GoOn), undo(checkout.ReserveStock, applied, checkout.GoOn),
+				cancel(store.CancelDone),
+			},
+			"CANCELLED final changed my mind: done/done unknown/done skipped skipped",
+		},
+		"a cancel during a step is told with the step's outcome, so the next is not tried": {
+			[]line{
+				fence(checkout.ReserveStock, checkout.Go), cancel(store.CancelAccepted),
+				{func(s *scenario) { s.record(checkout.ReserveStock, false, applied, checkout.GoBack) }},
+				undo(checkout.ReserveStock, applied, checkout.GoOn),
+			},
+			"CANCELLED final changed my mind: done/done skipped skipped skipped",
+		},
+		"a cancel before anybody was asked ends the checkout at once": {
+			[]line{cancel(store.CancelDone), fence(checkout.ReserveStock, checkout.Superseded)},
+			"CANCELLED final changed my mind: skipped skipped skipped skipped",
+		},
+		"a deadline that passed before anybody was asked ends the checkout at the first fence": {
+			[]line{expire, fence(checkout.ReserveStock, checkout.Superseded)},
+			"EXPIRED final the deadline has passed: skipped skipped skipped skipped",
+		},
+		"a deadline stops the pivot": {
+			[]line{
+				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, applied, checkout.GoOn), expire,
+				fence(checkout.CapturePayment, checkout.TurnBack), fenceUndo(checkout.CapturePayment, checkout.Known),
+				undo(checkout.AuthorizePayment, applied, checkout.GoOn), undo(checkout.ReserveStock, applied, checkout.GoOn),
+			},
+			"EXPIRED final the deadline has passed: done/done done/done unknown skipped",
+		},
+		"after the pivot is claimed a cancel is too late and a deadline means nothing": {
+			[]line{
+				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, applied, checkout.GoOn),
+				try(checkout.CapturePayment, noAnswer("reset"), checkout.GoOn), cancel(store.CancelTooLate), expire,
+				fenceUndo(checkout.AuthorizePayment, checkout.Superseded),
+				try(checkout.CapturePayment, applied, checkout.GoOn), try(checkout.CommitStock, applied, checkout.GoOn),
+				cancel(store.CancelTooLate),
+			},
+			"CONFIRMED final: done done done done",
+		},
+		"the pivot's recorded refusal is the one way back": {
+			[]line{
+				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, applied, checkout.GoOn),
+				try(checkout.CapturePayment, refused("authorization_expired"), checkout.GoBack),
+				undo(checkout.AuthorizePayment, applied, checkout.GoOn), undo(checkout.ReserveStock, applied, checkout.GoOn),
+			},
+			"REJECTED final capture-payment: authorization_expired: done/done done/done rejected skipped",
+		},
+		"the last step refused is no way back but a call for attention": {
+			[]line{
+				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, applied, checkout.GoOn),
+				try(checkout.CapturePayment, applied, checkout.GoOn), try(checkout.CommitStock, refused("no_reservation"), checkout.GoOn),
+			},
+			"NEEDS_ATTENTION pivoted attention(commit-stock is refused, and there is no other way on): done done done failing",
+		},
+		"a compensation that fails is tried until it works": {
+			[]line{
+				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, refused("card_declined"), checkout.GoBack),
+				undo(checkout.ReserveStock, noAnswer("down"), checkout.GoOn), undo(checkout.ReserveStock, noAnswer("down"), checkout.GoOn),
+				undo(checkout.ReserveStock, applied, checkout.GoOn),
+			},
+			"REJECTED final authorize-payment: card_declined: done/done rejected skipped skipped",
+		},
+		"an activity that ran twice changes nothing": {
+			[]line{
+				try(checkout.ReserveStock, applied, checkout.GoOn), fence(checkout.ReserveStock, checkout.Known),
+				{func(s *scenario) { s.record(checkout.ReserveStock, false, refused("late"), checkout.GoOn) }},
+				{func(s *scenario) { s.record(checkout.ReserveStock, false, applied, checkout.GoOn) }},
+			},
+			"RUNNING forward: done running pending pending",
+		},
+		"the next run takes over and the old one is not listened to": {
+			[]line{
+				try(checkout.ReserveStock, applied, checkout.GoOn),
+				fence(checkout.AuthorizePayment, checkout.Go), nextRun,
+				{func(s *scenario) {
+					s.run = 1
+					s.record(checkout.AuthorizePayment, false, applied, checkout.Over)
+					s.fence(checkout.AuthorizePayment, false, checkout.Superseded)
+					s.run = 2
+				}},
+				fence(checkout.ReserveStock, checkout.Known), try(checkout.AuthorizePayment, applied, checkout.GoOn),
+			},
+			"RUNNING forward: done done running pending",
+		},
+		"nothing is undone that the row has not given up": {
+			[]line{
+				try(checkout.ReserveStock, applied, checkout.GoOn), fenceUndo(checkout.ReserveStock, checkout.Superseded),
+				fence(checkout.CommitStock, checkout.Superseded),
+			},
+			"RUNNING forward: done running pending pending",
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScenario(t)
+			for _, l := range test.lines {
+				l.does(s)
+			}
+			if diff := cmp.Diff(test.want, s.tell()); diff != "" {
+				t.Errorf("the row (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// I1, I8: one winner. Were the pivot claimed without a look at the cancel, both would win.
+func TestI1ACancelAndThePivotHaveOneWinner(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	won := map[string]int{}
+	for n := range 200 {
+		s := scenarioOn(t, pool, fmt.Sprintf("race-%d", n))
+		for _, step := range []string{checkout.ReserveStock, checkout.AuthorizePayment} {
+			s.fence(step, false, checkout.Go)
+			s.record(step, false, applied, checkout.GoOn)
+		}
+		var pass checkout.Pass
+		var answer store.CancelAnswer
+		var race errgroup.Group
+		start := make(chan struct{})
+		race.Go(func() (err error) {
+			<-start
+			pass, err = s.store.Fence(t.Context(), s.attempt(checkout.CapturePayment, false))
+			return err
+		})
+		race.Go(func() (err error) {
+			<-start
+			answer, err = s.store.Cancel(t.Context(), s.id, "changed my mind", "test")
+			return err
+		})
+		close(start)
+		require.NoError(t, race.Wait())
+
+		switch {
+		case pass.Leave == checkout.Go && answer.Outcome == store.CancelTooLate:
+			won["pivot"]++
+		case pass.Leave == checkout.TurnBack && (answer.Outcome == store.CancelAccepted || answer.Outcome == store.CancelUnderWay):
+			won["cancel"]++
+		default:
+			t.Fatalf("%s: the pivot was answered %s and the cancel %s", s.id, pass.Leave, answer.Outcome)
+		}
+	}
+	t.Logf("of 200 races the pivot won %d, the cancel %d", won["pivot"], won["cancel"])
+}
+
+func TestI7TheSameStartIsOneCheckoutAndAnotherIsRefused(t *testing.T) {
+	t.Parallel()
+	st := store.New(migrated(t))
+	var created, same int
+	var mu sync.Mutex
+	var race errgroup.Group
+	for range 64 {
+		race.Go(func() error {
+			_, isNew, err := st.Accept(t.Context(), order("ord-1"))
+			mu.Lock()
+			defer mu.Unlock()
+			if isNew {
+				created++
+			} else {
+				same++
+			}
+			return err
+		})
+	}
+	require.NoError(t, race.Wait())
+	require.Equal(t, 1, created)
+	require.Equal(t, 63, same)
+
+	other := order("ord-1")
+	other.Digest = "v1:other"
+	_, _, err := st.Accept(t.Context(), other)
+	require.ErrorIs(t, err, store.ErrConflict)
+
+	otherID := order("ord-2")
+	otherID.IdempotencyKey = "ord-1"
+	_, _, err = st.Accept(t.Context(), otherID)
+	require.ErrorIs(t, err, store.ErrConflict)
+	_, err = st.Checkout(t.Context(), "ord-2")
+	require.ErrorIs(t, err, store.ErrNotFound)
+}
+
+func TestI3WhatFailsForLongCallsForAttentionAndStopsCallingWhenItWorks(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	s.fence(checkout.ReserveStock, false, checkout.Go)
+	s.record(checkout.ReserveStock, false, applied, checkout.GoOn)
+	s.cancel(store.CancelAccepted)
+	s.fence(checkout.AuthorizePayment, false, checkout.TurnBack)
+
+	stuck := s.attempt(checkout.AuthorizePayment, true)
+	stuck.Round, stuck.Stuck, stuck.Wait = 12, true, time.Minute
+	_, err := s.store.Record(t.Context(), stuck, noAnswer("connection refused"))
+	require.NoError(t, err)
+	c, err := s.store.Checkout(t.Context(), s.id)
+	require.NoError(t, err)
+	require.Equal(t, checkout.NeedsAttention, c.Status)
+	require.Equal(t, checkout.VoidAuthorization, c.Attention.Step)
+	require.Equal(t, "connection refused", c.Attention.LastError)
+
+	s.record(checkout.AuthorizePayment, true, applied, checkout.GoOn)
+	c, err = s.store.Checkout(t.Context(), s.id)
+	require.NoError(t, err)
+	require.Equal(t, checkout.Compensating, c.Status)
+	require.Nil(t, c.Attention)
+}
+
+func TestListPagesThroughAllCheckoutsOnceNewestFirst(t *testing.T) {
+	t.Parallel()
+	st := store.New(migrated(t))
+	for n := range 25 {
+		_, _, err := st.Accept(t.Context(), order(fmt.Sprintf("ord-%02d", n)))
+		require.NoError(t, err)
+	}
+	var got []string
+	filter := store.Filter{Limit: 10, Statuses: []checkout.Status{checkout.Running}, CustomerID: "cus-1", Step: checkout.ReserveStock}
+	for pages := 1; ; pages++ {
+		page, next, err := st.List(t.Context(), filter)
+		require.NoError(t, err)
+		for _, c := range page {
+			got = append(got, c.OrderID)
+		}
+		if next == "" {
+			require.Equal(t, 3, pages)
+			break
+		}
+		filter.PageToken = next
+	}
+	var want []string
+	for n := 24; n >= 0; n-- {
+		want = append(want, fmt.Sprintf("ord-%02d", n))
+	}
+	require.Empty(t, cmp.Diff(want, got))
+
+	_, _, err := st.List(t.Context(), store.Filter{Limit: 10, PageToken: "nonsense"})
+	require.ErrorIs(t, err, store.ErrBadPageToken)
+}
+
+func TestASubscriberHearsOfEachChange(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	ctx, stop := context.WithCancel(t.Context())
+	var listener errgroup.Group
+	listener.Go(func() error { return s.store.Listen(ctx) })
+	t.Cleanup(func() { stop(); _ = listener.Wait() })
+	changed, cancel := s.store.Subscribe(s.id)
+	defer cancel()
+
+	heard := func() {
+		select {
+		case <-changed:
+		case <-time.After(10 * time.Second):
+			t.Fatal("nothing was heard")
+		}
+	}
+	heard() // Listen has begun.
+	s.cancel(store.CancelDone)
+	heard()
+}
+
+func TestTheSweepersRowsAreThoseThatAreOverdue(t *testing.T) {
+	t.Parallel()
+	s := newScenario(t)
+	overdue, err := s.store.Overdue(t.Context(), "embedded", 10)
+	require.NoError(t, err)
+	require.Empty(t, overdue)
+
+	s.exec(`UPDATE checkouts SET check_at = now() - interval '1 second'`)
+	overdue, err = s.store.Overdue(t.Context(), "embedded", 10)
+	require.NoError(t, err)
+	require.Equal(t, []store.Overdue{{OrderID: s.id, Run: 1, Phase: checkout.Forward}}, overdue)
+	other, err := s.store.Overdue(t.Context(), "dapr", 10)
+	require.NoError(t, err)
+	require.Empty(t, other, "another engine's checkouts are left alone")
+
+	for run := 2; run <= 4; run++ {
+		next, moved, err := s.store.NextRun(t.Context(), overdue[0], "lost")
+		require.NoError(t, err)
+		require.True(t, moved)
+		require.Equal(t, run, next.Run)
+		_, moved, err = s.store.NextRun(t.Context(), overdue[0], "lost")
+		require.NoError(t, err)
+		require.False(t, moved, "a second sweeper has nothing to start")
+		overdue[0].Run = run
+		s.exec(`UPDATE checkouts SET check_at = now() - interval '1 second'`)
+	}
+	_, _, err = s.store.NextRun(t.Context(), overdue[0], "lost")
+	require.NoError(t, err)
+	c, err := s.store.Checkout(t.Context(), s.id)
+	require.NoError(t, err)
+	require.Equal(t, checkout.NeedsAttention, c.Status)
+	require.Equal(t, "3 runs made no progress", c.Attention.Cause)
+}
+
+// scenario plays a run against one checkout.
+type scenario struct {
+	t     testing.TB
+	pool  *pgxpool.Pool
+	store *store.Store
+	id    string
+	run   int
+}
+
+func newScenario(t testing.TB) *scenario {
+	return scenarioOn(t, migrated(t), "ord-1")
+}
+
+func scenarioOn(t testing.TB, pool *pgxpool.Pool, id string) *scenario {
+	t.Helper()
+	st := store.New(pool)
+	_, created, err := st.Accept(t.Context(), order(id))
+	require.NoError(t, err)
+	require.True(t, created)
+	return &scenario{t: t, pool: pool, store: st, id: id, run: 1}
+}
+
+func migrated(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	pool := pgtest.Pool(t)
+	require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()))
+	return pool
+}
+
+func order(id string) store.NewCheckout {
+	return store.NewCheckout{
+		OrderID: id, IdempotencyKey: id, Digest: "v1:first", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",
+		Items:  []checkout.Item{{SKU: "CHAIR-OAK", Quantity: 2}},
+		Prices: []store.Price{{SKU: "CHAIR-OAK", Unit: checkout.Money{Currency: "EUR", MinorUnits: 4999}}},
+		Amount: checkout.Money{Currency: "EUR", MinorUnits: 9998}, PaymentMethod: "tok_visa", Deadline: time.Minute,
+	}
+}
+
+func (s *scenario) attempt(step string, undo bool) checkout.Attempt {
+	return checkout.Attempt{OrderID: s.id, Run: s.run, Step: step, Undo: undo, Round: 1}
+}
+
+func (s *scenario) fence(step string, undo bool, want checkout.Leave) {
+	s.t.Helper()
+	pass, err := s.store.Fence(s.t.Context(), s.attempt(step, undo))
+	require.NoError(s.t, err)
+	require.Equal(s.t, want, pass.Leave, "fence of %s (undo %t): %s", step, undo, pass.Reason)
+}
+
+func (s *scenario) record(step string, undo bool, l checkout.Learned, want checkout.Standing) {
+	s.t.Helper()
+	standing, err := s.store.Record(s.t.Context(), s.attempt(step, undo), l)
+	require.NoError(s.t, err)
+	require.Equal(s.t, want, standing, "record of %s (undo %t)", step, undo)
+}
+
+func (s *scenario) cancel(want store.CancelOutcome) {
+	s.t.Helper()
+	would, err := s.store.WouldCancel(s.t.Context(), s.id)
+	require.NoError(s.t, err)
+	require.Equal(s.t, want, would.Outcome, "dry run")
+	answer, err := s.store.Cancel(s.t.Context(), s.id, "changed my mind", "test")
+	require.NoError(s.t, err)
+	require.Equal(s.t, want, answer.Outcome)
+}
+
+func (s *scenario) expire() {
+	s.t.Helper()
+	s.exec(`UPDATE checkouts SET deadline = now() - interval '1 second'`)
+}
+
+func (s *scenario) nextRun() {
+	s.t.Helper()
+	s.exec(`UPDATE checkouts SET check_at = now() - interval '1 second'`)
+	next, moved, err := s.store.NextRun(s.t.Context(), store.Overdue{OrderID: s.id, Run: s.run}, "test")
+	require.NoError(s.t, err)
+	require.True(s.t, moved)
+	s.run = next.Run
+}
+
+func (s *scenario) exec(sql string) {
+	s.t.Helper()
+	_, err := s.pool.Exec(s.t.Context(), sql)
+	require.NoError(s.t, err)
+}
+
+// tell puts a checkout into one line: status, phase, reason, and each step's state with its compensation's.
+func (s *scenario) tell() string {
+	s.t.Helper()
+	c, err := s.store.Checkout(s.t.Context(), s.id)
+	require.NoError(s.t, err)
+	line := fmt.Sprintf("%s %s", c.Status, c.Phase)
+	if c.Reason != "" {
+		line += " " + c.Reason
+	}
+	if c.Attention != nil {
+		line += fmt.Sprintf(" attention(%s)", c.Attention.Cause)
+	}
+	line += ":"
+	for _, step := range c.Steps {
+		line += " " + step.State
+		if step.CompensationState != store.CompensationNotNeeded {
+			line += "/" + step.CompensationState
+		}
+	}
+	if history, err := s.store.History(s.t.Context(), s.id); err != nil || len(history.Entries) == 0 {
+		s.t.Errorf("history of %s: %d entries, %v", s.id, len(history.Entries), errors.Unwrap(err))
+	}
+	return line
+}
