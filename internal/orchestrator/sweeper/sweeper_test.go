@@ -1,0 +1,208 @@
+package sweeper_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dapr/durabletask-go/api/protos"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/sweeper"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+)
+
+// I3: whatever the engine says of a run, the checkout goes on or a person is called.
+func TestI3AnOverdueCheckoutGoesOn(t *testing.T) {
+	tests := map[string]struct {
+		// state of run 1 in the engine; "" means that the engine does not know it.
+		state  engine.State
+		engErr error
+		sweeps int
+		// started are the runs that the engine was asked to start, in order.
+		started []string
+		pokes   int
+	}{
+		"accepted and never started: it is started":               {state: "unmarked", sweeps: 1, started: []string{"ord-1-1"}},
+		"running: it is woken first":                              {state: engine.Running, sweeps: 1, pokes: 1},
+		"running and deaf to the wake-up call: the next run":      {state: engine.Running, sweeps: 2, pokes: 1, started: []string{"ord-1-2"}},
+		"failed: the next run at once":                            {state: engine.Failed, sweeps: 1, started: []string{"ord-1-2"}},
+		"stalled: the next run at once":                           {state: engine.Stalled, sweeps: 1, started: []string{"ord-1-2"}},
+		"completed while the checkout is open: the next run":      {state: engine.Completed, sweeps: 1, started: []string{"ord-1-2"}},
+		"unknown to the engine: the next run":                     {state: "", sweeps: 1, started: []string{"ord-1-2"}},
+		"an engine that cannot be asked costs no run":             {state: engine.Running, engErr: errors.New("away"), sweeps: 3},
+		"runs that are lost one after another: each has its next": {state: engine.Failed, sweeps: 3, started: []string{"ord-1-2", "ord-1-3", "ord-1-4"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool, st := accepted(t, "ord-1")
+			fake := &fakeEngine{state: test.state, err: test.engErr}
+			if test.state != "unmarked" {
+				require.NoError(t, st.MarkStarted(t.Context(), "ord-1", 1))
+				touch(t, st)
+			}
+			s := sweeper.New(pool, st, fake, slog.New(slog.DiscardHandler))
+			for range test.sweeps {
+				overdue(t, pool)
+				_ = s.Sweep(t.Context()) // What it could not do is told by what it did.
+			}
+			require.Equal(t, test.started, fake.started)
+			require.Equal(t, test.pokes, fake.pokes)
+		})
+	}
+}
+
+func TestAStartThatFailsIsTriedAgainWithoutSpendingARun(t *testing.T) {
+	t.Parallel()
+	pool, st := accepted(t, "ord-1")
+	fake := &fakeEngine{startErr: errors.New("away")}
+	s := sweeper.New(pool, st, fake, slog.New(slog.DiscardHandler))
+	for range 3 {
+		overdue(t, pool)
+		require.Error(t, s.Sweep(t.Context()))
+	}
+	fake.startErr = nil
+	overdue(t, pool)
+	require.NoError(t, s.Sweep(t.Context()))
+	require.Equal(t, []string{"ord-1-1", "ord-1-1", "ord-1-1", "ord-1-1"}, fake.started)
+	c, err := st.Checkout(t.Context(), "ord-1")
+	require.NoError(t, err)
+	require.Equal(t, 1, c.Run)
+}
+
+func TestACancelledCheckoutThatNeverBeganEndsWithoutAnEngine(t *testing.T) {
+	t.Parallel()
+	pool, st := accepted(t, "ord-1")
+	_, err := pool.Exec(t.Context(), `UPDATE checkouts SET deadline = now() - interval '1 second'`)
+	require.NoError(t, err)
+	fake := &fakeEngine{err: errors.New("away"), startErr: errors.New("away")}
+	overdue(t, pool)
+	require.NoError(t, sweeper.New(pool, st, fake, slog.New(slog.DiscardHandler)).Sweep(t.Context()))
+	c, err := st.Checkout(t.Context(), "ord-1")
+	require.NoError(t, err)
+	require.Equal(t, checkout.Expired, c.Status)
+	require.Empty(t, fake.started)
+}
+
+func TestOfTwoSweepersOneLeadsAndTheOtherTakesOver(t *testing.T) {
+	t.Parallel()
+	pool, st := accepted(t, "ord-1")
+	log := slog.New(slog.DiscardHandler)
+	first, second := &fakeEngine{}, &fakeEngine{}
+	firstCtx, stopFirst := context.WithCancel(t.Context())
+	secondCtx, stopSecond := context.WithCancel(t.Context())
+	var running errgroup.Group
+	t.Cleanup(func() { stopFirst(); stopSecond(); _ = running.Wait() })
+
+	running.Go(func() error { sweeper.New(pool, st, first, log).Run(firstCtx); return nil })
+	overdue(t, pool)
+	require.Eventually(t, func() bool { return first.count() == 1 }, 10*time.Second, 20*time.Millisecond)
+
+	running.Go(func() error { sweeper.New(pool, st, second, log).Run(secondCtx); return nil })
+	overdue(t, pool)
+	require.Eventually(t, func() bool { return first.count() == 2 }, 10*time.Second, 20*time.Millisecond)
+	require.Zero(t, second.count())
+
+	stopFirst()
+	overdue(t, pool)
+	require.Eventually(t, func() bool { return second.count() > 0 }, 10*time.Second, 20*time.Millisecond)
+}
+
+func accepted(t *testing.T, id string) (*pgxpool.Pool, *store.Store) {
+	t.Helper()
+	pool := pgtest.Pool(t)
+	require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()))
+	st := store.New(pool)
+	_, _, err := st.Accept(t.Context(), store.NewCheckout{
+		OrderID: id, IdempotencyKey: id, Digest: "v1:first", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",
+		Items:  []checkout.Item{{SKU: "CHAIR-OAK", Quantity: 1}},
+		Amount: checkout.Money{Currency: "EUR", MinorUnits: 4999}, PaymentMethod: "tok_visa", Deadline: time.Hour,
+	})
+	require.NoError(t, err)
+	return pool, st
+}
+
+func touch(t *testing.T, st *store.Store) {
+	t.Helper()
+	pass, err := st.Fence(t.Context(), checkout.Attempt{OrderID: "ord-1", Run: 1, Step: checkout.ReserveStock})
+	require.NoError(t, err)
+	require.Equal(t, checkout.Go, pass.Leave)
+}
+
+func overdue(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	_, err := pool.Exec(t.Context(), `UPDATE checkouts SET check_at = now() - interval '1 second' WHERE check_at IS NOT NULL`)
+	require.NoError(t, err)
+}
+
+// fakeEngine says the same of every run and counts what it is asked for.
+type fakeEngine struct {
+	mu       sync.Mutex
+	state    engine.State
+	err      error
+	startErr error
+	started  []string
+	pokes    int
+}
+
+func (f *fakeEngine) Name() string { return "embedded" }
+
+func (f *fakeEngine) Run(ctx context.Context) error { return nil }
+
+func (f *fakeEngine) Start(_ context.Context, workflow, id string, _ any) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if workflow != checkout.Workflow {
+		return errors.New("no such workflow")
+	}
+	f.started = append(f.started, id)
+	return f.startErr
+}
+
+func (f *fakeEngine) Raise(_ context.Context, id, event string, _ any) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if id != runs.ID("ord-1", 1) || event != checkout.CommandEvent {
+		return engine.ErrGone
+	}
+	f.pokes++
+	return f.err
+}
+
+func (f *fakeEngine) Inspect(context.Context, string) (engine.Instance, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.err != nil:
+		return engine.Instance{}, f.err
+	case f.state == "":
+		return engine.Instance{}, engine.ErrGone
+	}
+	return engine.Instance{State: f.state}, nil
+}
+
+func (f *fakeEngine) History(context.Context, string) ([]*protos.HistoryEvent, error) {
+	return nil, engine.ErrGone
+}
+
+func (f *fakeEngine) Purge(context.Context, string) error { return nil }
+
+func (f *fakeEngine) Check(context.Context) error { return f.err }
+
+// count is how often the engine was asked to do something.
+func (f *fakeEngine) count() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.started) + f.pokes
+}
