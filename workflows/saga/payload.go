@@ -1,6 +1,7 @@
 package saga
 
-// Input is the input of a saga's workflow: keys, never the order itself.
+// Input is the input of a saga's workflow: keys, never the data itself. All payloads here are a stored format: fields are
+// only added, and the zero value of a new one means what was meant before it was there.
 type Input struct {
 	// Key names what the saga is about, such as an order id. The same for every run.
 	Key string `json:"key"`

@@ -63,11 +63,12 @@ func (r *row) fenceDo(i int) (pass checkout.Pass, claimed bool) {
 		return known(checkout.Learned{Outcome: checkout.Refused, Reason: s.Error}), false
 	case r.Phase == checkout.Undoing:
 		return checkout.Pass{Leave: checkout.TurnBack, Reason: r.Reason}, false
+	case i > 0 && r.Steps[i-1].State != StateDone:
+		// The run believes in a step that the row knows nothing of, as when its code does not fit its history. The next run
+		// begins from the row.
+		return superseded("step %s comes after %s, which is not done", s.Name, r.Steps[i-1].Name), false
 	case r.Phase == checkout.Pivoted:
 		return r.goAhead(), false
-	case i > pivot():
-		// The run believes that the pivot is done and the row knows nothing of it; the next run begins from the row.
-		return superseded("step %s comes after the pivot, which is not on record", s.Name), false
 	}
 
 	if verdict, reason, turn := r.wayBarred(); turn {

@@ -173,6 +173,13 @@ func TestTheRowDecidesWhatEachAttemptMayDo(t *testing.T) {
 			},
 			"RUNNING forward: done done running pending",
 		},
+		"no step is tried before the one that comes before it, the pivot least of all": {
+			[]line{
+				fence(checkout.AuthorizePayment, checkout.Superseded), try(checkout.ReserveStock, applied, checkout.GoOn),
+				fence(checkout.CapturePayment, checkout.Superseded),
+			},
+			"RUNNING forward: done running pending pending",
+		},
 		"nothing is undone that the row has not given up": {
 			[]line{
 				try(checkout.ReserveStock, applied, checkout.GoOn), fenceUndo(checkout.ReserveStock, checkout.Superseded),

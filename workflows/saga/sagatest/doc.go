@@ -1,0 +1,5 @@
+// Package sagatest plays a saga against scripted activities. Scenario.Play does so on a virtual clock, without a backend
+// and in well under a millisecond a turn, so that a test can go through thousands of ways a saga may take; Scenario.Start
+// does so with the real client and an in-process task hub. Both give back what happened as a readable list and as a
+// history, which package replay can check.
+package sagatest
