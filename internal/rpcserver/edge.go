@@ -1,0 +1,87 @@
+package rpcserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// edge is what happens to every call: it is bounded, timed, and an error that its handler did not mean for the caller is
+// logged here, once, and answered with code internal.
+type edge struct {
+	server    *Server
+	durations *prometheus.HistogramVec
+}
+
+func newDurations(registry *prometheus.Registry) *prometheus.HistogramVec {
+	h := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "rpc_server_duration_seconds",
+		Help: "How long calls took, by procedure and Connect code.",
+	}, []string{"procedure", "code"})
+	registry.MustRegister(h)
+	return h
+}
+
+func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		ctx, cancel := context.WithTimeout(ctx, e.server.config.CallTimeout)
+		defer cancel()
+		began := time.Now()
+		res, err := next(ctx, req)
+		return res, e.finish(ctx, req.Spec().Procedure, began, err)
+	}
+}
+
+func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(e.server.stopping, cancel)()
+		began := time.Now()
+		err := next(ctx, conn)
+		if err != nil && e.server.stopping.Err() != nil {
+			err = connect.NewError(connect.CodeUnavailable, errors.New("the server is stopping"))
+		}
+		return e.finish(ctx, conn.Spec().Procedure, began, err)
+	}
+}
+
+// WrapStreamingClient is of no concern to a server.
+func (e *edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+func (e *edge) finish(ctx context.Context, procedure string, began time.Time, err error) error {
+	var told *connect.Error
+	switch {
+	case err == nil, errors.As(err, &told):
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
+		told = connect.NewError(connect.CodeDeadlineExceeded, err)
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		told = connect.NewError(connect.CodeCanceled, err)
+	default:
+		e.server.config.Log.ErrorContext(ctx, "call failed", "procedure", procedure, "error", err)
+		told = connect.NewError(connect.CodeInternal, err)
+	}
+	code := "ok"
+	if told != nil {
+		code = told.Code().String()
+	}
+	e.durations.WithLabelValues(procedure, code).Observe(time.Since(began).Seconds())
+	if told == nil {
+		return nil // Not `return told`: a nil pointer in an error is an error.
+	}
+	return told
+}
+
+// recovered turns a handler's panic into an answer, so that one bad request does not end the process and all that it does.
+func (s *Server) recovered(ctx context.Context, spec connect.Spec, _ http.Header, panicked any) error {
+	s.config.Log.ErrorContext(ctx, "handler panicked", "procedure", spec.Procedure, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+	return connect.NewError(connect.CodeInternal, errors.New("the handler panicked; the server's log has the stack"))
+}

@@ -1,0 +1,157 @@
+// Package rpcserver is the HTTP server of every process: Connect handlers (so gRPC, gRPC-Web and JSON by curl) over
+// HTTP/1.1 and HTTP/2 without TLS, with health, readiness and metrics beside them. It knows no service.
+package rpcserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+const (
+	// maxMessage bounds a request; the largest that anybody sends rightly, 1,000 order ids, has 70 kB.
+	maxMessage = 1 << 20
+	// drain is how long what is in hand may take once the server was told to stop.
+	drain = 10 * time.Second
+)
+
+// Config is what a server needs.
+type Config struct {
+	// Address to listen on, such as "127.0.0.1:8081". Port 0 takes a free one; URL tells which.
+	Address string
+	// Ready answers /readyz: nil while the process can do its work, otherwise what it lacks. A nil Ready is always ready.
+	Ready func(context.Context) error
+	// Metrics is what /metrics shows; the server's own metrics are added to it. Nil makes a registry of the server's own.
+	Metrics *prometheus.Registry
+	// CallTimeout bounds a unary call whose caller set no shorter deadline. Zero means 30 s. Too small ends calls that are
+	// meant to wait; too large lets a hanging database pile up calls. Streams are not bounded.
+	CallTimeout time.Duration
+	Log         *slog.Logger
+}
+
+// AddressFromEnv is the address that an environment variable names; without it the port that `dapr run` gives in APP_PORT, on
+// loopback; without that, otherwise.
+func AddressFromEnv(variable, otherwise string) string {
+	if address := os.Getenv(variable); address != "" {
+		return address
+	}
+	if port := os.Getenv("APP_PORT"); port != "" {
+		return net.JoinHostPort("127.0.0.1", port)
+	}
+	return otherwise
+}
+
+// Server listens from Listen on and serves while Run runs.
+type Server struct {
+	config   Config
+	listener net.Listener
+	mux      *http.ServeMux
+	http     *http.Server
+	options  []connect.HandlerOption
+	// stopping ends when Run is told to stop: /readyz refuses from then on, and streams, which have no end of their own, end.
+	stopping context.Context
+	stop     context.CancelFunc
+}
+
+// Listen takes the address. Connections wait until Run serves them, so whoever knows the URL may call at once. The caller
+// runs the server, or closes it.
+func Listen(c Config) (*Server, error) {
+	if c.CallTimeout == 0 {
+		c.CallTimeout = 30 * time.Second
+	}
+	if c.Metrics == nil {
+		c.Metrics = prometheus.NewRegistry()
+	}
+	if c.Ready == nil {
+		c.Ready = func(context.Context) error { return nil }
+	}
+	listener, err := net.Listen("tcp", c.Address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", c.Address, err)
+	}
+	s := &Server{config: c, listener: listener, mux: http.NewServeMux()}
+	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.options = []connect.HandlerOption{
+		connect.WithReadMaxBytes(maxMessage),
+		connect.WithCodec(protoNamesJSON{name: "json"}),
+		connect.WithCodec(protoNamesJSON{name: "json; charset=utf-8"}),
+		connect.WithInterceptors(&edge{server: s, durations: newDurations(c.Metrics)}),
+		// Innermost, so that the edge counts a panic as the error it becomes.
+		connect.WithRecover(s.recovered),
+	}
+	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
+	s.mux.HandleFunc("GET /readyz", s.readyz)
+	s.mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
+
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	s.http = &http.Server{
+		Handler:           s.mux,
+		Protocols:         protocols,
+		ReadHeaderTimeout: 5 * time.Second,
+		// No ReadTimeout or WriteTimeout: they would also end a stream that somebody watches. Messages are bounded instead.
+		IdleTimeout: 2 * time.Minute,
+		ErrorLog:    slog.NewLogLogger(c.Log.Handler(), slog.LevelWarn),
+	}
+	return s, nil
+}
+
+// Options go to a Connect handler when it is made: s.Mount(warehousev1connect.NewWarehouseServiceHandler(svc, s.Options()...)).
+func (s *Server) Options() []connect.HandlerOption { return s.options }
+
+// Mount serves a handler under a path. It must be called before Run.
+func (s *Server) Mount(path string, handler http.Handler) { s.mux.Handle(path, handler) }
+
+// URL is where the server really listens, such as "http://127.0.0.1:41231".
+func (s *Server) URL() string { return "http://" + s.listener.Addr().String() }
+
+// Run serves until ctx ends, then takes no more connections, finishes what is in hand (at most 10 s) and returns nil. It
+// returns an error if the server broke, or if something was still in hand and was cut off.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.stop()
+	served := make(chan error, 1)
+	go func() { served <- s.http.Serve(s.listener) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("serve %s: %w", s.URL(), err)
+	case <-ctx.Done():
+	}
+	s.stop()
+	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drain)
+	defer cancel()
+	if err := s.http.Shutdown(draining); err != nil {
+		return fmt.Errorf("finish calls in hand: %w", errors.Join(err, s.http.Close()))
+	}
+	<-served
+	return nil
+}
+
+// Close gives back the address of a server that was never run.
+func (s *Server) Close() error {
+	s.stop()
+	return s.listener.Close()
+}
+
+func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+	defer cancel()
+	err := s.config.Ready(ctx)
+	if s.stopping.Err() != nil {
+		err = errors.New("stopping")
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	fmt.Fprintln(w, "ok")
+}

@@ -1,0 +1,250 @@
+package rpcserver
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/stretchr/testify/require"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
+	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+)
+
+func TestJSONHasTheNamesOfTheProtoFilesAndTellsZeros(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	for _, contentType := range []string{"application/json", "application/json; charset=utf-8"} {
+		for _, body := range []string{`{"sku": "A", "on_hand": 7}`, `{"sku": "A", "onHand": 7}`} {
+			res, err := http.Post(s.URL()+warehousev1connect.WarehouseServiceSetStockProcedure, contentType, strings.NewReader(body))
+			require.NoError(t, err)
+			require.Equal(t, http.StatusOK, res.StatusCode)
+			require.Equal(t, `{"sku":"A","on_hand":7,"reserved":0,"committed":0}`, text(t, res))
+		}
+	}
+}
+
+func TestI9WhatIsNotARequestIsRefused(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	for name, tc := range map[string]struct{ body, code, says string }{
+		"an unknown field": {`{"sku": "A", "quantitty": 1}`, "invalid_argument", "quantitty"},
+		"not JSON":         {`sku=A`, "invalid_argument", "syntax error"},
+		"nothing":          {``, "invalid_argument", "body is empty"},
+		"over 1 MiB":       {`{"sku": "` + strings.Repeat("A", 1<<20) + `"}`, "resource_exhausted", "larger than"},
+	} {
+		res, err := http.Post(s.URL()+warehousev1connect.WarehouseServiceSetStockProcedure, "application/json", strings.NewReader(tc.body))
+		require.NoError(t, err, name)
+		body := text(t, res)
+		require.Contains(t, body, tc.code, name)
+		require.Contains(t, body, tc.says, name)
+	}
+}
+
+func TestErrorsBecomeCodesAndOnlyOursAreLogged(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		handler func(context.Context) error
+		code    connect.Code
+		logged  string
+	}{
+		"an error meant for the caller": {func(context.Context) error { return connect.NewError(connect.CodeNotFound, errors.New("no")) }, connect.CodeNotFound, ""},
+		"an error of ours":              {func(context.Context) error { return errors.New("disk is full") }, connect.CodeInternal, "disk is full"},
+		"a panic":                       {func(context.Context) error { panic("nil map") }, connect.CodeInternal, "nil map"},
+		"a call that takes too long":    {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, connect.CodeDeadlineExceeded, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, tc.handler)
+			client := warehousev1connect.NewWarehouseServiceClient(http.DefaultClient, s.URL())
+			_, err := client.GetStock(t.Context(), connect.NewRequest(&warehousev1.GetStockRequest{}))
+			require.Equal(t, tc.code, connect.CodeOf(err), err)
+			if tc.logged == "" {
+				require.Empty(t, s.log.String())
+			} else {
+				require.Equal(t, 1, strings.Count(s.log.String(), "level=ERROR"), s.log.String())
+				require.Contains(t, s.log.String(), tc.logged)
+			}
+			_, err = client.SetStock(t.Context(), connect.NewRequest(&warehousev1.SetStockRequest{}))
+			require.NoError(t, err, "the process lives on")
+			require.Contains(t, get(t, s.URL()+"/metrics"), `rpc_server_duration_seconds_count{code="`+tc.code.String()+`",procedure="/warehouse.v1.WarehouseService/GetStock"} 1`)
+		})
+	}
+}
+
+func TestRunFinishesWhatIsInHand(t *testing.T) {
+	t.Parallel()
+	h2c := &http.Transport{Protocols: new(http.Protocols)}
+	h2c.Protocols.SetUnencryptedHTTP2(true)
+	for name, transport := range map[string]*http.Transport{"over HTTP/1.1": {}, "over HTTP/2 without TLS": h2c} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			defer transport.CloseIdleConnections()
+			begun, finish := make(chan struct{}), make(chan struct{})
+			s := start(t, func(context.Context) error {
+				close(begun)
+				<-finish
+				return nil
+			})
+			client := warehousev1connect.NewWarehouseServiceClient(&http.Client{Transport: transport}, s.URL(), connect.WithGRPCWeb())
+			answered := make(chan error, 1)
+			go func() {
+				_, err := client.GetStock(context.WithoutCancel(t.Context()), connect.NewRequest(&warehousev1.GetStockRequest{}))
+				answered <- err
+			}()
+			<-begun
+			s.stop()
+			require.Eventually(t, func() bool {
+				_, err := http.Get(s.URL() + "/healthz")
+				return err != nil
+			}, 5*time.Second, 5*time.Millisecond, "connections were still taken")
+			require.Empty(t, s.ran)
+			close(finish)
+			require.NoError(t, <-answered)
+			require.NoError(t, <-s.ran)
+			s.ran <- nil // for the cleanup
+		})
+	}
+}
+
+func TestRunEndsStreams(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	stream, err := checkoutv1connect.NewCheckoutServiceClient(http.DefaultClient, s.URL()).
+		Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{}))
+	require.NoError(t, err)
+	require.True(t, stream.Receive(), "the stream began")
+	s.stop()
+	require.NoError(t, <-s.ran)
+	s.ran <- nil
+	require.False(t, stream.Receive())
+	require.Equal(t, connect.CodeUnavailable, connect.CodeOf(stream.Err()), stream.Err())
+}
+
+func TestReadyzTellsWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	lacks := errors.New("the database does not answer")
+	s := startWith(t, Config{Ready: func(context.Context) error { return lacks }}, nil)
+	require.Equal(t, "ok\n", get(t, s.URL()+"/healthz"))
+	res, err := http.Get(s.URL() + "/readyz")
+	require.NoError(t, err)
+	require.Equal(t, http.StatusServiceUnavailable, res.StatusCode)
+	require.Equal(t, lacks.Error()+"\n", text(t, res))
+	lacks = nil
+	require.Equal(t, "ok\n", get(t, s.URL()+"/readyz"))
+}
+
+func TestAnAddressThatIsTakenIsAnError(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	_, err := Listen(Config{Address: strings.TrimPrefix(s.URL(), "http://"), Log: slog.Default()})
+	require.ErrorContains(t, err, "listen on 127.0.0.1:")
+}
+
+func TestAddressFromEnvPrefersItsVariableThenDapr(t *testing.T) {
+	require.Equal(t, "127.0.0.1:1", AddressFromEnv("X_LISTEN", "127.0.0.1:1"))
+	t.Setenv("APP_PORT", "2")
+	require.Equal(t, "127.0.0.1:2", AddressFromEnv("X_LISTEN", "127.0.0.1:1"))
+	t.Setenv("X_LISTEN", "127.0.0.1:3")
+	require.Equal(t, "127.0.0.1:3", AddressFromEnv("X_LISTEN", "127.0.0.1:1"))
+}
+
+// running is a server with a warehouse whose GetStock does what the test says and whose SetStock echoes.
+type running struct {
+	*Server
+	stop context.CancelFunc
+	ran  chan error
+	log  *lockedBuffer
+}
+
+func start(t *testing.T, getStock func(context.Context) error) *running {
+	t.Helper()
+	return startWith(t, Config{}, getStock)
+}
+
+func startWith(t *testing.T, c Config, getStock func(context.Context) error) *running {
+	t.Helper()
+	log := &lockedBuffer{}
+	c.Address, c.Log, c.CallTimeout = "127.0.0.1:0", slog.New(slog.NewTextHandler(log, nil)), time.Second
+	s, err := Listen(c)
+	require.NoError(t, err)
+	s.Mount(warehousev1connect.NewWarehouseServiceHandler(scripted{getStock: getStock}, s.Options()...))
+	s.Mount(checkoutv1connect.NewCheckoutServiceHandler(watched{}, s.Options()...))
+	ctx, stop := context.WithCancel(context.Background())
+	r := &running{Server: s, stop: stop, ran: make(chan error, 1), log: log}
+	go func() { r.ran <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		require.NoError(t, <-r.ran)
+	})
+	return r
+}
+
+type scripted struct {
+	warehousev1connect.UnimplementedWarehouseServiceHandler
+	getStock func(context.Context) error
+}
+
+func (s scripted) GetStock(ctx context.Context, _ *connect.Request[warehousev1.GetStockRequest]) (*connect.Response[warehousev1.GetStockResponse], error) {
+	return connect.NewResponse(&warehousev1.GetStockResponse{}), s.getStock(ctx)
+}
+
+func (scripted) SetStock(_ context.Context, req *connect.Request[warehousev1.SetStockRequest]) (*connect.Response[warehousev1.SetStockResponse], error) {
+	return connect.NewResponse(&warehousev1.SetStockResponse{Sku: req.Msg.Sku, OnHand: req.Msg.OnHand}), nil
+}
+
+type watched struct {
+	checkoutv1connect.UnimplementedCheckoutServiceHandler
+}
+
+func (watched) Watch(ctx context.Context, _ *connect.Request[checkoutv1.WatchRequest], stream *connect.ServerStream[checkoutv1.WatchResponse]) error {
+	if err := stream.Send(&checkoutv1.WatchResponse{}); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// lockedBuffer is a log that a test reads while the server writes.
+type lockedBuffer struct {
+	mu     sync.Mutex
+	buffer bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buffer.String()
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	res, err := http.Get(url)
+	require.NoError(t, err)
+	require.Equal(t, http.StatusOK, res.StatusCode)
+	return text(t, res)
+}
+
+func text(t *testing.T, res *http.Response) string {
+	t.Helper()
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	return string(body)
+}

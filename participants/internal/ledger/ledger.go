@@ -1,0 +1,338 @@
+// Package ledger holds a participant's recorded operations: one row for each step of each order, for doing and for undoing it.
+// Its functions work in the caller's transaction, so that the row and the effect it tells of are committed together or not
+// at all. It knows neither articles nor money accounts, and calls nobody.
+//
+// Both directions begin by inserting or locking that one row. So whoever comes second waits until the first has committed,
+// and then meets what the first has done: that is what settles a release that races with its reservation.
+//
+// Every participant has the table in its own database, made by its first migration, 00001_operations.sql; a test here holds
+// the copies to be the same.
+package ledger
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// What the ledger refuses.
+var (
+	// ErrConflict: the order's step was asked for before, with other content. Nothing is applied.
+	ErrConflict = errors.New("this step of this order was asked for before with other content")
+	// ErrNotFound: nothing is known of this step of this order.
+	ErrNotFound = errors.New("no such operation")
+)
+
+// State is what is known of one direction. Legal moves of doing: none → applied | rejected | started | undone-before, started
+// → applied | rejected. Of undoing: none → applied | rejected | started | wanted, wanted → applied | started, started → applied.
+type State string
+
+// The states, as they stand in rows.
+const (
+	// None: not asked for yet.
+	None State = "none"
+	// Started: the effect is outside this database; it was or will be asked for with the direction's key, and its outcome is
+	// not known yet.
+	Started State = "started"
+	// Wanted, of undoing only: doing is started; whoever learns its outcome undoes it.
+	Wanted State = "wanted"
+	// Applied: the effect is in place, or gone for good.
+	Applied State = "applied"
+	// Rejected: refused for a business reason, for ever.
+	Rejected State = "rejected"
+	// UndoneBefore, of doing only: undone before it arrived, so refused for ever.
+	UndoneBefore State = "undone-before"
+)
+
+// MaxDetail is where sentences are cut, in bytes.
+const MaxDetail = 200
+
+// firstAsk is how long whoever started an effect has to learn its outcome before the participant's own recovery asks.
+const firstAsk = 3 * time.Second
+
+// Side is one direction of an operation: doing it, or undoing it.
+type Side struct {
+	State State
+	// Reason is a word for programs, Detail a sentence for people.
+	Reason, Detail string
+	// Reference is the participant's own, for people to search by.
+	Reference string
+	// Key is the idempotency key that the outer system knows a started effect by.
+	Key string
+}
+
+// Apply records that the effect is in place, or gone.
+func (s *Side) Apply(reference string) {
+	s.State, s.Reason, s.Detail, s.Reference = Applied, "", "", reference
+}
+
+// Reject records a refusal.
+func (s *Side) Reject(reason, detail string) {
+	s.State, s.Reason, s.Detail = Rejected, reason, cut(detail)
+}
+
+// Start records that an effect outside the database is about to be asked for with a key.
+func (s *Side) Start(key string) {
+	s.State, s.Key = Started, key
+}
+
+// Await tells, without recording it, what a started effect waits for.
+func (s *Side) Await(detail string) { s.Detail = cut(detail) }
+
+// Amount is money that an operation concerns. The zero value means none.
+type Amount struct {
+	Currency   string
+	MinorUnits int64
+}
+
+// Operation is one step of one order.
+type Operation struct {
+	OrderID string
+	Step    string
+	// Digest is that of the request that asked for doing it; empty until then.
+	Digest    string
+	Do, Undo  Side
+	Amount    Amount
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+// Direction of an operation.
+type Direction string
+
+// The directions.
+const (
+	Doing   Direction = "do"
+	Undoing Direction = "undo"
+)
+
+// Side returns one direction of the operation.
+func (o *Operation) Side(d Direction) *Side {
+	if d == Undoing {
+		return &o.Undo
+	}
+	return &o.Do
+}
+
+// UnderWay tells in which direction an outer system is to be asked next; false if there is nothing to ask.
+func (o *Operation) UnderWay() (Direction, bool) {
+	if o.Do.State == Started {
+		return Doing, true
+	}
+	return Undoing, o.Undo.State == Started
+}
+
+// Key is the idempotency key of one direction of the operation: the same on every attempt, of every process.
+func (o *Operation) Key(d Direction) string {
+	return o.OrderID + ":" + o.Step + ":" + string(d)
+}
+
+// Digest identifies what a request asks for: a version and a hash over named business fields in fixed order, given as name,
+// value, name, value. Length prefixes keep two different lists from reading alike.
+func Digest(version int, namesAndValues ...string) string {
+	h := sha256.New()
+	for _, s := range namesAndValues {
+		fmt.Fprintf(h, "%d:", len(s))
+		io.WriteString(h, s)
+	}
+	return fmt.Sprintf("%d:%s", version, hex.EncodeToString(h.Sum(nil)))
+}
+
+// BeginDoing inserts or locks the operation's row. If known is true, op.Do has the answer: the recorded outcome, or
+// undone-before, which is recorded by this very call. Otherwise the caller is free to do the step: it applies or starts the
+// effect, sets op.Do, and calls Save, all in this transaction. ErrConflict if the step was asked for with another digest.
+func BeginDoing(ctx context.Context, tx pgx.Tx, orderID, step, digest string) (op Operation, known bool, err error) {
+	op, err = insertOrLock(ctx, tx, orderID, step)
+	if err != nil {
+		return op, false, err
+	}
+	if op.Do.State != None {
+		if op.Digest != digest {
+			return op, false, fmt.Errorf("do %s of %s: %w", step, orderID, ErrConflict)
+		}
+		return op, true, nil
+	}
+	op.Digest = digest
+	if op.Undo.State == None {
+		return op, false, nil
+	}
+	op.Do.State = UndoneBefore
+	return op, true, Save(ctx, tx, &op)
+}
+
+// BeginUndoing inserts or locks the operation's row. If known is true, op.Undo has the answer: the recorded outcome, or what
+// follows from there being nothing to undo (applied) or from doing being under way (wanted), recorded by this very call.
+// Otherwise the step was applied, and the caller undoes it, sets op.Undo and calls Save, all in this transaction.
+func BeginUndoing(ctx context.Context, tx pgx.Tx, orderID, step string) (op Operation, known bool, err error) {
+	op, err = insertOrLock(ctx, tx, orderID, step)
+	if err != nil {
+		return op, false, err
+	}
+	if op.Undo.State != None {
+		return op, true, nil
+	}
+	switch op.Do.State {
+	case None, Rejected:
+		op.Undo.Apply("")
+	case Started:
+		op.Undo.State = Wanted
+	default:
+		return op, false, nil
+	}
+	return op, true, Save(ctx, tx, &op)
+}
+
+// Lock locks the row of an operation that exists.
+func Lock(ctx context.Context, tx pgx.Tx, orderID, step string) (Operation, error) {
+	return scan(tx.QueryRow(ctx, lockSQL, orderID, step))
+}
+
+const columns = `
+	order_id, step, coalesce(digest, ''),
+	do_state, do_reason, do_detail, do_reference, do_key,
+	undo_state, undo_reason, undo_detail, undo_reference, undo_key,
+	coalesce(currency, ''), coalesce(minor_units, 0), created_at, updated_at`
+
+const lockSQL = `SELECT ` + columns + ` FROM operations WHERE order_id = $1 AND step = $2 FOR UPDATE`
+
+// insertOrLock makes sure that this transaction alone holds the row. The insert waits for another transaction's insert of the
+// same row to commit; the select then sees it, because each statement of a READ COMMITTED transaction sees what is committed
+// when it begins.
+func insertOrLock(ctx context.Context, tx pgx.Tx, orderID, step string) (Operation, error) {
+	const insert = `INSERT INTO operations (order_id, step) VALUES ($1, $2) ON CONFLICT (order_id, step) DO NOTHING`
+	batch := &pgx.Batch{}
+	batch.Queue(insert, orderID, step)
+	batch.Queue(lockSQL, orderID, step)
+	results := tx.SendBatch(ctx, batch)
+	defer results.Close()
+	if _, err := results.Exec(); err != nil {
+		return Operation{}, fmt.Errorf("insert operation %s of %s: %w", step, orderID, err)
+	}
+	op, err := scan(results.QueryRow())
+	if err != nil {
+		return op, fmt.Errorf("lock operation %s of %s: %w", step, orderID, err)
+	}
+	return op, results.Close()
+}
+
+// Save writes an operation that this transaction holds. While something is under way, ask_at says when recovery is to look.
+func Save(ctx context.Context, tx pgx.Tx, op *Operation) error {
+	const query = `
+		UPDATE operations
+		SET digest = nullif($3, ''),
+		    do_state = $4, do_reason = $5, do_detail = $6, do_reference = $7, do_key = $8,
+		    undo_state = $9, undo_reason = $10, undo_detail = $11, undo_reference = $12, undo_key = $13,
+		    currency = nullif($14, ''), minor_units = nullif($15::bigint, 0),
+		    asks = 0,
+		    ask_at = CASE WHEN $4 = 'started' OR $9 = 'started' THEN clock_timestamp() + $16::interval END,
+		    updated_at = clock_timestamp()
+		WHERE order_id = $1 AND step = $2
+		RETURNING updated_at`
+	err := tx.QueryRow(ctx, query, op.OrderID, op.Step, op.Digest,
+		op.Do.State, op.Do.Reason, op.Do.Detail, op.Do.Reference, op.Do.Key,
+		op.Undo.State, op.Undo.Reason, op.Undo.Detail, op.Undo.Reference, op.Undo.Key,
+		op.Amount.Currency, op.Amount.MinorUnits, firstAsk).Scan(&op.UpdatedAt)
+	if err != nil {
+		return fmt.Errorf("save operation %s of %s: %w", op.Step, op.OrderID, err)
+	}
+	return nil
+}
+
+// ClaimUnderWay returns at most limit operations whose outer effect should have been known by now, and puts each off with a
+// wait that doubles up to 5 minutes, so that several processes share the work and an outer system that is down is not
+// flooded. The claim commits at once: nothing is held while the outer system is asked.
+func ClaimUnderWay(ctx context.Context, pool *pgxpool.Pool, limit int) ([]Operation, error) {
+	const query = `
+		UPDATE operations
+		SET asks = asks + 1,
+		    ask_at = clock_timestamp() + least(interval '3 seconds' * power(2, least(asks, 10)), interval '5 minutes')
+		WHERE (order_id, step) IN (
+			SELECT order_id, step FROM operations
+			WHERE ask_at <= clock_timestamp()
+			ORDER BY ask_at
+			LIMIT $1
+			FOR UPDATE SKIP LOCKED)
+		RETURNING ` + columns
+	return list(ctx, pool, query, limit)
+}
+
+// Get returns an operation, or ErrNotFound.
+func Get(ctx context.Context, pool *pgxpool.Pool, orderID, step string) (Operation, error) {
+	const query = `SELECT ` + columns + ` FROM operations WHERE order_id = $1 AND step = $2`
+	return scan(pool.QueryRow(ctx, query, orderID, step))
+}
+
+// Place is where a page ended; the next begins behind it. The zero value is the beginning.
+type Place struct {
+	UpdatedAt time.Time
+	OrderID   string
+	Step      string
+}
+
+// ListByOrders returns at most limit operations of the orders, by order id and step, behind a place.
+func ListByOrders(ctx context.Context, pool *pgxpool.Pool, orderIDs []string, since time.Time, after Place, limit int) ([]Operation, error) {
+	const query = `
+		SELECT ` + columns + ` FROM operations
+		WHERE order_id = ANY($1) AND updated_at >= $2 AND (order_id, step) > ($3, $4)
+		ORDER BY order_id, step
+		LIMIT $5`
+	return list(ctx, pool, query, orderIDs, since, after.OrderID, after.Step, limit)
+}
+
+// ListSince returns at most limit operations that changed at a time or later, by when they last changed, behind a place. A
+// change whose transaction is still open is not seen and may turn up behind a place already passed: whoever follows along
+// begins each round a little earlier than the last one ended.
+func ListSince(ctx context.Context, pool *pgxpool.Pool, since time.Time, after Place, limit int) ([]Operation, error) {
+	const query = `
+		SELECT ` + columns + ` FROM operations
+		WHERE updated_at >= $1 AND (updated_at, order_id, step) > ($2, $3, $4)
+		ORDER BY updated_at, order_id, step
+		LIMIT $5`
+	return list(ctx, pool, query, since, after.UpdatedAt, after.OrderID, after.Step, limit)
+}
+
+func list(ctx context.Context, pool *pgxpool.Pool, query string, args ...any) ([]Operation, error) {
+	rows, err := pool.Query(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("list operations: %w", err)
+	}
+	ops, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Operation, error) { return scan(row) })
+	if err != nil {
+		return nil, fmt.Errorf("list operations: %w", err)
+	}
+	return ops, nil
+}
+
+func scan(row pgx.Row) (Operation, error) {
+	var o Operation
+	err := row.Scan(&o.OrderID, &o.Step, &o.Digest,
+		&o.Do.State, &o.Do.Reason, &o.Do.Detail, &o.Do.Reference, &o.Do.Key,
+		&o.Undo.State, &o.Undo.Reason, &o.Undo.Detail, &o.Undo.Reference, &o.Undo.Key,
+		&o.Amount.Currency, &o.Amount.MinorUnits, &o.CreatedAt, &o.UpdatedAt)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return o, ErrNotFound
+	}
+	return o, err
+}
+
+// cut shortens a sentence to MaxDetail bytes without breaking a character.
+func cut(s string) string {
+	s = strings.ToValidUTF8(s, "?")
+	if len(s) <= MaxDetail {
+		return s
+	}
+	end := MaxDetail
+	for !utf8.RuneStart(s[end]) {
+		end--
+	}
+	return s[:end]
+}

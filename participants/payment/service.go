@@ -1,0 +1,291 @@
+package payment
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"connectrpc.com/connect"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
+	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
+	"github.com/checkoutsaga/orchestrator/participants/internal/input"
+	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
+	"github.com/checkoutsaga/orchestrator/participants/payment/sandbox"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+const (
+	// askTimeout bounds one question to the card network. Callers give up after 2 s, so an answer that takes longer would
+	// reach nobody; a repeat learns it.
+	askTimeout = time.Second
+	// recordTimeout bounds recording an answer, which goes on when the caller has hung up.
+	recordTimeout = 5 * time.Second
+	// recoverEvery is how often recovery looks for what a crash left started.
+	recoverEvery = 2 * time.Second
+	// recoverBatch and recoverAtOnce bound how much of it is taken at a time, and asked side by side.
+	recoverBatch  = 20
+	recoverAtOnce = 5
+)
+
+// Config is what a payment service needs.
+type Config struct {
+	DatabaseURL string
+	// MaxConns bounds the connections to the database; 0 means 10. Fewer make calls wait for each other.
+	MaxConns int32
+}
+
+// Service is payment with its sandbox gateway: open it, mount it on a server, run both, close it.
+type Service struct {
+	*ledger.Reads
+	store   *store
+	network Network
+	sandbox *sandbox.Controls
+	log     *slog.Logger
+}
+
+var _ paymentv1connect.PaymentServiceHandler = (*Service)(nil)
+
+// Open reaches the database and brings it to the newest migration. The caller closes the service when no call is in hand and
+// Run has returned.
+func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
+	if c.DatabaseURL == "" {
+		return nil, errors.New("open payment: no database url")
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = 10
+	}
+	pool, err := pg.Open(ctx, c.DatabaseURL, c.MaxConns)
+	if err != nil {
+		return nil, fmt.Errorf("open payment: %w", err)
+	}
+	migrations, err := fs.Sub(migrationFiles, "migrations")
+	if err == nil {
+		err = pg.Migrate(ctx, pool, migrations)
+	}
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("open payment: %w", err)
+	}
+	gateway := sandbox.New(pool)
+	return &Service{
+		Reads: ledger.NewReads(pool), store: &store{pool: pool},
+		network: sandboxNetwork{gateway}, sandbox: sandbox.NewControls(gateway), log: log,
+	}, nil
+}
+
+// Mount serves payment's methods and the sandbox's on a server.
+func (s *Service) Mount(server *rpcserver.Server) {
+	server.Mount(paymentv1connect.NewPaymentServiceHandler(s, server.Options()...))
+	server.Mount(paymentv1connect.NewSandboxServiceHandler(s.sandbox, server.Options()...))
+}
+
+// Ready tells whether the database answers.
+func (s *Service) Ready(ctx context.Context) error { return s.store.pool.Ping(ctx) }
+
+// Close ends the connections to the database.
+func (s *Service) Close() { s.store.pool.Close() }
+
+// Run asks the card network about what was left started, at once and then every few seconds, until ctx ends; it returns when
+// the questions in hand are answered. Without it, what a crash left started stays so until somebody asks for it again.
+func (s *Service) Run(ctx context.Context) error {
+	tick := time.NewTicker(recoverEvery)
+	defer tick.Stop()
+	for {
+		if err := s.recoverAll(ctx); err != nil && ctx.Err() == nil {
+			s.log.ErrorContext(ctx, "recovery failed; it will look again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// recoverAll asks about everything that is due, a batch at a time.
+func (s *Service) recoverAll(ctx context.Context) error {
+	for ctx.Err() == nil {
+		due, err := ledger.ClaimUnderWay(ctx, s.store.pool, recoverBatch)
+		if err != nil {
+			return err
+		}
+		var group errgroup.Group
+		group.SetLimit(recoverAtOnce)
+		for _, op := range due {
+			group.Go(func() error {
+				_, err := s.advance(ctx, op)
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil || len(due) < recoverBatch {
+			return err
+		}
+	}
+	return nil
+}
+
+// advance asks the card network about what an operation has under way, and records the answers, until nothing is under way
+// or the network gives no answer. It goes on when the caller hangs up: an answer once given must not be lost for that.
+func (s *Service) advance(ctx context.Context, op ledger.Operation) (ledger.Operation, error) {
+	ctx = context.WithoutCancel(ctx)
+	for {
+		d, underWay := op.UnderWay()
+		if !underWay {
+			return op, nil
+		}
+		refusal, err := s.ask(ctx, op, d)
+		if kind := kindOf(op.Step, d); err == nil && refusal != "" && (kind == Void || kind == Refund) {
+			err = fmt.Errorf("the card network refused to %s: %s", kind, refusal)
+		}
+		if err != nil {
+			s.log.WarnContext(ctx, "the card network left an operation open",
+				"order_id", op.OrderID, "step", op.Step, "direction", d, "error", err)
+			op.Side(d).Await("the card network has not done it yet: " + err.Error())
+			return op, nil
+		}
+		recording, cancel := context.WithTimeout(ctx, recordTimeout)
+		op, err = s.store.settle(recording, op, d, refusal)
+		cancel()
+		if err != nil {
+			return op, fmt.Errorf("record the card network's answer: %w", err)
+		}
+	}
+}
+
+// ask asks the card network, bounded, outside of any transaction.
+func (s *Service) ask(ctx context.Context, op ledger.Operation, d ledger.Direction) (refusal string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	p, err := s.store.paymentOf(ctx, op.OrderID)
+	if err != nil {
+		return "", err
+	}
+	return s.network.Ask(ctx, Charge{
+		Kind: kindOf(op.Step, d), Key: op.Side(d).Key, OrderID: op.OrderID, PaymentMethod: p.method, Amount: p.amount,
+	})
+}
+
+// Authorize holds money on the customer's card.
+func (s *Service) Authorize(ctx context.Context, req *connect.Request[paymentv1.AuthorizeRequest]) (*connect.Response[paymentv1.AuthorizeResponse], error) {
+	var bad input.Problems
+	bad.OrderID("order_id", req.Msg.OrderId)
+	bad.Name("customer_id", req.Msg.CustomerId)
+	bad.Money("amount", req.Msg.Amount)
+	bad.Name("payment_method", req.Msg.PaymentMethod)
+	if err := bad.Err(); err != nil {
+		return nil, err
+	}
+	op, err := s.store.beginAuthorize(ctx, req.Msg.OrderId, req.Msg.CustomerId, req.Msg.PaymentMethod, amountOf(req.Msg.Amount))
+	result, err := s.outcome(ctx, op, ledger.Doing, err)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&paymentv1.AuthorizeResponse{Result: result}), nil
+}
+
+// Void makes the authorization be gone, also one that is still to arrive.
+func (s *Service) Void(ctx context.Context, req *connect.Request[paymentv1.VoidRequest]) (*connect.Response[paymentv1.VoidResponse], error) {
+	if err := checkOrderID(req.Msg.OrderId); err != nil {
+		return nil, err
+	}
+	op, err := s.store.beginVoid(ctx, req.Msg.OrderId)
+	result, err := s.outcome(ctx, op, ledger.Undoing, err)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&paymentv1.VoidResponse{Result: result}), nil
+}
+
+// Capture takes the authorized money.
+func (s *Service) Capture(ctx context.Context, req *connect.Request[paymentv1.CaptureRequest]) (*connect.Response[paymentv1.CaptureResponse], error) {
+	var bad input.Problems
+	bad.OrderID("order_id", req.Msg.OrderId)
+	bad.Money("amount", req.Msg.Amount)
+	if err := bad.Err(); err != nil {
+		return nil, err
+	}
+	op, err := s.store.beginCapture(ctx, req.Msg.OrderId, amountOf(req.Msg.Amount))
+	result, err := s.outcome(ctx, op, ledger.Doing, err)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&paymentv1.CaptureResponse{Result: result}), nil
+}
+
+// Refund gives captured money back, whole.
+func (s *Service) Refund(ctx context.Context, req *connect.Request[paymentv1.RefundRequest]) (*connect.Response[paymentv1.RefundResponse], error) {
+	if err := checkOrderID(req.Msg.OrderId); err != nil {
+		return nil, err
+	}
+	op, err := s.store.beginRefund(ctx, req.Msg.OrderId)
+	result, err := s.outcome(ctx, op, ledger.Undoing, err)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&paymentv1.RefundResponse{Result: result}), nil
+}
+
+// outcome goes on from what a begin… returned to what the caller is told of one direction.
+func (s *Service) outcome(ctx context.Context, op ledger.Operation, d ledger.Direction, begun error) (*operationv1.Result, error) {
+	switch {
+	case errors.Is(begun, errWait):
+		return &operationv1.Result{Outcome: operationv1.Outcome_OUTCOME_UNKNOWN, Reason: "started", Detail: begun.Error()}, nil
+	case errors.Is(begun, errAmount):
+		return nil, connect.NewError(connect.CodeInvalidArgument, begun)
+	case begun != nil:
+		return nil, ledger.Error(begun)
+	}
+	// Undoing that is only wanted is left to whoever asked for doing, or to recovery: two who ask at once would help nobody.
+	if op.Side(d).State != ledger.Started {
+		return op.Side(d).Result(), nil
+	}
+	op, err := s.advance(ctx, op)
+	if err != nil {
+		return nil, err
+	}
+	return op.Side(d).Result(), nil
+}
+
+// GetPayment tells what is held and what was taken for an order: nothing, where there is no payment.
+func (s *Service) GetPayment(ctx context.Context, req *connect.Request[paymentv1.GetPaymentRequest]) (*connect.Response[paymentv1.GetPaymentResponse], error) {
+	if err := checkOrderID(req.Msg.OrderId); err != nil {
+		return nil, err
+	}
+	p, err := s.store.paymentOf(ctx, req.Msg.OrderId)
+	if err != nil {
+		return nil, err
+	}
+	res := &paymentv1.GetPaymentResponse{}
+	money := &operationv1.Money{Currency: p.amount.Currency, MinorUnits: p.amount.MinorUnits}
+	switch p.state {
+	case authorized, voiding, capturing:
+		if !p.lapsed {
+			res.Authorized, res.AuthorizedUntil = money, timestamppb.New(p.authorizedUntil)
+		}
+	case captured, refunding:
+		res.Captured = money
+	}
+	return connect.NewResponse(res), nil
+}
+
+func checkOrderID(orderID string) error {
+	var bad input.Problems
+	bad.OrderID("order_id", orderID)
+	return bad.Err()
+}
+
+func amountOf(m *operationv1.Money) ledger.Amount {
+	return ledger.Amount{Currency: m.GetCurrency(), MinorUnits: m.GetMinorUnits()}
+}

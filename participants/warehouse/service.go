@@ -1,0 +1,195 @@
+package warehouse
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"connectrpc.com/connect"
+
+	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
+	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
+	"github.com/checkoutsaga/orchestrator/participants/internal/input"
+	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+// Config is what a warehouse needs.
+type Config struct {
+	DatabaseURL string
+	// MaxConns bounds the connections to the database; 0 means 10. Fewer make calls wait for each other.
+	MaxConns int32
+}
+
+// Service is the warehouse: open it, mount it on a server, run the server, close it.
+type Service struct {
+	*ledger.Reads
+	store *store
+}
+
+var _ warehousev1connect.WarehouseServiceHandler = (*Service)(nil)
+
+// Open reaches the database and brings it to the newest migration. The caller closes the service when no call is in hand.
+func Open(ctx context.Context, c Config) (*Service, error) {
+	if c.DatabaseURL == "" {
+		return nil, errors.New("open warehouse: no database url")
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = 10
+	}
+	pool, err := pg.Open(ctx, c.DatabaseURL, c.MaxConns)
+	if err != nil {
+		return nil, fmt.Errorf("open warehouse: %w", err)
+	}
+	migrations, err := fs.Sub(migrationFiles, "migrations")
+	if err == nil {
+		err = pg.Migrate(ctx, pool, migrations)
+	}
+	if err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("open warehouse: %w", err)
+	}
+	return &Service{Reads: ledger.NewReads(pool), store: &store{pool: pool}}, nil
+}
+
+// Mount serves the warehouse's methods on a server.
+func (s *Service) Mount(server *rpcserver.Server) {
+	server.Mount(warehousev1connect.NewWarehouseServiceHandler(s, server.Options()...))
+}
+
+// Ready tells whether the database answers.
+func (s *Service) Ready(ctx context.Context) error { return s.store.pool.Ping(ctx) }
+
+// Close ends the connections to the database.
+func (s *Service) Close() { s.store.pool.Close() }
+
+// Reserve reserves all lines or none.
+func (s *Service) Reserve(ctx context.Context, req *connect.Request[warehousev1.ReserveRequest]) (*connect.Response[warehousev1.ReserveResponse], error) {
+	var lines []line
+	for _, l := range req.Msg.Lines {
+		lines = append(lines, line{sku: l.GetSku(), quantity: l.GetQuantity()})
+	}
+	var bad input.Problems
+	bad.OrderID("order_id", req.Msg.OrderId)
+	checkLines(&bad, lines)
+	if err := bad.Err(); err != nil {
+		return nil, err
+	}
+	side, err := s.store.reserve(ctx, req.Msg.OrderId, inOrder(lines))
+	if err != nil {
+		return nil, connectError(err)
+	}
+	return connect.NewResponse(&warehousev1.ReserveResponse{Result: side.Result()}), nil
+}
+
+// Release makes the reservation be gone, also one that is still to arrive.
+func (s *Service) Release(ctx context.Context, req *connect.Request[warehousev1.ReleaseRequest]) (*connect.Response[warehousev1.ReleaseResponse], error) {
+	if err := checkOrderID(req.Msg.OrderId); err != nil {
+		return nil, err
+	}
+	side, err := s.store.release(ctx, req.Msg.OrderId)
+	if err != nil {
+		return nil, connectError(err)
+	}
+	return connect.NewResponse(&warehousev1.ReleaseResponse{Result: side.Result()}), nil
+}
+
+// Commit turns the reservation into a shipment.
+func (s *Service) Commit(ctx context.Context, req *connect.Request[warehousev1.CommitRequest]) (*connect.Response[warehousev1.CommitResponse], error) {
+	if err := checkOrderID(req.Msg.OrderId); err != nil {
+		return nil, err
+	}
+	side, err := s.store.commit(ctx, req.Msg.OrderId)
+	if err != nil {
+		return nil, connectError(err)
+	}
+	return connect.NewResponse(&warehousev1.CommitResponse{Result: side.Result()}), nil
+}
+
+// SetStock counts an article anew, or takes it into the catalogue.
+func (s *Service) SetStock(ctx context.Context, req *connect.Request[warehousev1.SetStockRequest]) (*connect.Response[warehousev1.SetStockResponse], error) {
+	var bad input.Problems
+	bad.Name("sku", req.Msg.Sku)
+	if req.Msg.OnHand < 0 || req.Msg.OnHand > maxOnHand {
+		bad.Add("on_hand", "must be 0 to %d, not %d", maxOnHand, req.Msg.OnHand)
+	}
+	if err := bad.Err(); err != nil {
+		return nil, err
+	}
+	a, err := s.store.setStock(ctx, req.Msg.Sku, req.Msg.OnHand)
+	if err != nil {
+		return nil, connectError(err)
+	}
+	return connect.NewResponse(&warehousev1.SetStockResponse{Sku: a.sku, OnHand: a.onHand, Reserved: a.reserved, Committed: a.committed}), nil
+}
+
+// GetStock tells the stock of an article.
+func (s *Service) GetStock(ctx context.Context, req *connect.Request[warehousev1.GetStockRequest]) (*connect.Response[warehousev1.GetStockResponse], error) {
+	var bad input.Problems
+	bad.Name("sku", req.Msg.Sku)
+	if err := bad.Err(); err != nil {
+		return nil, err
+	}
+	a, err := s.store.stockOf(ctx, req.Msg.Sku)
+	if err != nil {
+		return nil, connectError(err)
+	}
+	return connect.NewResponse(&warehousev1.GetStockResponse{Sku: a.sku, OnHand: a.onHand, Reserved: a.reserved, Committed: a.committed}), nil
+}
+
+// ListStock lists the whole catalogue with its stock.
+func (s *Service) ListStock(ctx context.Context, _ *connect.Request[warehousev1.ListStockRequest]) (*connect.Response[warehousev1.ListStockResponse], error) {
+	all, err := s.store.allStock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res := &warehousev1.ListStockResponse{}
+	for _, a := range all {
+		res.Stock = append(res.Stock, &warehousev1.Stock{Sku: a.sku, OnHand: a.onHand, Reserved: a.reserved, Committed: a.committed})
+	}
+	return connect.NewResponse(res), nil
+}
+
+// GetReservation tells what an order holds, or held; nothing, in state unspecified, where no reservation was made.
+func (s *Service) GetReservation(ctx context.Context, req *connect.Request[warehousev1.GetReservationRequest]) (*connect.Response[warehousev1.GetReservationResponse], error) {
+	if err := checkOrderID(req.Msg.OrderId); err != nil {
+		return nil, err
+	}
+	state, lines, err := s.store.reservation(ctx, req.Msg.OrderId)
+	if err != nil && !errors.Is(err, errNoReservation) {
+		return nil, err
+	}
+	res := &warehousev1.GetReservationResponse{State: map[reservationState]warehousev1.ReservationState{
+		reserved:  warehousev1.ReservationState_RESERVATION_STATE_RESERVED,
+		released:  warehousev1.ReservationState_RESERVATION_STATE_RELEASED,
+		committed: warehousev1.ReservationState_RESERVATION_STATE_COMMITTED,
+	}[state]}
+	for _, l := range lines {
+		res.Lines = append(res.Lines, &warehousev1.Line{Sku: l.sku, Quantity: l.quantity})
+	}
+	return connect.NewResponse(res), nil
+}
+
+func checkOrderID(orderID string) error {
+	var bad input.Problems
+	bad.OrderID("order_id", orderID)
+	return bad.Err()
+}
+
+// connectError gives the warehouse's errors their Connect codes; what has none is ours to mend, and the server answers internal.
+func connectError(err error) error {
+	switch {
+	case errors.Is(err, errNoArticle):
+		return connect.NewError(connect.CodeNotFound, err)
+	case errors.Is(err, errBelowReserved):
+		return connect.NewError(connect.CodeFailedPrecondition, err)
+	default:
+		return ledger.Error(err)
+	}
+}

@@ -1,0 +1,106 @@
+// Package warehouse is the participant that keeps stock: it reserves it for orders, releases it and ships it. Each operation is
+// recorded with its effect in one transaction (package ledger), so that it may be asked for any number of times, undone before
+// it arrives, and asked about afterwards. It knows nothing of who calls it or of what else a checkout does.
+package warehouse
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/checkoutsaga/orchestrator/participants/internal/input"
+	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
+)
+
+// The steps that the warehouse records. They stand in rows and in callers' requests: renaming one is a migration.
+const (
+	stepReserve = "reserve-stock"
+	stepCommit  = "commit-stock"
+)
+
+// Why the warehouse refuses.
+const (
+	outOfStock       = "out_of_stock"
+	unknownArticle   = "unknown_article"
+	noReservation    = "no_reservation"
+	alreadyCommitted = "already_committed"
+)
+
+const (
+	maxLines    = 100
+	maxQuantity = 10_000
+	// maxOnHand leaves room to count what was shipped over many years in an integer.
+	maxOnHand = 1_000_000_000
+)
+
+// line is a number of pieces of one article.
+type line struct {
+	sku      string
+	quantity int32
+}
+
+// stock is what there is of an article.
+type stock struct {
+	sku string
+	// onHand counts the pieces in the building, reserved ones included.
+	onHand, reserved, committed int32
+}
+
+// reservationState is what became of a reservation: reserved → released | committed.
+type reservationState string
+
+const (
+	reserved  reservationState = "reserved"
+	released  reservationState = "released"
+	committed reservationState = "committed"
+)
+
+// checkLines tells what is wrong with the lines of an order.
+func checkLines(bad *input.Problems, lines []line) {
+	if len(lines) < 1 || len(lines) > maxLines {
+		bad.Add("lines", "must be 1 to %d, not %d", maxLines, len(lines))
+		return
+	}
+	seen := make(map[string]int, len(lines))
+	for i, l := range lines {
+		bad.Name(fmt.Sprintf("lines[%d].sku", i), l.sku)
+		if l.quantity < 1 || l.quantity > maxQuantity {
+			bad.Add(fmt.Sprintf("lines[%d].quantity", i), "must be 1 to %d, not %d", maxQuantity, l.quantity)
+		}
+		if first, twice := seen[l.sku]; twice {
+			bad.Add(fmt.Sprintf("lines[%d].sku", i), "is the article of lines[%d] again; put them into one line", first)
+			continue
+		}
+		seen[l.sku] = i
+	}
+}
+
+// inOrder sorts lines by article. Everything about several articles goes in this order: the digest, so that the same order
+// written differently is the same, and row locks, so that two orders cannot wait for each other.
+func inOrder(lines []line) []line {
+	return slices.SortedFunc(slices.Values(lines), func(a, b line) int { return strings.Compare(a.sku, b.sku) })
+}
+
+// digest identifies what a reservation asks for; the lines are in order.
+func digest(lines []line) string {
+	var fields []string
+	for _, l := range lines {
+		fields = append(fields, "sku", l.sku, "quantity", strconv.Itoa(int(l.quantity)))
+	}
+	return ledger.Digest(1, fields...)
+}
+
+// refusal tells why the lines cannot be reserved from the stock there is; reason is empty if they can be.
+func refusal(lines []line, have map[string]stock) (reason, detail string) {
+	for _, l := range lines {
+		s, known := have[l.sku]
+		if !known {
+			return unknownArticle, fmt.Sprintf("there is no article %s", l.sku)
+		}
+		if free := s.onHand - s.reserved; l.quantity > free {
+			return outOfStock, fmt.Sprintf("%d of %s are wanted and %d are free", l.quantity, l.sku, free)
+		}
+	}
+	return "", ""
+}
