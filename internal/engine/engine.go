@@ -46,7 +46,8 @@ type Engine interface {
 	Name() string
 
 	// Run executes workflows and activities until ctx ends, then finishes the activities in hand (at most 10 s) and
-	// returns. It returns an error only if it could not begin. The other methods work while Run does.
+	// returns. It returns an error if it could not begin, if it lost the right to go on, or if an activity ignored that it was
+	// cancelled. The other methods work while Run does. Run may be called again when it has returned, not before.
 	Run(ctx context.Context) error
 
 	// Start begins an instance of the named workflow; input is marshalled as JSON. ErrExists where the id was used. After
@@ -63,7 +64,8 @@ type Engine interface {
 	// History returns the committed events of an instance, oldest first. ErrGone where there is none.
 	History(ctx context.Context, id string) ([]*protos.HistoryEvent, error)
 
-	// Purge forgets an instance that has ended; one that has not is left alone with an error.
+	// Purge forgets an instance that has ended; one that has not is left alone with an error. One that the engine does not
+	// know is forgotten already.
 	Purge(ctx context.Context, id string) error
 
 	// Check tells what is wrong with the engine in a sentence, or nil.

@@ -1,0 +1,390 @@
+package embedded
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dapr/durabletask-go/api"
+	"github.com/dapr/durabletask-go/backend"
+	"github.com/dapr/durabletask-go/backend/postgres"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+const (
+	// lockTimeout ends the lock on a turn or an activity whose worker lives and has lost it, as when the answer to its
+	// dequeuing got lost. What a dead process had locked is released at the next Run.
+	lockTimeout = 15 * time.Second
+	// pollInterval is how late an instance of another process, or an ended lock, may be noticed.
+	pollInterval = time.Second
+	// backendConns and ownConns are the sizes of the two connection pools.
+	backendConns, ownConns = 8, 4
+)
+
+// runLock and schemaLock are PostgreSQL advisory locks: who runs the engine, and who makes the schema.
+const (
+	runLock    int64 = 0x6368656b6f757401
+	schemaLock int64 = 0x6368656b6f757402
+)
+
+// hub is durabletask-go's PostgreSQL backend with a waiting of our own. The stock one asks the database for work without
+// any pause (its backoff is never reset to its first interval, so it stays zero), which costs more than a core when idle; it
+// looks at all instances that ever were; it hands out an instance's events in no particular order; and all that one process has
+// locked is locked under one name, so that a turn whose lock has ended could be stored twice.
+type hub struct {
+	backend.Backend
+	own       *pgxpool.Pool // for taking work; apart, because a lock that a crash of PostgreSQL loses does no harm
+	conns     *connections  // of the stock backend, and of the session that holds the run lock
+	log       *slog.Logger
+	worker    string
+	taken     *atomic.Int64
+	turns     chan struct{} // has an element when there may be a turn to take
+	tasks     chan struct{} // has an element when there may be an activity to take
+	closeOnce *sync.Once
+}
+
+func openHub(ctx context.Context, url string, logger backend.Logger, log *slog.Logger) (*hub, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		// The parser's own message repeats the url, password included, so it is not wrapped.
+		return nil, errors.New("parse database url of embedded engine: not a PostgreSQL connection string")
+	}
+	config.ConnConfig.ConnectTimeout = 5 * time.Second
+	config.ConnConfig.RuntimeParams["search_path"] = "engine"
+	config.ConnConfig.RuntimeParams["timezone"] = "UTC"
+
+	ownConfig := config.Copy()
+	ownConfig.MaxConns = ownConns
+	ownConfig.ConnConfig.RuntimeParams["synchronous_commit"] = "off"
+	own, err := pgxpool.NewWithConfig(ctx, ownConfig)
+	if err != nil {
+		return nil, fmt.Errorf("open database of embedded engine: %w", err)
+	}
+	h := &hub{
+		own:       own,
+		conns:     &connections{},
+		log:       log,
+		worker:    uuid.NewString(),
+		taken:     new(atomic.Int64),
+		turns:     make(chan struct{}, 1),
+		tasks:     make(chan struct{}, 1),
+		closeOnce: new(sync.Once),
+	}
+	config.MaxConns = backendConns
+	config.ConnConfig.DialFunc = h.conns.dial
+	h.Backend = postgres.NewPostgresBackend(&postgres.PostgresOptions{
+		PgOptions:           config,
+		WorkflowLockTimeout: lockTimeout,
+		ActivityLockTimeout: lockTimeout,
+	}, logger)
+	if err := h.makeSchema(ctx); err != nil {
+		h.close()
+		return nil, err
+	}
+	return h, nil
+}
+
+// makeSchema lets one process at a time make the tables: the stock backend panics when two do.
+func (h *hub) makeSchema(ctx context.Context) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("make tables of embedded engine: %v", p)
+		}
+	}()
+	return pgx.BeginFunc(ctx, h.own, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, schemaLock); err != nil {
+			return fmt.Errorf("lock schema of embedded engine: %w", err)
+		}
+		// Outside of the transaction, because the stock backend works on connections of its own.
+		if _, err := h.own.Exec(ctx, `CREATE SCHEMA IF NOT EXISTS engine`); err != nil {
+			return fmt.Errorf("make schema of embedded engine: %w", err)
+		}
+		return h.Backend.CreateTaskHub(ctx)
+	})
+}
+
+// close cuts the connections of both pools. The stock backend cannot close its own.
+func (h *hub) close() {
+	h.closeOnce.Do(func() {
+		h.conns.close()
+		h.own.Close()
+	})
+}
+
+// String is what the worker logs; the stock backend's has the password in it.
+func (h *hub) String() string { return "embedded engine" }
+
+// CreateTaskHub does nothing: openHub has made it.
+func (h *hub) CreateTaskHub(context.Context) error { return backend.ErrTaskHubExists }
+
+// sqlReleaseLocks lets go of what a process had in hand that died. Only who holds the run lock may do that.
+const sqlReleaseLocks = `
+WITH instances AS (UPDATE Instances SET LockedBy = NULL, LockExpiration = NULL WHERE LockExpiration IS NOT NULL),
+     events    AS (UPDATE NewEvents SET LockedBy = NULL WHERE LockedBy IS NOT NULL)
+UPDATE NewTasks SET LockedBy = NULL, LockExpiration = NULL WHERE LockExpiration IS NOT NULL`
+
+func (h *hub) releaseLocks(ctx context.Context) error {
+	if _, err := h.own.Exec(ctx, sqlReleaseLocks); err != nil {
+		return fmt.Errorf("release locks of embedded engine: %w", err)
+	}
+	return nil
+}
+
+const sqlIsRun = `
+SELECT EXISTS (
+    SELECT FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND (classid::bigint << 32 | objid::bigint) = $1)`
+
+func (h *hub) CreateWorkflowInstance(ctx context.Context, e *backend.HistoryEvent) error {
+	defer wake(h.turns)
+	return h.Backend.CreateWorkflowInstance(ctx, e)
+}
+
+func (h *hub) AddNewWorkflowEvent(ctx context.Context, id api.InstanceID, e *backend.HistoryEvent) error {
+	defer wake(h.turns)
+	return h.Backend.AddNewWorkflowEvent(ctx, id, e)
+}
+
+func wake(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// during returns the hub as its workers see it: what they have begun is finished and stored as long as work lives, even
+// when they are told to stop.
+func (h *hub) during(work context.Context) *runningHub { return &runningHub{hub: h, work: work} }
+
+type runningHub struct {
+	*hub
+	work context.Context
+}
+
+func (h *runningHub) GetWorkflowRuntimeState(ctx context.Context, wi *backend.WorkflowWorkItem) (*backend.WorkflowRuntimeState, error) {
+	ctx, cancel := detach(ctx, h.work)
+	defer cancel()
+	return h.hub.GetWorkflowRuntimeState(ctx, wi)
+}
+
+func (h *runningHub) CompleteWorkflowWorkItem(ctx context.Context, wi *backend.WorkflowWorkItem) error {
+	ctx, cancel := detach(ctx, h.work)
+	defer cancel()
+	err := h.hub.CompleteWorkflowWorkItem(ctx, wi)
+	wake(h.turns) // An event may have come during the turn.
+	if len(wi.State.GetPendingTasks()) > 0 {
+		wake(h.tasks)
+	}
+	return err
+}
+
+func (h *runningHub) CompleteActivityWorkItem(ctx context.Context, wi *backend.ActivityWorkItem) error {
+	ctx, cancel := detach(ctx, h.work)
+	defer cancel()
+	defer wake(h.turns)
+	return h.hub.CompleteActivityWorkItem(ctx, wi)
+}
+
+// NextWorkflowWorkItem waits for a turn and takes it.
+func (h *runningHub) NextWorkflowWorkItem(ctx context.Context) (*backend.WorkflowWorkItem, error) {
+	for ctx.Err() == nil {
+		// Taken below work, not ctx: a query that is cut off may have locked what nobody then works on.
+		item, err := h.takeTurn(h.work)
+		if item != nil {
+			return item, nil
+		}
+		pause := pollInterval
+		if err == nil {
+			pause, err = h.untilTimer(h.work)
+		}
+		h.wait(ctx, h.turns, pause, err)
+	}
+	return nil, ctx.Err()
+}
+
+// NextActivityWorkItem waits for an activity and takes it.
+func (h *runningHub) NextActivityWorkItem(ctx context.Context) (*backend.ActivityWorkItem, error) {
+	for ctx.Err() == nil {
+		item, err := h.takeTask(h.work)
+		if item != nil {
+			return item, nil
+		}
+		h.wait(ctx, h.tasks, pollInterval, err)
+	}
+	return nil, ctx.Err()
+}
+
+// wait returns when it is worth looking again: after pause, earlier when woken, but not at once after an error.
+func (h *runningHub) wait(ctx context.Context, woken <-chan struct{}, pause time.Duration, err error) {
+	if err != nil && h.work.Err() == nil {
+		h.log.Warn("embedded engine cannot ask for work", "error", err)
+		woken = nil
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-woken:
+	case <-timer.C:
+	}
+}
+
+// sqlTakeTurn locks the instance that has waited longest for its turn and takes its events, oldest first. It starts from
+// the events, of which there are few, and not from the instances, of which there are as many as ever were.
+const sqlTakeTurn = `
+WITH due AS (
+    SELECT i.InstanceID
+    FROM NewEvents e JOIN Instances i ON i.InstanceID = e.InstanceID
+    WHERE (e.VisibleTime IS NULL OR e.VisibleTime <= $2)
+      AND (i.LockExpiration IS NULL OR i.LockExpiration < $2)
+    ORDER BY e.SequenceNumber
+    LIMIT 1
+), locked AS (
+    UPDATE Instances SET LockedBy = $1, LockExpiration = $3
+    WHERE InstanceID = (SELECT InstanceID FROM due)
+    RETURNING InstanceID
+), taken AS (
+    UPDATE NewEvents SET LockedBy = $1, DequeueCount = DequeueCount + 1
+    WHERE InstanceID = (SELECT InstanceID FROM locked) AND (VisibleTime IS NULL OR VisibleTime <= $2)
+    RETURNING SequenceNumber, InstanceID, EventPayload, DequeueCount
+)
+SELECT InstanceID, EventPayload, DequeueCount FROM taken ORDER BY SequenceNumber`
+
+// takeTurn returns nil when there is none.
+func (h *runningHub) takeTurn(ctx context.Context) (*backend.WorkflowWorkItem, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	holder, now := h.holder(), time.Now().UTC()
+	rows, err := h.own.Query(ctx, sqlTakeTurn, holder, now, now.Add(lockTimeout))
+	if err != nil {
+		return nil, fmt.Errorf("take turn: %w", err)
+	}
+	var id string
+	var payload []byte
+	var dequeued, retries int32
+	var events []*backend.HistoryEvent
+	_, err = pgx.ForEachRow(rows, []any{&id, &payload, &dequeued}, func() error {
+		e, err := backend.UnmarshalHistoryEvent(payload)
+		if err != nil {
+			return err
+		}
+		events = append(events, e)
+		retries = max(retries, dequeued-1)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("take turn: %w", err)
+	}
+	if len(events) == 0 {
+		return nil, nil
+	}
+	return &backend.WorkflowWorkItem{InstanceID: api.InstanceID(id), NewEvents: events, LockedBy: holder, RetryCount: retries}, nil
+}
+
+const sqlNextTimer = `SELECT min(VisibleTime) FROM NewEvents WHERE VisibleTime > $1`
+
+// untilTimer is how long to wait for the next timer, at most pollInterval.
+func (h *runningHub) untilTimer(ctx context.Context) (time.Duration, error) {
+	now := time.Now().UTC()
+	var due *time.Time
+	if err := h.own.QueryRow(ctx, sqlNextTimer, now).Scan(&due); err != nil {
+		return pollInterval, fmt.Errorf("look for next timer: %w", err)
+	}
+	if due == nil {
+		return pollInterval, nil
+	}
+	return min(due.Sub(now), pollInterval), nil
+}
+
+const sqlTakeTask = `
+UPDATE NewTasks SET LockedBy = $1, LockExpiration = $3, DequeueCount = DequeueCount + 1
+WHERE SequenceNumber = (
+    SELECT SequenceNumber FROM NewTasks
+    WHERE LockExpiration IS NULL OR LockExpiration < $2
+    ORDER BY SequenceNumber
+    LIMIT 1)
+RETURNING SequenceNumber, InstanceID, EventPayload`
+
+// takeTask returns nil when there is none.
+func (h *runningHub) takeTask(ctx context.Context) (*backend.ActivityWorkItem, error) {
+	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
+	defer cancel()
+	item := &backend.ActivityWorkItem{LockedBy: h.holder()}
+	now := time.Now().UTC()
+	var id string
+	var payload []byte
+	err := h.own.QueryRow(ctx, sqlTakeTask, item.LockedBy, now, now.Add(lockTimeout)).Scan(&item.SequenceNumber, &id, &payload)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take activity: %w", err)
+	}
+	item.InstanceID = api.InstanceID(id)
+	if item.NewEvent, err = backend.UnmarshalHistoryEvent(payload); err != nil {
+		return nil, fmt.Errorf("take activity: %w", err)
+	}
+	return item, nil
+}
+
+// holder names one lock. Each has its own name, so that who comes too late, after its lock had ended and another took the
+// work, cannot complete it a second time.
+func (h *hub) holder() string { return fmt.Sprintf("%s-%d", h.worker, h.taken.Add(1)) }
+
+// connections are network connections that can all be cut at once.
+type connections struct {
+	mu     sync.Mutex
+	open   map[*connection]struct{}
+	closed bool
+}
+
+func (c *connections) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		conn.Close()
+		return nil, net.ErrClosed
+	}
+	if c.open == nil {
+		c.open = map[*connection]struct{}{}
+	}
+	tracked := &connection{Conn: conn, owner: c}
+	c.open[tracked] = struct{}{}
+	return tracked, nil
+}
+
+func (c *connections) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for conn := range c.open {
+		_ = conn.Conn.Close()
+	}
+	c.open = nil
+}
+
+// connection forgets itself when it is closed.
+type connection struct {
+	net.Conn
+	owner *connections
+}
+
+func (c *connection) Close() error {
+	c.owner.mu.Lock()
+	delete(c.owner.open, c)
+	c.owner.mu.Unlock()
+	return c.Conn.Close()
+}

@@ -1,0 +1,173 @@
+package embedded_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dapr/durabletask-go/task"
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
+	"github.com/checkoutsaga/orchestrator/internal/enginetest"
+	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+)
+
+// victimURL, when it is set, makes the test binary a process that runs the engine on that database until it is killed.
+const victimURL = "EMBEDDED_VICTIM_DATABASE_URL"
+
+// victimInstances is how many instances the victim starts, more than activities fit at once.
+const victimInstances = 40
+
+func TestMain(m *testing.M) {
+	if url := os.Getenv(victimURL); url != "" {
+		if err := beVictim(url); err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+// beVictim prints a line for each activity that it begins, and finishes none.
+func beVictim(url string) error {
+	ctx := context.Background()
+	e, err := embedded.Open(ctx, embedded.Config{DatabaseURL: url, Log: enginetest.Log(), Registry: oneActivity(func(ctx context.Context) error {
+		fmt.Println("begun")
+		<-ctx.Done()
+		return ctx.Err()
+	})})
+	if err != nil {
+		return err
+	}
+	for n := range victimInstances {
+		if err := e.Start(ctx, "one", fmt.Sprintf("ord-%d-1", n), nil); err != nil {
+			return err
+		}
+	}
+	return e.Run(ctx)
+}
+
+func oneActivity(do func(context.Context) error) *task.TaskRegistry {
+	r := task.NewTaskRegistry()
+	_ = r.AddWorkflowN("one", func(ctx *task.WorkflowContext) (any, error) { return nil, ctx.CallActivity("one").Await(nil) })
+	_ = r.AddActivityN("one", func(ctx task.ActivityContext) (any, error) { return nil, do(ctx.Context()) })
+	return r
+}
+
+func TestI8WorkOfAKilledProcessGoesOnWithinTenSeconds(t *testing.T) {
+	url := pgtest.URL(t)
+	victim := exec.Command(os.Args[0])
+	victim.Env = append(os.Environ(), victimURL+"="+url)
+	out, err := victim.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, victim.Start())
+	lines := bufio.NewScanner(out)
+	for range 32 {
+		require.True(t, lines.Scan(), "the victim ended early")
+		require.Equal(t, "begun", lines.Text())
+	}
+	require.NoError(t, victim.Process.Kill())
+	killed := time.Now()
+	_ = victim.Wait()
+
+	e := open(t, url, oneActivity(func(context.Context) error { return nil }))
+	run(t, e)
+	for n := range victimInstances {
+		await(t, e, fmt.Sprintf("ord-%d-1", n), engine.Completed)
+	}
+	t.Logf("all went on %s after the kill", time.Since(killed))
+	require.Less(t, time.Since(killed), 10*time.Second)
+}
+
+func TestASecondProcessIsToldThatTheEngineRuns(t *testing.T) {
+	url := pgtest.URL(t)
+	first := open(t, url, oneActivity(func(context.Context) error { return nil }))
+	run(t, first)
+	second := open(t, url, oneActivity(func(context.Context) error { return nil }))
+	require.NoError(t, first.Start(t.Context(), "one", "ord-1-1", nil))
+	await(t, first, "ord-1-1", engine.Completed) // So the first one runs.
+
+	require.ErrorContains(t, second.Run(t.Context()), "another process runs the embedded engine on this database")
+
+	require.NoError(t, second.Start(t.Context(), "one", "ord-2-1", nil), "a process that does not run the engine may use it")
+	await(t, second, "ord-2-1", engine.Completed)
+	require.NoError(t, second.Check(t.Context()))
+}
+
+func TestRunEndsWhenItsLockIsLost(t *testing.T) {
+	url := pgtest.URL(t)
+	e := open(t, url, oneActivity(func(context.Context) error { return nil }))
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(t.Context()) }()
+	require.NoError(t, e.Start(t.Context(), "one", "ord-1-1", nil))
+	await(t, e, "ord-1-1", engine.Completed)
+
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	_, err = conn.Exec(t.Context(), `
+		SELECT pg_terminate_backend(pid) FROM pg_locks
+		WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
+	require.NoError(t, err)
+	select {
+	case err := <-ended:
+		require.ErrorContains(t, err, "hold lock")
+	case <-time.After(5 * time.Second):
+		t.Fatal("the engine still runs")
+	}
+	require.Error(t, e.Check(t.Context()))
+}
+
+func TestManyProcessesMayOpenANewDatabaseAtOnce(t *testing.T) {
+	url := pgtest.URL(t)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			e, err := embedded.Open(t.Context(), embedded.Config{DatabaseURL: url, Registry: task.NewTaskRegistry(), Log: enginetest.Log()})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			e.Close()
+		})
+	}
+	all.Wait()
+}
+
+func open(t testing.TB, url string, registry *task.TaskRegistry) *embedded.Engine {
+	t.Helper()
+	e, err := embedded.Open(t.Context(), embedded.Config{DatabaseURL: url, Registry: registry, Log: enginetest.Log()})
+	require.NoError(t, err)
+	t.Cleanup(e.Close)
+	return e
+}
+
+// run runs the engine until the test ends.
+func run(t testing.TB, e *embedded.Engine) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	})
+}
+
+func await(t testing.TB, e engine.Engine, id string, state engine.State) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		i, err := e.Inspect(t.Context(), id)
+		return err == nil && i.State == state
+	}, 20*time.Second, 5*time.Millisecond, "instance %s is not %s", id, state)
+}

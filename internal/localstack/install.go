@@ -1,0 +1,93 @@
+package localstack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+)
+
+// systemPackage is a Debian package and how to tell that what it brings is there, however it came.
+type systemPackage struct {
+	name    string
+	present func() bool
+}
+
+// systemPackages are all that the project takes from the system.
+var systemPackages = []systemPackage{
+	{name: "postgresql", present: func() bool { _, err := postgresBinaries(); return err == nil }},
+	{name: "redis-server", present: func() bool { _, err := exec.LookPath("redis-server"); return err == nil }},
+}
+
+// Install installs those of PostgreSQL and Redis that this machine lacks, with apt-get, and tells out what it does. It
+// asks nothing: where it may not install, the error says what to type.
+func Install(ctx context.Context, out io.Writer) error {
+	return install(ctx, out, systemPackages, os.Geteuid() == 0)
+}
+
+func install(ctx context.Context, out io.Writer, packages []systemPackage, root bool) error {
+	var missing []string
+	for _, p := range packages {
+		if !p.present() {
+			missing = append(missing, p.name)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	names := strings.Join(missing, " ")
+	if _, err := exec.LookPath("apt-get"); err != nil {
+		return fmt.Errorf("not installed: %s. This is not a Debian system, so please install them yourself: "+
+			"PostgreSQL 14 or newer with its server programs in PATH, and redis-server", names)
+	}
+	// One shell as root for all of it, so that sudo is needed once.
+	command := append([]string{"/bin/sh", "-c", installScript, "install"}, missing...)
+	if !root {
+		if exec.CommandContext(ctx, "sudo", "-n", "true").Run() != nil {
+			return fmt.Errorf("not installed: %s. Installing needs root and sudo would ask for a password, so please run once: "+
+				"sudo apt-get install --no-install-recommends %s", names, names)
+		}
+		command = append([]string{"sudo", "-n"}, command...)
+	}
+	fmt.Fprintf(out, "Installing %s with apt-get (once; a minute or so) ...\n", strings.Join(missing, " and "))
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	if text, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("install %s: %w: %s", names, err, lastLines(string(text), 15))
+	}
+	var still []string
+	for _, p := range packages {
+		if !p.present() {
+			still = append(still, p.name)
+		}
+	}
+	if len(still) > 0 {
+		return errors.New("apt-get succeeded, yet not found: " + strings.Join(still, ", "))
+	}
+	fmt.Fprintln(out, "Installed.")
+	return nil
+}
+
+// installScript runs as root with the packages as its arguments. We run servers of our own, so the packages' services
+// must not start: that is what policy-rc.d is for, and one that was there before is left as it was. The lock may be held
+// by the machine's own upgrades; apt-get waits for it.
+const installScript = `set -e
+export DEBIAN_FRONTEND=noninteractive
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+	trap 'rm -f "$policy"' EXIT
+	trap 'exit 1' HUP INT TERM
+	printf '#!/bin/sh\nexit 101\n' >"$policy"
+	chmod 755 "$policy"
+fi
+apt-get -o DPkg::Lock::Timeout=300 update
+apt-get -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "$@"
+`
+
+// lastLines is the end of a text, where programs say what went wrong.
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
