@@ -1834,8 +1834,10 @@ func (*DoctorRequest) Descriptor() ([]byte, []int) {
 }
 
 type DoctorResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Findings      []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Findings []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	// What the process was configured with, passwords left out.
+	Settings      []*Setting `protobuf:"bytes,2,rep,name=settings,proto3" json:"settings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1877,6 +1879,66 @@ func (x *DoctorResponse) GetFindings() []*Finding {
 	return nil
 }
 
+func (x *DoctorResponse) GetSettings() []*Setting {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+type Setting struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The environment variable that sets it.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Setting) Reset() {
+	*x = Setting{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Setting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Setting) ProtoMessage() {}
+
+func (x *Setting) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Setting.ProtoReflect.Descriptor instead.
+func (*Setting) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *Setting) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Setting) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 type Finding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What was looked at, such as "database", "engine" or "participant warehouse".
@@ -1891,7 +1953,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +1965,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +1978,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{26}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Finding) GetCheck() string {
@@ -2098,9 +2160,13 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1c\n" +
 	"\tinvariant\x18\x02 \x01(\tR\tinvariant\x12\x12\n" +
 	"\x04what\x18\x03 \x01(\tR\x04what\"\x0f\n" +
-	"\rDoctorRequest\"B\n" +
+	"\rDoctorRequest\"t\n" +
 	"\x0eDoctorResponse\x120\n" +
-	"\bfindings\x18\x01 \x03(\v2\x14.checkout.v1.FindingR\bfindings\"[\n" +
+	"\bfindings\x18\x01 \x03(\v2\x14.checkout.v1.FindingR\bfindings\x120\n" +
+	"\bsettings\x18\x02 \x03(\v2\x14.checkout.v1.SettingR\bsettings\"3\n" +
+	"\aSetting\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"[\n" +
 	"\aFinding\x12\x14\n" +
 	"\x05check\x18\x01 \x01(\tR\x05check\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
@@ -2139,7 +2205,7 @@ func file_checkout_v1_checkout_proto_rawDescGZIP() []byte {
 }
 
 var file_checkout_v1_checkout_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_checkout_v1_checkout_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_checkout_v1_checkout_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_checkout_v1_checkout_proto_goTypes = []any{
 	(Status)(0),                   // 0: checkout.v1.Status
 	(*BadField)(nil),              // 1: checkout.v1.BadField
@@ -2168,68 +2234,70 @@ var file_checkout_v1_checkout_proto_goTypes = []any{
 	(*Violation)(nil),             // 24: checkout.v1.Violation
 	(*DoctorRequest)(nil),         // 25: checkout.v1.DoctorRequest
 	(*DoctorResponse)(nil),        // 26: checkout.v1.DoctorResponse
-	(*Finding)(nil),               // 27: checkout.v1.Finding
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
-	(*v1.Money)(nil),              // 29: operation.v1.Money
-	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(*Setting)(nil),               // 27: checkout.v1.Setting
+	(*Finding)(nil),               // 28: checkout.v1.Finding
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*v1.Money)(nil),              // 30: operation.v1.Money
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
 }
 var file_checkout_v1_checkout_proto_depIdxs = []int32{
 	2,  // 0: checkout.v1.StartRequest.items:type_name -> checkout.v1.Item
-	28, // 1: checkout.v1.StartRequest.deadline:type_name -> google.protobuf.Duration
+	29, // 1: checkout.v1.StartRequest.deadline:type_name -> google.protobuf.Duration
 	5,  // 2: checkout.v1.StartResponse.checkout:type_name -> checkout.v1.Checkout
 	0,  // 3: checkout.v1.Checkout.status:type_name -> checkout.v1.Status
-	29, // 4: checkout.v1.Checkout.amount:type_name -> operation.v1.Money
-	30, // 5: checkout.v1.Checkout.started_at:type_name -> google.protobuf.Timestamp
-	30, // 6: checkout.v1.Checkout.updated_at:type_name -> google.protobuf.Timestamp
-	30, // 7: checkout.v1.Checkout.ended_at:type_name -> google.protobuf.Timestamp
-	30, // 8: checkout.v1.Checkout.deadline:type_name -> google.protobuf.Timestamp
+	30, // 4: checkout.v1.Checkout.amount:type_name -> operation.v1.Money
+	31, // 5: checkout.v1.Checkout.started_at:type_name -> google.protobuf.Timestamp
+	31, // 6: checkout.v1.Checkout.updated_at:type_name -> google.protobuf.Timestamp
+	31, // 7: checkout.v1.Checkout.ended_at:type_name -> google.protobuf.Timestamp
+	31, // 8: checkout.v1.Checkout.deadline:type_name -> google.protobuf.Timestamp
 	6,  // 9: checkout.v1.Checkout.held:type_name -> checkout.v1.Held
 	7,  // 10: checkout.v1.Checkout.attention:type_name -> checkout.v1.Attention
 	8,  // 11: checkout.v1.Checkout.steps:type_name -> checkout.v1.Step
 	2,  // 12: checkout.v1.Held.stock:type_name -> checkout.v1.Item
-	29, // 13: checkout.v1.Held.authorized:type_name -> operation.v1.Money
-	29, // 14: checkout.v1.Held.captured:type_name -> operation.v1.Money
-	30, // 15: checkout.v1.Attention.since:type_name -> google.protobuf.Timestamp
-	30, // 16: checkout.v1.Attention.next:type_name -> google.protobuf.Timestamp
-	30, // 17: checkout.v1.Step.started_at:type_name -> google.protobuf.Timestamp
-	30, // 18: checkout.v1.Step.ended_at:type_name -> google.protobuf.Timestamp
+	30, // 13: checkout.v1.Held.authorized:type_name -> operation.v1.Money
+	30, // 14: checkout.v1.Held.captured:type_name -> operation.v1.Money
+	31, // 15: checkout.v1.Attention.since:type_name -> google.protobuf.Timestamp
+	31, // 16: checkout.v1.Attention.next:type_name -> google.protobuf.Timestamp
+	31, // 17: checkout.v1.Step.started_at:type_name -> google.protobuf.Timestamp
+	31, // 18: checkout.v1.Step.ended_at:type_name -> google.protobuf.Timestamp
 	5,  // 19: checkout.v1.GetResponse.checkout:type_name -> checkout.v1.Checkout
 	0,  // 20: checkout.v1.ListRequest.statuses:type_name -> checkout.v1.Status
-	28, // 21: checkout.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
-	30, // 22: checkout.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
+	29, // 21: checkout.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
+	31, // 22: checkout.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
 	5,  // 23: checkout.v1.ListResponse.checkouts:type_name -> checkout.v1.Checkout
 	3,  // 24: checkout.v1.HistoryResponse.request:type_name -> checkout.v1.StartRequest
 	15, // 25: checkout.v1.HistoryResponse.prices:type_name -> checkout.v1.Price
 	16, // 26: checkout.v1.HistoryResponse.entries:type_name -> checkout.v1.Entry
 	17, // 27: checkout.v1.HistoryResponse.operations:type_name -> checkout.v1.ParticipantOperation
-	29, // 28: checkout.v1.Price.unit_price:type_name -> operation.v1.Money
-	30, // 29: checkout.v1.Entry.at:type_name -> google.protobuf.Timestamp
+	30, // 28: checkout.v1.Price.unit_price:type_name -> operation.v1.Money
+	31, // 29: checkout.v1.Entry.at:type_name -> google.protobuf.Timestamp
 	5,  // 30: checkout.v1.WatchResponse.checkout:type_name -> checkout.v1.Checkout
 	5,  // 31: checkout.v1.CancelResponse.checkout:type_name -> checkout.v1.Checkout
-	30, // 32: checkout.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
+	31, // 32: checkout.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
 	24, // 33: checkout.v1.AuditResponse.violations:type_name -> checkout.v1.Violation
-	27, // 34: checkout.v1.DoctorResponse.findings:type_name -> checkout.v1.Finding
-	3,  // 35: checkout.v1.CheckoutService.Start:input_type -> checkout.v1.StartRequest
-	9,  // 36: checkout.v1.CheckoutService.Get:input_type -> checkout.v1.GetRequest
-	11, // 37: checkout.v1.CheckoutService.List:input_type -> checkout.v1.ListRequest
-	13, // 38: checkout.v1.CheckoutService.History:input_type -> checkout.v1.HistoryRequest
-	18, // 39: checkout.v1.CheckoutService.Watch:input_type -> checkout.v1.WatchRequest
-	20, // 40: checkout.v1.CheckoutService.Cancel:input_type -> checkout.v1.CancelRequest
-	22, // 41: checkout.v1.CheckoutService.Audit:input_type -> checkout.v1.AuditRequest
-	25, // 42: checkout.v1.CheckoutService.Doctor:input_type -> checkout.v1.DoctorRequest
-	4,  // 43: checkout.v1.CheckoutService.Start:output_type -> checkout.v1.StartResponse
-	10, // 44: checkout.v1.CheckoutService.Get:output_type -> checkout.v1.GetResponse
-	12, // 45: checkout.v1.CheckoutService.List:output_type -> checkout.v1.ListResponse
-	14, // 46: checkout.v1.CheckoutService.History:output_type -> checkout.v1.HistoryResponse
-	19, // 47: checkout.v1.CheckoutService.Watch:output_type -> checkout.v1.WatchResponse
-	21, // 48: checkout.v1.CheckoutService.Cancel:output_type -> checkout.v1.CancelResponse
-	23, // 49: checkout.v1.CheckoutService.Audit:output_type -> checkout.v1.AuditResponse
-	26, // 50: checkout.v1.CheckoutService.Doctor:output_type -> checkout.v1.DoctorResponse
-	43, // [43:51] is the sub-list for method output_type
-	35, // [35:43] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	28, // 34: checkout.v1.DoctorResponse.findings:type_name -> checkout.v1.Finding
+	27, // 35: checkout.v1.DoctorResponse.settings:type_name -> checkout.v1.Setting
+	3,  // 36: checkout.v1.CheckoutService.Start:input_type -> checkout.v1.StartRequest
+	9,  // 37: checkout.v1.CheckoutService.Get:input_type -> checkout.v1.GetRequest
+	11, // 38: checkout.v1.CheckoutService.List:input_type -> checkout.v1.ListRequest
+	13, // 39: checkout.v1.CheckoutService.History:input_type -> checkout.v1.HistoryRequest
+	18, // 40: checkout.v1.CheckoutService.Watch:input_type -> checkout.v1.WatchRequest
+	20, // 41: checkout.v1.CheckoutService.Cancel:input_type -> checkout.v1.CancelRequest
+	22, // 42: checkout.v1.CheckoutService.Audit:input_type -> checkout.v1.AuditRequest
+	25, // 43: checkout.v1.CheckoutService.Doctor:input_type -> checkout.v1.DoctorRequest
+	4,  // 44: checkout.v1.CheckoutService.Start:output_type -> checkout.v1.StartResponse
+	10, // 45: checkout.v1.CheckoutService.Get:output_type -> checkout.v1.GetResponse
+	12, // 46: checkout.v1.CheckoutService.List:output_type -> checkout.v1.ListResponse
+	14, // 47: checkout.v1.CheckoutService.History:output_type -> checkout.v1.HistoryResponse
+	19, // 48: checkout.v1.CheckoutService.Watch:output_type -> checkout.v1.WatchResponse
+	21, // 49: checkout.v1.CheckoutService.Cancel:output_type -> checkout.v1.CancelResponse
+	23, // 50: checkout.v1.CheckoutService.Audit:output_type -> checkout.v1.AuditResponse
+	26, // 51: checkout.v1.CheckoutService.Doctor:output_type -> checkout.v1.DoctorResponse
+	44, // [44:52] is the sub-list for method output_type
+	36, // [36:44] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_checkout_v1_checkout_proto_init() }
@@ -2243,7 +2311,7 @@ func file_checkout_v1_checkout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_checkout_v1_checkout_proto_rawDesc), len(file_checkout_v1_checkout_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+)
+
+const (
+	serverVariable = "ORCHESTRATOR_SERVER"
+	defaultServer  = "http://127.0.0.1:8080"
+
+	// reachTimeout is how long a server may take to say that it is there; people wait at most 5 s for "cannot be reached".
+	reachTimeout = 4 * time.Second
+	// callTimeout bounds a call that is not a stream, once the server has shown that it is there.
+	callTimeout = 30 * time.Second
+	// completionTimeout bounds what the shell's completion may take.
+	completionTimeout = 2 * time.Second
+)
+
+// client finds and calls the orchestrator's API.
+type client struct {
+	surroundings
+	// flag is --server.
+	flag string
+}
+
+// api returns the API of the server that the flag, the environment or .local/env names, after making sure that somebody
+// answers there.
+func (c *client) api(ctx context.Context) (checkoutv1connect.CheckoutServiceClient, error) {
+	address, source, err := c.server()
+	if err != nil {
+		return nil, err
+	}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.DialContext = (&net.Dialer{Timeout: reachTimeout}).DialContext
+	web := &http.Client{Transport: transport}
+	if err := reach(ctx, web, address); err != nil {
+		return nil, exitWith(exitUnreachable, "the orchestrator at %s (%s) cannot be reached: %w\n"+
+			"  `make up` starts one here; --server or %s names another", address, source, err, serverVariable)
+	}
+	return checkoutv1connect.NewCheckoutServiceClient(web, address), nil
+}
+
+// reach asks for any HTTP answer.
+func reach(ctx context.Context, web *http.Client, address string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, reachTimeout, fmt.Errorf("no answer within %s", reachTimeout))
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/healthz", nil)
+	if err != nil {
+		return err
+	}
+	answer, err := web.Do(req)
+	if err != nil {
+		var where *url.Error
+		if errors.As(err, &where) {
+			err = where.Err // The address is told already.
+		}
+		return err
+	}
+	return answer.Body.Close()
+}
+
+// server is the address of the API and where it was found.
+func (c *client) server() (address, source string, err error) {
+	address, source = c.flag, "from --server"
+	if address == "" {
+		address, source = c.getenv(serverVariable), "from "+serverVariable
+	}
+	if address == "" {
+		if address, source, err = localServer(c.workDir); err != nil {
+			return "", "", err
+		}
+	}
+	if address == "" {
+		address, source = defaultServer, "the default"
+	}
+	if !strings.Contains(address, "://") {
+		address = "http://" + address
+	}
+	parsed, err := url.Parse(address)
+	if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" {
+		return "", "", usage("server %q (%s) is not an address such as %s", address, source, defaultServer)
+	}
+	return strings.TrimRight(address, "/"), source, nil
+}
+
+// localServer looks for .local/env in dir and above, which `make up` writes.
+func localServer(dir string) (address, source string, err error) {
+	for dir != "" {
+		path := filepath.Join(dir, ".local", "env")
+		file, err := os.Open(path)
+		if err == nil {
+			defer file.Close()
+			lines := bufio.NewScanner(file)
+			for lines.Scan() {
+				if value, found := strings.CutPrefix(strings.TrimSpace(lines.Text()), serverVariable+"="); found {
+					return strings.Trim(value, `"'`), "from " + path, nil
+				}
+			}
+			return "", "", lines.Err()
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return "", "", fmt.Errorf("read local settings: %w", err)
+		}
+		if dir == filepath.Dir(dir) {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	return "", "", nil
+}
+
+// call makes one call of the API with its time bounded.
+func call[Req, Resp any](ctx context.Context, method func(context.Context, *connect.Request[Req]) (*connect.Response[Resp], error), msg *Req) (*Resp, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	answer, err := method(ctx, connect.NewRequest(msg))
+	if err != nil {
+		return nil, err
+	}
+	return answer.Msg, nil
+}
+
+// completeIDs offers order ids, newest first, to the shell.
+func (c *client) completeIDs(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+	defer cancel()
+	api, err := c.api(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	answer, err := call(ctx, api.List, &checkoutv1.ListRequest{Limit: 1000})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var ids []string
+	for _, found := range answer.Checkouts {
+		if strings.HasPrefix(found.OrderId, begun) {
+			ids = append(ids, found.OrderId)
+		}
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+}

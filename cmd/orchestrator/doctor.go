@@ -1,0 +1,100 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+)
+
+type doctorView struct {
+	Findings []findingView `json:"findings"`
+	Settings []settingView `json:"settings"`
+}
+
+type findingView struct {
+	Check  string `json:"check"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	Mend   string `json:"mend"`
+}
+
+type settingView struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+func newDoctor(c *client) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check what the orchestrator needs, and say how to mend what is wrong",
+		Long: `Asks the orchestrator to check its database, engine, participants and clock, and shows the settings it was
+started with, passwords left out. Exit status 8 if something is wrong.`,
+		Args: takes(),
+	}
+	out := addOutput(cmd, c.surroundings)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := out.validate(); err != nil {
+			return err
+		}
+		address, source, err := c.server()
+		if err != nil {
+			return err
+		}
+		api, err := c.api(cmd.Context())
+		if err != nil {
+			return err
+		}
+		answer, err := call(cmd.Context(), api.Doctor, &checkoutv1.DoctorRequest{})
+		if err != nil {
+			return err
+		}
+		view := doctorView{
+			Findings: []findingView{},
+			Settings: []settingView{{Name: serverVariable, Value: fmt.Sprintf("%s (%s)", address, source)}},
+		}
+		wrong := 0
+		for _, f := range answer.Findings {
+			view.Findings = append(view.Findings, findingView{Check: f.Check, OK: f.Ok, Detail: f.Detail, Mend: f.Mend})
+			if !f.Ok {
+				wrong++
+			}
+		}
+		for _, s := range answer.Settings {
+			view.Settings = append(view.Settings, settingView{Name: s.Name, Value: s.Value})
+		}
+		if err := out.print(doctorResult(view)); err != nil {
+			return err
+		}
+		if wrong > 0 {
+			return exitWith(exitFindings, "%d of %d checks found something wrong", wrong, len(view.Findings))
+		}
+		return nil
+	}
+	return cmd
+}
+
+func doctorResult(view doctorView) result {
+	var ids []string
+	for _, f := range view.Findings {
+		if !f.OK {
+			ids = append(ids, f.Check)
+		}
+	}
+	return result{value: view, ids: ids, tables: func(bool) []table {
+		findings := table{headings: []string{"CHECK", "WHAT", "DETAIL", "HOW TO MEND IT"}}
+		for _, f := range view.Findings {
+			word := "ok"
+			if !f.OK {
+				word = "WRONG"
+			}
+			findings.add(f.Check, word, f.Detail, orDash(f.Mend))
+		}
+		settings := table{headings: []string{"SETTING", "VALUE"}}
+		for _, s := range view.Settings {
+			settings.add(s.Name, orDash(s.Value))
+		}
+		return []table{findings, settings}
+	}}
+}

@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/checkoutsaga/orchestrator/internal/node"
+	"github.com/checkoutsaga/orchestrator/internal/telemetry"
+)
+
+func newServe(s surroundings) *cobra.Command {
+	config := node.FromEnv(s.getenv)
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the orchestrator: API, workflow worker and sweeper",
+		Long: `Runs the orchestrator until SIGTERM or an interrupt, which finishes what is in hand. Each flag has an environment
+variable; the sidecar's ports come from DAPR_HTTP_PORT and DAPR_GRPC_PORT, which "dapr run" sets, and where
+they are set, engine "auto" is Dapr. "orchestrator doctor" shows what a running process was given.`,
+		Args: takes(),
+	}
+	flags := cmd.Flags()
+	configFlags(flags, &config)
+	flags.StringVar(&config.Engine, "engine", config.Engine, "auto, dapr or embedded (ORCHESTRATOR_ENGINE)")
+	flags.StringVar(&config.WarehouseURL, "warehouse-url", config.WarehouseURL, "where the warehouse is called, without Dapr (WAREHOUSE_URL)")
+	flags.StringVar(&config.PaymentURL, "payment-url", config.PaymentURL, "where payment is called, without Dapr (PAYMENT_URL)")
+	flags.StringVar(&config.WarehouseAppID, "warehouse-app-id", config.WarehouseAppID, "whom the sidecar calls (WAREHOUSE_APP_ID)")
+	flags.StringVar(&config.PaymentAppID, "payment-app-id", config.PaymentAppID, "whom the sidecar calls (PAYMENT_APP_ID)")
+	hideDefaults(flags)
+	complete(cmd, "engine", []string{node.Auto, node.Dapr, node.Embedded})
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := config.Validate(); err != nil {
+			return usage("wrong configuration:\n%w", err)
+		}
+		log, err := s.logger("orchestrator")
+		if err != nil {
+			return err
+		}
+		n, err := node.Open(cmd.Context(), config, log)
+		if err != nil {
+			return notOpened(cmd.Context(), err)
+		}
+		defer n.Close()
+		log.Info("serving", "url", n.URL(), "engine", config.Engine)
+		return runToTheEnd(cmd.Context(), log, n)
+	}
+	return cmd
+}
+
+func newDev(s surroundings) *cobra.Command {
+	config := node.DevFromEnv(s.getenv)
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Run everything in one process: orchestrator, embedded engine, warehouse and payment",
+		Long: `Runs the orchestrator with the embedded engine, and warehouse and payment beside it, each on its own database and
+its own address, until SIGTERM or an interrupt. "make up" starts it with a private PostgreSQL.`,
+		Args: takes(),
+	}
+	flags := cmd.Flags()
+	configFlags(flags, &config.Config)
+	flags.StringVar(&config.WarehouseDatabaseURL, "warehouse-database-url", config.WarehouseDatabaseURL, "the warehouse's database (WAREHOUSE_DATABASE_URL)")
+	flags.StringVar(&config.PaymentDatabaseURL, "payment-database-url", config.PaymentDatabaseURL, "payment's database (PAYMENT_DATABASE_URL)")
+	flags.StringVar(&config.WarehouseListen, "warehouse-listen", config.WarehouseListen, "the warehouse's address (WAREHOUSE_LISTEN)")
+	flags.StringVar(&config.PaymentListen, "payment-listen", config.PaymentListen, "payment's address (PAYMENT_LISTEN)")
+	hideDefaults(flags)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := config.Validate(); err != nil {
+			return usage("wrong configuration:\n%w", err)
+		}
+		log, err := s.logger("dev")
+		if err != nil {
+			return err
+		}
+		d, err := node.OpenDev(cmd.Context(), config, log)
+		if err != nil {
+			return notOpened(cmd.Context(), err)
+		}
+		defer d.Close()
+		log.Info("serving", "url", d.URL(), "warehouse_url", d.WarehouseURL(), "payment_url", d.PaymentURL(), "engine", config.Engine)
+		return runToTheEnd(cmd.Context(), log, d)
+	}
+	return cmd
+}
+
+// configFlags are those that serve and dev share.
+func configFlags(flags *pflag.FlagSet, config *node.Config) {
+	flags.StringVar(&config.DatabaseURL, "database-url", config.DatabaseURL, "the orchestrator's database (ORCHESTRATOR_DATABASE_URL)")
+	flags.StringVar(&config.Listen, "listen", config.Listen, "the API's address (ORCHESTRATOR_LISTEN, or 127.0.0.1:APP_PORT)")
+}
+
+// hideDefaults keeps help from showing what the environment holds, which may be a database's password.
+func hideDefaults(flags *pflag.FlagSet) {
+	flags.VisitAll(func(f *pflag.Flag) { f.DefValue = "" })
+}
+
+// logger writes to stderr: stdout is for results.
+func (s surroundings) logger(service string) (*slog.Logger, error) {
+	log, err := telemetry.NewLogger(s.err, service, s.getenv("LOG_LEVEL"))
+	if err != nil {
+		return nil, usage("%w", err)
+	}
+	return log, nil
+}
+
+// notOpened says that a process could not begin: almost always something that it needs cannot be reached.
+func notOpened(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errors.New("stopped before it had begun")
+	}
+	return fmt.Errorf("cannot begin: %w", err)
+}
+
+type runnable interface {
+	Run(context.Context) error
+}
+
+// runToTheEnd runs a process until it is told to stop; having been told is a good end.
+func runToTheEnd(ctx context.Context, log *slog.Logger, r runnable) error {
+	if err := r.Run(ctx); err != nil {
+		return fmt.Errorf("did not stop in order: %w", err)
+	}
+	log.Info("stopped: nothing is in hand any more")
+	return nil
+}

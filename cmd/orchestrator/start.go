@@ -1,0 +1,262 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+)
+
+// maxOrderFile bounds order.json.
+const maxOrderFile = 1 << 20
+
+// What an order given by flags alone takes where nothing is said.
+const (
+	defaultCustomer = "cus-cli"
+	defaultCurrency = "EUR"
+)
+
+type startOptions struct {
+	file          string
+	orderID       string
+	customer      string
+	items         []string
+	currency      string
+	paymentMethod string
+	deadline      time.Duration
+	wait          bool
+	timeout       time.Duration
+}
+
+func newStart(c *client) *cobra.Command {
+	var o startOptions
+	cmd := &cobra.Command{
+		Use:   "start [-f order.json | -]",
+		Short: "Start a checkout",
+		Long: `Starts a checkout from a file (-f order.json, or -f - for stdin) or from flags; a flag that is given with a
+file replaces the file's field. The same start again is the same checkout; the same order id with another
+order is refused with exit status 4. Without an order id one is made and told on stderr, so that the start can
+be repeated with it.
+
+order.json: {"order_id": "ord-1001", "customer_id": "cus-17", "currency": "EUR",
+             "items": [{"sku": "CHAIR-OAK", "quantity": 2}], "payment_method": "tok_visa"}
+"order_id" may be left out, and "deadline": "15m" may be added.`,
+		Example: "  orchestrator checkout start --item CHAIR-OAK=2 --item LAMP-BRASS=1 --payment-method tok_visa --wait",
+		Args:    cobra.MaximumNArgs(1),
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		// `start -` reads stdin, as `start -f -` does.
+		if len(args) == 1 && args[0] == "-" && o.file == "" {
+			o.file = "-"
+			return nil
+		}
+		return takes()(cmd, args)
+	}
+	flags := cmd.Flags()
+	flags.StringVarP(&o.file, "file", "f", "", "order.json, or - for stdin; at most 1 MiB")
+	flags.StringVar(&o.orderID, "order-id", "", "unique for ever; made if left out")
+	flags.StringVar(&o.customer, "customer", defaultCustomer, "who orders; without a file")
+	flags.StringArrayVar(&o.items, "item", nil, "SKU=QTY; repeatable")
+	flags.StringVar(&o.currency, "currency", defaultCurrency, "ISO 4217; without a file")
+	flags.StringVar(&o.paymentMethod, "payment-method", "", "the gateway's token, such as tok_visa")
+	flags.DurationVar(&o.deadline, "deadline", 0, "how long it may take before it is undone, 1s to 720h; 0 means 15m")
+	flags.BoolVar(&o.wait, "wait", false, "wait for the end; the exit status tells it")
+	flags.DurationVar(&o.timeout, "timeout", defaultWait, "how long --wait waits; 0 means without end")
+	out := addOutput(cmd, c.surroundings)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := errors.Join(out.validate(), validateTimeout(o.timeout)); err != nil {
+			return err
+		}
+		if flags.Changed("timeout") && !o.wait {
+			return usage("--timeout is for --wait")
+		}
+		order, err := o.order(c.in, flags.Changed)
+		if err != nil {
+			return err
+		}
+		return start(cmd.Context(), c, out, order, o)
+	}
+	return cmd
+}
+
+func start(ctx context.Context, c *client, out *output, order *checkoutv1.StartRequest, o startOptions) error {
+	api, err := c.api(ctx)
+	if err != nil {
+		return err
+	}
+	if order.OrderId == "" {
+		order.OrderId = "ord-" + strings.ToLower(rand.Text()[:16])
+		fmt.Fprintf(c.err, "order id %s\n", order.OrderId)
+	}
+	answer, err := call(ctx, api.Start, order)
+	if err != nil {
+		if exitStatus(err) == exitUnreachable {
+			fmt.Fprintf(c.err, "it is not known whether %s was accepted; the same start with --order-id %s finds out and does nothing twice\n",
+				order.OrderId, order.OrderId)
+		}
+		return err
+	}
+	if !answer.Created {
+		fmt.Fprintf(c.err, "%s was accepted before\n", order.OrderId)
+	}
+	if !o.wait {
+		return out.print(checkoutResult(out.surroundings, answer.Checkout))
+	}
+	return waitAndPrint(ctx, c, api, out, order.OrderId, o.timeout)
+}
+
+// order is the request that file and flags make together.
+func (o startOptions) order(in io.Reader, given func(flag string) bool) (*checkoutv1.StartRequest, error) {
+	view := orderView{CustomerID: o.customer, Currency: o.currency}
+	if o.file != "" {
+		var err error
+		if view, err = readOrder(o.file, in); err != nil {
+			return nil, err
+		}
+		if len(o.items) > 0 && len(view.Items) > 0 {
+			return nil, usage("items: given in %s and by --item; give them once", fileName(o.file))
+		}
+		if given("customer") {
+			view.CustomerID = o.customer
+		}
+		if given("currency") {
+			view.Currency = o.currency
+		}
+	}
+	if given("order-id") {
+		if o.orderID == "" {
+			return nil, usage("order_id: --order-id is empty; leave it out to have one made")
+		}
+		view.OrderID = o.orderID
+	}
+	if given("payment-method") {
+		view.PaymentMethod = o.paymentMethod
+	}
+	if given("deadline") {
+		view.Deadline = o.deadline.String()
+	}
+	for i, text := range o.items {
+		item, err := parseItem(text)
+		if err != nil {
+			return nil, usage("items[%d]: --item %q %w", i, text, err)
+		}
+		view.Items = append(view.Items, item)
+	}
+	return view.request()
+}
+
+func parseItem(text string) (itemView, error) {
+	sku, number, found := strings.Cut(text, "=")
+	if !found || sku == "" {
+		return itemView{}, errors.New("is not SKU=QTY")
+	}
+	quantity, err := strconv.ParseInt(number, 10, 32)
+	if err != nil {
+		return itemView{}, errors.New("has no whole number as its quantity, or one that is far too large")
+	}
+	return itemView{SKU: sku, Quantity: int32(quantity)}, nil
+}
+
+// readOrder reads order.json strictly: what it does not understand it refuses.
+func readOrder(path string, in io.Reader) (orderView, error) {
+	name := fileName(path)
+	if path != "-" {
+		file, err := os.Open(path)
+		if err != nil {
+			return orderView{}, usage("%w", err)
+		}
+		defer file.Close()
+		in = file
+	}
+	text, err := io.ReadAll(io.LimitReader(in, maxOrderFile+1))
+	if err != nil {
+		return orderView{}, usage("read %s: %w", name, err)
+	}
+	if len(text) > maxOrderFile {
+		return orderView{}, usage("%s is larger than 1 MiB; an order is far smaller", name)
+	}
+	text = bytes.TrimSpace(text)
+	if len(text) == 0 {
+		return orderView{}, usage("%s is empty; it must hold an order as JSON", name)
+	}
+	if text[0] != '{' {
+		return orderView{}, usage("%s is not a JSON object", name)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	var view orderView
+	if err := decoder.Decode(&view); err != nil {
+		return orderView{}, usage("%s: %w", name, plainJSONError(err))
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return orderView{}, usage("%s holds more than one JSON object", name)
+	}
+	return view, nil
+}
+
+// plainJSONError says in our words what the decoder says in Go's. The text of an unknown field is all there is of it.
+func plainJSONError(err error) error {
+	var kind *json.UnmarshalTypeError
+	var syntax *json.SyntaxError
+	switch {
+	case errors.As(err, &kind):
+		return fmt.Errorf("%s: %s is not what belongs there", kind.Field, kind.Value)
+	case errors.As(err, &syntax):
+		return fmt.Errorf("is not JSON: %w (at byte %d)", err, syntax.Offset)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("is not JSON: it ends too early")
+	}
+	if field, found := strings.CutPrefix(err.Error(), "json: unknown field "); found {
+		return fmt.Errorf("%s is no field of an order", strings.Trim(field, `"`))
+	}
+	return err
+}
+
+func fileName(path string) string {
+	if path == "-" {
+		return "the order on stdin"
+	}
+	return path
+}
+
+// request is the order as the API takes it. What is wrong with its values is for the API to say, all at once.
+func (v orderView) request() (*checkoutv1.StartRequest, error) {
+	req := &checkoutv1.StartRequest{
+		OrderId: v.OrderID, CustomerId: v.CustomerID, Currency: v.Currency, PaymentMethod: v.PaymentMethod,
+	}
+	for _, item := range v.Items {
+		req.Items = append(req.Items, &checkoutv1.Item{Sku: item.SKU, Quantity: item.Quantity})
+	}
+	if v.Deadline != "" {
+		d, err := time.ParseDuration(v.Deadline)
+		if err != nil {
+			return nil, usage("deadline: %q is not a duration such as 15m", v.Deadline)
+		}
+		if d != 0 {
+			req.Deadline = durationpb.New(d)
+		}
+	}
+	return req, nil
+}
+
+// defaultWait is how long the verbs that wait do so where nothing is said.
+const defaultWait = time.Minute
+
+func validateTimeout(d time.Duration) error {
+	if d < 0 {
+		return usage("--timeout must not be negative")
+	}
+	return nil
+}

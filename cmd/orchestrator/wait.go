@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+)
+
+func newWait(c *client) *cobra.Command {
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "wait ID",
+		Short: "Wait until a checkout has ended or needs attention",
+		Long: `Waits until a checkout has ended or needs attention, telling its progress on stderr. The exit status tells the
+end: 0 confirmed, 10 rejected, 11 cancelled or expired, 12 needs attention, 7 not ended in time.`,
+		Args:              takes("ID"),
+		ValidArgsFunction: c.completeIDs,
+	}
+	cmd.Flags().DurationVar(&timeout, "timeout", defaultWait, "how long to wait; 0 means without end")
+	out := addOutput(cmd, c.surroundings)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := errors.Join(out.validate(), validateTimeout(timeout)); err != nil {
+			return err
+		}
+		api, err := c.api(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return waitAndPrint(cmd.Context(), c, api, out, args[0], timeout)
+	}
+	return cmd
+}
+
+// waitAndPrint waits, telling progress on stderr, and prints how the checkout stands then. Its error tells the end.
+func waitAndPrint(ctx context.Context, c *client, api checkoutv1connect.CheckoutServiceClient, out *output, orderID string, timeout time.Duration) error {
+	bounded, cancel := ctx, context.CancelFunc(func() {})
+	if timeout > 0 {
+		bounded, cancel = context.WithTimeout(ctx, timeout)
+	}
+	defer cancel()
+	var last *checkoutv1.Checkout
+	err := watch(bounded, api, orderID, untilSettled, func(now *checkoutv1.Checkout) error {
+		tellProgress(c.err, last, now)
+		last = now
+		return nil
+	})
+	inTime := bounded.Err() == nil
+	if err != nil && (inTime || ctx.Err() != nil) {
+		return err
+	}
+	if last == nil {
+		return exitWith(exitNotEnded, "nothing was heard of %s within %s", orderID, timeout)
+	}
+	if err := out.print(checkoutResult(out.surroundings, last)); err != nil {
+		return err
+	}
+	return endOf(last, timeout)
+}
+
+// endOf is the exit that goes with how a checkout stands.
+func endOf(c *checkoutv1.Checkout, timeout time.Duration) error {
+	switch c.Status {
+	case checkoutv1.Status_STATUS_CONFIRMED:
+		return nil
+	case checkoutv1.Status_STATUS_REJECTED:
+		return exitWith(exitRejected, "%s was rejected (%s); all is undone", c.OrderId, c.Reason)
+	case checkoutv1.Status_STATUS_CANCELLED:
+		return exitWith(exitUndone, "%s was cancelled (%s); all is undone", c.OrderId, c.Reason)
+	case checkoutv1.Status_STATUS_EXPIRED:
+		return exitWith(exitUndone, "%s expired (%s); all is undone", c.OrderId, c.Reason)
+	case checkoutv1.Status_STATUS_NEEDS_ATTENTION:
+		return exitWith(exitAttention, "%s needs attention: %s", c.OrderId, c.GetAttention().GetCause())
+	}
+	return exitWith(exitNotEnded, "%s has not ended within %s; it goes on", c.OrderId, timeout)
+}
+
+// What a watch waits for.
+const (
+	untilSettled = true
+	untilFinal   = false
+)
+
+// reconnect is the pause before a broken watch is begun again.
+const reconnect = 500 * time.Millisecond
+
+// watch calls use with the checkout now and after each change, until it is final or settled. A server that goes away
+// meanwhile is waited for until ctx ends: the checkout outlives it, so the wait does too.
+func watch(ctx context.Context, api checkoutv1connect.CheckoutServiceClient, orderID string, settled bool, use func(*checkoutv1.Checkout) error) error {
+	for heard := false; ; {
+		stream, err := api.Watch(ctx, connect.NewRequest(&checkoutv1.WatchRequest{OrderId: orderID, UntilSettled: settled}))
+		if err == nil {
+			for stream.Receive() {
+				heard = true
+				if err := use(stream.Msg().Checkout); err != nil {
+					return errors.Join(err, stream.Close())
+				}
+			}
+			err = errors.Join(stream.Err(), stream.Close())
+		}
+		if err == nil {
+			return nil
+		}
+		if !heard || ctx.Err() != nil || isVerdict(err) {
+			return err
+		}
+		select {
+		case <-time.After(reconnect):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// isVerdict tells an answer that would be the same next time from a connection that broke, for which there are many codes.
+func isVerdict(err error) bool {
+	switch exitStatus(err) {
+	case exitUsage, exitNotFound, exitConflict, exitForbidden:
+		return true
+	}
+	return false
+}
+
+// tellProgress writes a line for everything that has changed.
+func tellProgress(w io.Writer, before, now *checkoutv1.Checkout) {
+	known := make(map[string]*checkoutv1.Step)
+	for _, s := range before.GetSteps() {
+		known[s.Name] = s
+	}
+	for _, s := range now.Steps {
+		was := known[s.Name]
+		switch {
+		case s.State == was.GetState() && s.Attempts == was.GetAttempts(), s.State == "pending", s.State == "skipped":
+		case s.Error != "":
+			fmt.Fprintf(w, "%s  %-17s %s, attempt %d: %s\n", now.OrderId, s.Name, s.State, s.Attempts, visible(s.Error))
+		default:
+			fmt.Fprintf(w, "%s  %-17s %s\n", now.OrderId, s.Name, s.State)
+		}
+		if s.Compensation != was.GetCompensation() && s.Compensation != "not-needed" {
+			fmt.Fprintf(w, "%s  %-17s undoing it: %s\n", now.OrderId, s.Name, s.Compensation)
+		}
+	}
+	if now.Status != before.GetStatus() {
+		fmt.Fprintf(w, "%s  %s\n", now.OrderId, statusWord(now.Status))
+	}
+}

@@ -1,0 +1,189 @@
+// Package orchestrator is the API of checkouts: it prices and accepts orders, shows and cancels checkouts, compares ended
+// ones with what the participants recorded, and tells what is wrong with its own process. Everything it says of a checkout
+// comes from the checkout's row (package store); it knows no workflow code and no SQL of checkouts.
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+
+	"connectrpc.com/connect"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
+	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+)
+
+// Config is what the API works with. Every field is required but Settings.
+type Config struct {
+	Store *store.Store
+	// Pool is the store's database; Doctor looks at it.
+	Pool      *pgxpool.Pool
+	Engine    engine.Engine
+	Warehouse warehousev1connect.WarehouseServiceClient
+	Payment   paymentv1connect.PaymentServiceClient
+	Log       *slog.Logger
+	// Metrics is where the counters are registered.
+	Metrics prometheus.Registerer
+	// Settings is what the process was configured with, passwords left out, for Doctor to show.
+	Settings []*checkoutv1.Setting
+}
+
+// Service answers checkout.v1.CheckoutService. Its methods may be called from many goroutines.
+type Service struct {
+	store     *store.Store
+	pool      *pgxpool.Pool
+	engine    engine.Engine
+	warehouse warehousev1connect.WarehouseServiceClient
+	payment   paymentv1connect.PaymentServiceClient
+	log       *slog.Logger
+	settings  []*checkoutv1.Setting
+	accepted  prometheus.Counter
+}
+
+var _ checkoutv1connect.CheckoutServiceHandler = (*Service)(nil)
+
+// New returns the service.
+func New(c Config) *Service {
+	s := &Service{
+		store: c.Store, pool: c.Pool, engine: c.Engine, warehouse: c.Warehouse, payment: c.Payment,
+		log: c.Log, settings: c.Settings,
+		accepted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "checkouts_started_total", Help: "Checkouts that this process accepted.",
+		}),
+	}
+	c.Metrics.MustRegister(s.accepted)
+	return s
+}
+
+// Get tells how one checkout stands.
+func (s *Service) Get(ctx context.Context, req *connect.Request[checkoutv1.GetRequest]) (*connect.Response[checkoutv1.GetResponse], error) {
+	c, err := s.find(ctx, req.Msg.OrderId)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&checkoutv1.GetResponse{Checkout: toWire(c)}), nil
+}
+
+// Bounds of a page of List.
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+// List tells of the checkouts that fit, newest first.
+func (s *Service) List(ctx context.Context, req *connect.Request[checkoutv1.ListRequest]) (*connect.Response[checkoutv1.ListResponse], error) {
+	filter, bad := toFilter(req.Msg)
+	if len(bad) > 0 {
+		return nil, badInput(bad)
+	}
+	page, next, err := s.store.List(ctx, filter)
+	if errors.Is(err, store.ErrBadPageToken) {
+		return nil, badInput([]*checkoutv1.BadField{{Field: "page_token", Problem: "is not a page token of this list"}})
+	}
+	if err != nil {
+		return nil, failure(err)
+	}
+	answer := &checkoutv1.ListResponse{NextPageToken: next}
+	for _, c := range page {
+		answer.Checkouts = append(answer.Checkouts, toWire(c))
+	}
+	return connect.NewResponse(answer), nil
+}
+
+func toFilter(req *checkoutv1.ListRequest) (store.Filter, []*checkoutv1.BadField) {
+	var bad []*checkoutv1.BadField
+	f := store.Filter{
+		CustomerID: req.CustomerId, Step: req.Step, AmountOver: req.AmountOver, OlderThan: req.OlderThan.AsDuration(),
+		Attention: req.Attention, Limit: int(req.Limit), PageToken: req.PageToken,
+	}
+	if req.Since != nil {
+		f.Since = req.Since.AsTime()
+	}
+	for i, wire := range req.Statuses {
+		status, ok := fromWireStatus(wire)
+		if !ok {
+			bad = append(bad, badField(fmt.Sprintf("statuses[%d]", i), "is no status"))
+		}
+		f.Statuses = append(f.Statuses, status)
+	}
+	if f.Step != "" && !isStepOrCompensation(f.Step) {
+		bad = append(bad, badField("step", "is neither a step nor a compensation: %q", f.Step))
+	}
+	if f.AmountOver < 0 {
+		bad = append(bad, badField("amount_over", "must not be negative"))
+	}
+	if f.OlderThan < 0 {
+		bad = append(bad, badField("older_than", "must not be negative"))
+	}
+	if f.Limit < 0 || f.Limit > maxPage {
+		bad = append(bad, badField("limit", "must be 1 to %d, or 0 for %d", maxPage, defaultPage))
+	}
+	if f.Limit == 0 {
+		f.Limit = defaultPage
+	}
+	return f, bad
+}
+
+// find reads a checkout, or says that there is none.
+func (s *Service) find(ctx context.Context, orderID string) (store.Checkout, error) {
+	c, err := s.store.Checkout(ctx, orderID)
+	if errors.Is(err, store.ErrNotFound) {
+		return c, noSuchCheckout(orderID)
+	}
+	if err != nil {
+		return c, failure(err)
+	}
+	return c, nil
+}
+
+func noSuchCheckout(orderID string) error {
+	return connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no checkout %q", orderID))
+}
+
+// badInput is one error about all fields that are wrong: a sentence for people and a detail for each field.
+func badInput(fields []*checkoutv1.BadField) error {
+	sentences := make([]string, len(fields))
+	for i, f := range fields {
+		sentences[i] = f.Field + ": " + f.Problem
+	}
+	err := connect.NewError(connect.CodeInvalidArgument, errors.New(strings.Join(sentences, "; ")))
+	for _, f := range fields {
+		detail, detailErr := connect.NewErrorDetail(f)
+		if detailErr != nil {
+			continue // The sentence tells it all the same.
+		}
+		err.AddDetail(detail)
+	}
+	return err
+}
+
+func badField(field, problem string, args ...any) *checkoutv1.BadField {
+	return &checkoutv1.BadField{Field: field, Problem: fmt.Sprintf(problem, args...)}
+}
+
+// failure gives an error of ours the code by which a caller can tell whether to come again.
+func failure(err error) error {
+	var wire *connect.Error
+	var dial *pgconn.ConnectError
+	var network net.Error
+	switch {
+	case errors.As(err, &wire):
+		return err
+	case errors.Is(err, context.Canceled):
+		return connect.NewError(connect.CodeCanceled, err)
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &dial), errors.As(err, &network):
+		return connect.NewError(connect.CodeUnavailable, err)
+	}
+	return err // The server's edge logs it and answers with code internal.
+}

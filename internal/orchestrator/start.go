@@ -1,0 +1,116 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+)
+
+// idempotencyKey is the header by which a caller may name a start.
+const idempotencyKey = "Idempotency-Key"
+
+// Start accepts an order and begins its checkout. Once it has answered, the checkout goes on whatever becomes of the
+// caller, of this process or of the engine.
+func (s *Service) Start(ctx context.Context, req *connect.Request[checkoutv1.StartRequest]) (*connect.Response[checkoutv1.StartResponse], error) {
+	key := req.Header().Get(idempotencyKey)
+	order, err := s.price(ctx, req.Msg, key)
+	if err != nil {
+		return nil, err
+	}
+	c, created, err := s.store.Accept(ctx, order)
+	if errors.Is(err, store.ErrConflict) {
+		return nil, connect.NewError(connect.CodeAlreadyExists, whatDiffers(err))
+	}
+	if err != nil {
+		return nil, failure(err)
+	}
+	if created {
+		s.accepted.Inc()
+		s.begin(ctx, c)
+	}
+	return connect.NewResponse(&checkoutv1.StartResponse{Checkout: toWire(c), Created: created}), nil
+}
+
+// price checks an order and puts our prices to it.
+func (s *Service) price(ctx context.Context, req *checkoutv1.StartRequest, key string) (store.NewCheckout, error) {
+	list, err := s.priceListFor(ctx, req)
+	if err != nil {
+		return store.NewCheckout{}, failure(err)
+	}
+	if bad := validate(req, key, list); len(bad) > 0 {
+		return store.NewCheckout{}, badInput(bad)
+	}
+
+	named := proto.CloneOf(req)
+	if named.OrderId == "" {
+		named.OrderId = orderIDFromKey(key)
+	}
+	if key == "" {
+		key = named.OrderId
+	}
+	request, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(named)
+	if err != nil {
+		return store.NewCheckout{}, failure(fmt.Errorf("encode request: %w", err))
+	}
+	order := store.NewCheckout{
+		OrderID: named.OrderId, IdempotencyKey: key, Digest: digest(named), Engine: s.engine.Name(), Request: request,
+		CustomerID: named.CustomerId, Amount: checkout.Money{Currency: named.Currency},
+		PaymentMethod: named.PaymentMethod, Deadline: defaultDeadline,
+	}
+	if named.Deadline != nil {
+		order.Deadline = named.Deadline.AsDuration()
+	}
+	for _, item := range named.Items {
+		unit := list.prices[item.Sku]
+		order.Items = append(order.Items, checkout.Item{SKU: item.Sku, Quantity: item.Quantity})
+		order.Prices = append(order.Prices, store.Price{SKU: item.Sku, Unit: checkout.Money{Currency: named.Currency, MinorUnits: unit}})
+		order.Amount.MinorUnits += unit * int64(item.Quantity)
+	}
+	return order, nil
+}
+
+func (s *Service) priceListFor(ctx context.Context, req *checkoutv1.StartRequest) (priceList, error) {
+	var list priceList
+	var err error
+	if list.currencies, err = s.store.Currencies(ctx); err != nil {
+		return list, err
+	}
+	skus := articles(req.Items)
+	if list.known, err = s.store.KnownSKUs(ctx, skus); err != nil {
+		return list, err
+	}
+	if printable(req.Currency, maxSKU) {
+		list.prices, err = s.store.Prices(ctx, req.Currency, skus)
+	}
+	return list, err
+}
+
+// begin asks the engine for the first run. The caller has his answer whatever comes of it: what was accepted and not
+// started is started by the sweeper.
+func (s *Service) begin(ctx context.Context, c store.Checkout) {
+	// Not the caller's context: that he hangs up is no reason not to start what was accepted.
+	err := runs.Start(context.WithoutCancel(ctx), s.engine, s.store, c.OrderID, c.Run, c.Phase)
+	if err != nil {
+		s.log.Warn("the checkout was accepted and not started; the sweeper starts it",
+			"order_id", c.OrderID, "workflow_id", runs.ID(c.OrderID, c.Run), "error", err)
+	}
+}
+
+// whatDiffers is what a conflict says, without the way that it came.
+func whatDiffers(err error) error {
+	_, sentence, found := strings.Cut(err.Error(), store.ErrConflict.Error()+": ")
+	if !found {
+		return err
+	}
+	return errors.New(sentence)
+}

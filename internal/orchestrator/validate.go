@@ -1,0 +1,151 @@
+package orchestrator
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+)
+
+// Limits of an order.
+const (
+	maxLines        = 100
+	maxQuantity     = 10_000
+	maxCustomerID   = 64
+	maxToken        = 128
+	maxKey          = 255
+	maxSKU          = 64
+	defaultDeadline = 15 * time.Minute
+	minDeadline     = time.Second
+	maxDeadline     = 30 * 24 * time.Hour
+)
+
+// priceList is what is needed of the price list to judge an order.
+type priceList struct {
+	currencies []string
+	// known holds each article of the order that has a price in any currency.
+	known map[string]bool
+	// prices holds the price in the order's currency.
+	prices map[string]int64
+}
+
+// validate tells all that is wrong with an order, in the order of its fields; nothing if it can be accepted.
+func validate(req *checkoutv1.StartRequest, key string, list priceList) []*checkoutv1.BadField {
+	var bad []*checkoutv1.BadField
+	refuse := func(field, problem string, args ...any) {
+		bad = append(bad, badField(field, problem, args...))
+	}
+
+	switch {
+	case req.OrderId == "" && key == "":
+		refuse("order_id", "is missing, and so is the Idempotency-Key header; a start needs one of them to be repeatable")
+	case req.OrderId != "" && !checkout.OrderIDPattern.MatchString(req.OrderId):
+		refuse("order_id", "must be 1 to 64 letters, digits, dots, underscores and hyphens and begin with a letter or a digit")
+	}
+	if key != "" && !printable(key, maxKey) {
+		refuse("Idempotency-Key", "must be at most %d printable characters", maxKey)
+	}
+	switch {
+	case req.CustomerId == "":
+		refuse("customer_id", "is missing")
+	case !printable(req.CustomerId, maxCustomerID):
+		refuse("customer_id", "must be at most %d printable characters", maxCustomerID)
+	}
+	currencyKnown := false
+	for _, c := range list.currencies {
+		currencyKnown = currencyKnown || c == req.Currency
+	}
+	switch {
+	case req.Currency == "":
+		refuse("currency", "is missing")
+	case !currencyKnown:
+		refuse("currency", "%q is unknown; prices are in %s", clip(req.Currency), strings.Join(list.currencies, ", "))
+	}
+	switch {
+	case len(req.Items) == 0:
+		refuse("items", "is empty; an order has 1 to %d lines", maxLines)
+	case len(req.Items) > maxLines:
+		refuse("items", "has %d lines; an order has at most %d", len(req.Items), maxLines)
+	}
+	bad = append(bad, validateItems(req, list, currencyKnown)...)
+	switch {
+	case req.PaymentMethod == "":
+		refuse("payment_method", "is missing")
+	case !printable(req.PaymentMethod, maxToken):
+		refuse("payment_method", "must be at most %d printable characters", maxToken)
+	}
+	if req.Deadline != nil {
+		if d := req.Deadline.AsDuration(); req.Deadline.CheckValid() != nil || d < minDeadline || d > maxDeadline {
+			refuse("deadline", "must be 1 second to 30 days")
+		}
+	}
+	return bad
+}
+
+func validateItems(req *checkoutv1.StartRequest, list priceList, currencyKnown bool) []*checkoutv1.BadField {
+	var bad []*checkoutv1.BadField
+	seen := make(map[string]int)
+	for i, item := range head(req.Items) {
+		field := fmt.Sprintf("items[%d].", i)
+		first, twice := seen[item.Sku]
+		switch {
+		case item.Sku == "":
+			bad = append(bad, badField(field+"sku", "is missing"))
+		case twice:
+			// Refused and not merged: two lines for one article are as likely a slip as a wish.
+			bad = append(bad, badField(field+"sku", "%s is also items[%d]; put the quantities together", clip(item.Sku), first))
+		case !list.known[item.Sku]:
+			bad = append(bad, badField(field+"sku", "there is no article %q", clip(item.Sku)))
+		case currencyKnown && list.prices[item.Sku] == 0:
+			bad = append(bad, badField(field+"sku", "%s has no price in %s", item.Sku, req.Currency))
+		}
+		if !twice {
+			seen[item.Sku] = i
+		}
+		if item.Quantity < 1 || item.Quantity > maxQuantity {
+			bad = append(bad, badField(field+"quantity", "must be 1 to %d, not %d", maxQuantity, item.Quantity))
+		}
+	}
+	return bad
+}
+
+// head is the lines that are looked at: all that a good order can have, so that a huge one costs no more.
+func head(items []*checkoutv1.Item) []*checkoutv1.Item {
+	return items[:min(len(items), maxLines)]
+}
+
+// articles are the names that are worth asking the price list about.
+func articles(items []*checkoutv1.Item) []string {
+	var skus []string
+	for _, item := range head(items) {
+		if printable(item.Sku, maxSKU) {
+			skus = append(skus, item.Sku)
+		}
+	}
+	return skus
+}
+
+// printable tells whether s has 1 to most characters, all of which can be seen. PostgreSQL would refuse some of the others.
+func printable(s string, most int) bool {
+	if s == "" || !utf8.ValidString(s) || utf8.RuneCountInString(s) > most {
+		return false
+	}
+	for _, r := range s {
+		if !unicode.IsPrint(r) {
+			return false
+		}
+	}
+	return true
+}
+
+// clip keeps what a caller sent from filling an error message.
+func clip(s string) string {
+	if runes := []rune(s); len(runes) > maxSKU {
+		return string(runes[:maxSKU]) + "…"
+	}
+	return s
+}

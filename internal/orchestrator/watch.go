@@ -1,0 +1,47 @@
+package orchestrator
+
+import (
+	"context"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+)
+
+// lookAgain bounds how late a watcher learns of a change whose notification was lost with a database connection.
+const lookAgain = 5 * time.Second
+
+// Watch sends the checkout now and after each change, until it is final or, where the caller wishes, needs attention.
+func (s *Service) Watch(ctx context.Context, req *connect.Request[checkoutv1.WatchRequest], stream *connect.ServerStream[checkoutv1.WatchResponse]) error {
+	// Subscribed before the first read: a change between the two is seen twice rather than never.
+	changed, unsubscribe := s.store.Subscribe(req.Msg.OrderId)
+	defer unsubscribe()
+	again := time.NewTicker(lookAgain)
+	defer again.Stop()
+
+	var sent *checkoutv1.Checkout
+	for {
+		c, err := s.find(ctx, req.Msg.OrderId)
+		if err != nil {
+			return err
+		}
+		if now := toWire(c); !proto.Equal(now, sent) {
+			if err := stream.Send(&checkoutv1.WatchResponse{Checkout: now}); err != nil {
+				return err
+			}
+			sent = now
+		}
+		if c.Status.IsFinal() || req.Msg.UntilSettled && c.Status == checkout.NeedsAttention {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-again.C:
+		case <-ctx.Done():
+			return failure(ctx.Err())
+		}
+	}
+}

@@ -1,0 +1,104 @@
+package orchestrator
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+)
+
+// statuses pairs our words with those on the wire.
+var statuses = map[checkout.Status]checkoutv1.Status{
+	checkout.Running:          checkoutv1.Status_STATUS_RUNNING,
+	checkout.AwaitingApproval: checkoutv1.Status_STATUS_AWAITING_APPROVAL,
+	checkout.Compensating:     checkoutv1.Status_STATUS_COMPENSATING,
+	checkout.NeedsAttention:   checkoutv1.Status_STATUS_NEEDS_ATTENTION,
+	checkout.Confirmed:        checkoutv1.Status_STATUS_CONFIRMED,
+	checkout.Rejected:         checkoutv1.Status_STATUS_REJECTED,
+	checkout.Cancelled:        checkoutv1.Status_STATUS_CANCELLED,
+	checkout.Expired:          checkoutv1.Status_STATUS_EXPIRED,
+}
+
+func fromWireStatus(wire checkoutv1.Status) (checkout.Status, bool) {
+	for ours, theirs := range statuses {
+		if theirs == wire {
+			return ours, true
+		}
+	}
+	return "", false
+}
+
+func toWire(c store.Checkout) *checkoutv1.Checkout {
+	out := &checkoutv1.Checkout{
+		OrderId: c.OrderID, Status: statuses[c.Status], Phase: string(c.Phase), Coordination: "orchestrated",
+		Engine: c.Engine, Run: int32(c.Run), CustomerId: c.CustomerID, Amount: toWireMoney(c.Amount),
+		StartedAt: timestamppb.New(c.StartedAt), UpdatedAt: timestamppb.New(c.UpdatedAt), EndedAt: toWireTime(c.EndedAt),
+		Deadline: timestamppb.New(c.Deadline), Reason: c.Reason, Held: held(c),
+	}
+	if a := c.Attention; a != nil {
+		out.Attention = &checkoutv1.Attention{
+			Step: a.Step, Cause: a.Cause, Since: timestamppb.New(a.Since), Attempts: int32(a.Attempts), LastError: a.LastError,
+		}
+		if !a.Next.IsZero() {
+			out.Attention.Next = timestamppb.New(a.Next)
+		}
+	}
+	for _, s := range c.Steps {
+		out.Steps = append(out.Steps, &checkoutv1.Step{
+			Name: s.Name, Participant: s.Participant, State: s.State, Attempts: int32(s.Attempts),
+			StartedAt: toWireTime(s.StartedAt), EndedAt: toWireTime(s.EndedAt), Error: s.Error, Compensation: s.CompensationState,
+		})
+	}
+	return out
+}
+
+// held is what the participants hold for the order as far as the row knows: what a step did and its compensation has not
+// made undone.
+func held(c store.Checkout) *checkoutv1.Held {
+	out := &checkoutv1.Held{}
+	if inPlace(c, checkout.ReserveStock) {
+		for _, item := range c.Items {
+			out.Stock = append(out.Stock, &checkoutv1.Item{Sku: item.SKU, Quantity: item.Quantity})
+		}
+	}
+	switch {
+	case inPlace(c, checkout.CapturePayment):
+		out.Captured = toWireMoney(c.Amount) // Capturing ends the authorization.
+	case inPlace(c, checkout.AuthorizePayment):
+		out.Authorized = toWireMoney(c.Amount)
+	}
+	return out
+}
+
+func inPlace(c store.Checkout, step string) bool {
+	for _, s := range c.Steps {
+		if s.Name == step {
+			return s.State == store.StateDone && s.CompensationState != store.CompensationDone
+		}
+	}
+	return false
+}
+
+func toWireMoney(m checkout.Money) *operationv1.Money {
+	return &operationv1.Money{Currency: m.Currency, MinorUnits: m.MinorUnits}
+}
+
+func toWireTime(t *time.Time) *timestamppb.Timestamp {
+	if t == nil {
+		return nil
+	}
+	return timestamppb.New(*t)
+}
+
+func isStepOrCompensation(name string) bool {
+	for _, s := range checkout.Steps() {
+		if name == s.Name || name == s.Compensation {
+			return true
+		}
+	}
+	return false
+}
