@@ -1,0 +1,84 @@
+# Every check and every way to run it, by one name each; CI uses the same ones. `make help` lists them.
+
+# What needs no Dapr: all packages but those that start it.
+WITHOUT_DAPR = $(shell go list ./... | grep -Ev '/(tests/dapr|internal/engine/dapr|internal/daprtest)(/|$$)')
+# Our own sources; tools/ has modules of its own beside tools/stack.
+SOURCES = $(shell git ls-files -co --exclude-standard '*.go' | grep -v '^gen/')
+STACK = go run ./tools/stack
+TOOLS = PATH="$(CURDIR)/.local/tools:$$PATH"
+
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+##@ Running it
+.PHONY: build run run-dapr up up-dapr down clean
+build: ## build the binaries into bin/
+	@mkdir -p bin
+	go build -o bin/ ./cmd/...
+run: install build ## the main job, embedded: start everything in one process, demonstrate, audit, stop
+	@$(STACK) run --engine embedded
+run-dapr: install build ## the same on real Dapr (the first time builds Dapr: some minutes)
+	@$(STACK) run --engine dapr
+up: install build ## start it embedded and leave it running in the background
+	@$(STACK) up --engine embedded
+up-dapr: install build ## start it on real Dapr and leave it running in the background
+	@$(STACK) up --engine dapr
+down: ## stop whatever up started; data stays under .local/
+	@$(STACK) down
+clean: ## down, and remove the data under .local/
+	@$(STACK) clean
+
+##@ Tests and measurements
+.PHONY: test test-fast bench
+test: install build ## every test, on real PostgreSQL, real Dapr and real Redis
+	@$(STACK) test-env
+	@status=0; go test -timeout 30m ./... || status=$$?; $(STACK) test-down; exit $$status
+test-fast: install ## what needs no Dapr: the inner loop
+	@go test -timeout 10m $(WITHOUT_DAPR)
+bench: install build ## the benchmarks: a table, and bench/out/*.json
+	@$(STACK) test-env
+	@status=0; go run ./bench || status=$$?; $(STACK) test-down; exit $$status
+
+##@ Checks
+# Each check by itself is quick; all run, and the end names those that failed.
+CHECKS = check-format check-vet check-lint check-generated check-proto check-imports check-modules
+.PHONY: check $(CHECKS)
+check: tools ## formatting, linters, generated code, protobuf compatibility, import rules
+	@failed=; for check in $(CHECKS); do \
+		if $(MAKE) $$check; then echo "ok      $$check"; else echo "FAILED  $$check"; failed="$$failed $$check"; fi; \
+	done; [ -z "$$failed" ] || { echo "failed:$$failed"; exit 1; }
+check-format:
+	@files=$$(gofmt -l $(SOURCES)); [ -z "$$files" ] || { echo "not formatted (run gofmt -w):" $$files; exit 1; }
+check-vet:
+	@go vet ./...
+check-lint:
+	@$(TOOLS) staticcheck ./...
+# A breaking change of a contract fails here; see `generate` for one that only adds.
+check-proto:
+	@$(TOOLS) buf lint
+	@$(TOOLS) buf breaking --against proto/baseline.binpb
+check-generated:
+	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && \
+	{ $(TOOLS) buf generate -o "$$made" && diff -r gen "$$made/gen" && \
+	  $(TOOLS) buf build --exclude-source-info -o "$$made/baseline.binpb" && cmp proto/baseline.binpb "$$made/baseline.binpb"; } || \
+	{ echo "generated code is not that of proto/: run make generate"; exit 1; }
+check-imports:
+	@go test ./internal/architecture
+check-modules:
+	@go mod tidy -diff
+
+##@ Beside
+.PHONY: help install install-dapr tools generate
+help: ## this text
+	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+install: ## install PostgreSQL and Redis where they are missing (the other targets do it)
+	@$(STACK) install
+install-dapr: ## build Dapr into the user's cache, once per version (the other targets do it)
+	@$(STACK) dapr-build
+tools: ## build buf and the linter into the user's cache, once per version (check does it)
+	@$(STACK) tools
+# The baseline follows each change that only adds, so that what was added is held to as well.
+generate: tools ## generate code from proto/; refuses a change that breaks what is out there
+	@$(TOOLS) buf breaking --against proto/baseline.binpb
+	@$(TOOLS) buf generate
+	@$(TOOLS) buf build --exclude-source-info -o proto/baseline.binpb

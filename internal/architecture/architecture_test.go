@@ -1,0 +1,181 @@
+package architecture
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const root = "../.."
+
+func TestPackagesImportOnlyWhatTheyMay(t *testing.T) {
+	var imports []imported
+	eachGoFile(t, root, func(path string, file *ast.File, _ *token.FileSet) {
+		for _, spec := range file.Imports {
+			to, err := strconv.Unquote(spec.Path.Value)
+			require.NoError(t, err)
+			imports = append(imports, imported{
+				file: path, by: packageOf(path), path: to, inTest: strings.HasSuffix(path, "_test.go"),
+			})
+		}
+	})
+	require.NotEmpty(t, imports)
+	for _, v := range violations(imports) {
+		t.Error(v)
+	}
+}
+
+func TestWorkflowCodeIsDeterministic(t *testing.T) {
+	eachGoFile(t, filepath.Join(root, "workflows"), func(path string, file *ast.File, fset *token.FileSet) {
+		if strings.HasSuffix(path, "_test.go") || forTests(packageOf(path)) {
+			return
+		}
+		for _, v := range nondeterminism(path, file, fset) {
+			t.Error(v)
+		}
+	})
+}
+
+func TestEachKindOfForbiddenImportIsSeen(t *testing.T) {
+	for name, c := range map[string]struct{ by, path, want string }{
+		"the leaf imports one of ours":            {"internal/checkout", module + "gen/payment/v1", "leaf"},
+		"the leaf imports a library":              {"internal/checkout", "github.com/google/uuid", "leaf"},
+		"the public saga learns of checkouts":     {"workflows/saga", module + "internal/checkout", "public and reusable"},
+		"a workflow calls activities directly":    {"workflows", module + "activities", "replayed"},
+		"a workflow reaches the network":          {"workflows", "net/http", "replayed"},
+		"an activity uses SQL":                    {"activities", "github.com/jackc/pgx/v5", "Journal"},
+		"an activity knows the checkout workflow": {"activities", module + "workflows", "payloads"},
+		"the store knows workflows":               {"internal/orchestrator/store", module + "workflows/saga", "wired in cmd"},
+		"a participant knows the orchestrator":    {"participants/payment", module + "internal/checkout", "any saga"},
+		"a participant knows another":             {"participants/payment", module + "participants/warehouse", "share nothing"},
+		"the engine knows checkouts":              {"internal/engine/dapr", module + "internal/checkout", "engine seam"},
+		"plumbing knows its user":                 {"internal/pg", module + "participants/payment", "plumbing"},
+		"production code carries a test package":  {"participants/payment", module + "internal/pgtest", "exists for tests"},
+		"somebody builds on a command":            {"internal/orchestrator", module + "cmd/orchestrator", "commands are the top"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			i := imported{file: c.by + "/x.go", by: c.by, path: c.path}
+			found := violations([]imported{i})
+			require.NotEmpty(t, found)
+			require.Contains(t, strings.Join(found, "\n"), c.want)
+			i.inTest = true
+			require.Empty(t, violations([]imported{i}), "a test may")
+		})
+	}
+}
+
+func TestWhatIsMeantToBeImportedIsAllowed(t *testing.T) {
+	for by, path := range map[string]string{
+		"activities":                    module + "workflows/saga",
+		"workflows":                     module + "internal/checkout",
+		"internal/orchestrator/sweeper": module + "internal/orchestrator/store",
+		"participants/payment":          module + "participants/internal/ledger",
+		"internal/engine/embedded":      module + "internal/engine",
+		"cmd/orchestrator":              module + "workflows",
+		"bench":                         module + "internal/pgtest",
+	} {
+		require.Empty(t, violations([]imported{{file: by + "/x.go", by: by, path: path}}), "%s imports %s", by, path)
+	}
+}
+
+func TestEachKindOfNondeterminismIsSeen(t *testing.T) {
+	for source, want := range map[string]string{
+		`import "time"; func f() { _ = time.Now() }`:                   "time.Now",
+		`import clock "time"; func f() { clock.Sleep(1) }`:             "time.Sleep",
+		`import "math/rand/v2"; func f() { _ = rand.Int() }`:           "math/rand/v2",
+		`import "crypto/rand"; func f() { _ = rand.Text() }`:           "crypto/rand",
+		`import "github.com/google/uuid"; func f() { _ = uuid.New() }`: "uuid",
+		`func f() { go f() }`:                                          "go statement",
+		`func f(c chan int) { select { case <-c: } }`:                  "select statement",
+	} {
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, "x.go", "package p; "+source, 0)
+		require.NoError(t, err)
+		require.Contains(t, strings.Join(nondeterminism("x.go", file, fset), "\n"), want, source)
+	}
+	fset := token.NewFileSet()
+	file, err := parser.ParseFile(fset, "x.go", `package p; import "time"; const d = 5 * time.Second`, 0)
+	require.NoError(t, err)
+	require.Empty(t, nondeterminism("x.go", file, fset), "durations are fine")
+}
+
+// nondeterminism tells what in a workflow's source would differ between a run and its replay.
+func nondeterminism(path string, file *ast.File, fset *token.FileSet) []string {
+	var found []string
+	say := func(pos token.Pos, what, instead string) {
+		found = append(found, fmt.Sprintf("%s:%d: %s in workflow code, which is replayed: %s", path, fset.Position(pos).Line, what, instead))
+	}
+	timeName := ""
+	for _, spec := range file.Imports {
+		switch imported, _ := strconv.Unquote(spec.Path.Value); {
+		case imported == "time":
+			if timeName = "time"; spec.Name != nil {
+				timeName = spec.Name.Name
+			}
+		case slices.Contains([]string{"math/rand", "math/rand/v2", "crypto/rand", "github.com/google/uuid"}, imported):
+			say(spec.Pos(), imported, "make the value in an activity or in the request")
+		}
+	}
+	ast.Inspect(file, func(n ast.Node) bool {
+		switch n := n.(type) {
+		case *ast.SelectorExpr:
+			if x, ok := n.X.(*ast.Ident); ok && timeName != "" && x.Name == timeName &&
+				slices.Contains([]string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}, n.Sel.Name) {
+				say(n.Pos(), "time."+n.Sel.Name, "use the context's time and timers")
+			}
+		case *ast.GoStmt:
+			say(n.Pos(), "a go statement", "the engine runs workflow code on one goroutine")
+		case *ast.SelectStmt:
+			say(n.Pos(), "a select statement", "only tasks and events of the engine are replayed")
+		}
+		return true
+	})
+	return found
+}
+
+// eachGoFile visits the module's Go files below dir, except other modules and what no build sees.
+func eachGoFile(t *testing.T, dir string, visit func(path string, file *ast.File, fset *token.FileSet)) {
+	t.Helper()
+	fset := token.NewFileSet()
+	require.NoError(t, filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			name := d.Name()
+			if path != dir && (strings.HasPrefix(name, ".") || name == "testdata") || relative == "bin" {
+				return filepath.SkipDir
+			}
+			if modules, _ := filepath.Glob(filepath.Join(path, "go.mod")); len(modules) > 0 && relative != "." {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(path, ".go") {
+			return nil
+		}
+		file, err := parser.ParseFile(fset, path, nil, 0)
+		if err != nil {
+			return err
+		}
+		visit(filepath.ToSlash(relative), file, fset)
+		return nil
+	}))
+}
+
+func packageOf(file string) string {
+	return strings.TrimSuffix(filepath.ToSlash(filepath.Dir(file)), "/")
+}

@@ -1,0 +1,140 @@
+// Package architecture holds who may import whom, and the test that keeps it so. Each rule carries its reason, which is
+// what somebody reads when the test fails. It is imported by nobody.
+package architecture
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+const module = "github.com/checkoutsaga/orchestrator/"
+
+// rule limits what the packages of a folder import. Paths are relative to the module and stand for the package and all
+// below it; one that ends in "$" stands for that package alone.
+type rule struct {
+	packages []string
+	except   []string // below packages, yet not meant
+	mayOnly  []string // of ours; nil: anything that is not in never
+	never    []string // of ours by path, of others by import path
+	because  string
+}
+
+// nothing of ours.
+var nothing = []string{}
+
+var rules = []rule{
+	{
+		packages: []string{"internal/checkout"}, mayOnly: nothing, never: []string{"github.com", "go.uber.org", "google.golang.org", "connectrpc.com", "gopkg.in"},
+		because: "it is the leaf that everybody shares: names and payloads, on the standard library alone",
+	},
+	{
+		packages: []string{"gen"}, mayOnly: []string{"gen"},
+		because: "generated contracts know contracts only",
+	},
+	{
+		packages: []string{"workflows/saga"}, except: []string{"workflows/saga/sagatest"}, mayOnly: nothing,
+		because: "it is public and reusable: a saga author's package must bring no word of checkout along",
+	},
+	{
+		packages: []string{"workflows/saga/sagatest"}, mayOnly: []string{"workflows/saga"},
+		because: "it tests other people's sagas and must be as free of checkout as the package it tests",
+	},
+	{
+		packages: []string{"workflows"}, except: []string{"workflows/saga"}, mayOnly: []string{"workflows/saga", "internal/checkout"},
+		never:   []string{"database/sql", "github.com/jackc/pgx", "net", "net/http", "log", "log/slog", "os", "math/rand", "crypto/rand", "github.com/google/uuid", "connectrpc.com"},
+		because: "workflow code is replayed: it may not reach the outside, the clock or chance, and meets activities by name only",
+	},
+	{
+		packages: []string{"activities"}, mayOnly: []string{"internal/checkout", "internal/invoke", "gen", "workflows/saga$"},
+		never:   []string{"database/sql", "github.com/jackc/pgx"},
+		because: "activities meet workflows through payloads, participants through proto, and the database through Journal",
+	},
+	{
+		packages: []string{"internal/orchestrator"}, never: []string{"workflows", "activities", "participants", "cmd"},
+		because: "the API, the store and the sweeper decide by the row; which workflow drives it, and who the participants are, is wired in cmd",
+	},
+	{
+		packages: []string{"participants"}, never: []string{"workflows", "activities", "cmd", "internal/checkout", "internal/orchestrator", "internal/engine", "internal/invoke"},
+		because: "a participant knows its contract, not who calls it: it must work for any saga",
+	},
+	{
+		packages: []string{"internal/engine"}, mayOnly: []string{"internal/engine", "internal/pg"},
+		because: "the engine seam runs any workflow and knows no checkout",
+	},
+	{
+		packages: []string{"internal/bus", "internal/invoke", "internal/outbox", "internal/inbox", "internal/deadletter", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack"},
+		never:    []string{"internal/checkout", "internal/orchestrator", "participants", "workflows", "activities", "cmd"},
+		because:  "plumbing is used by all and knows none of them",
+	},
+	{
+		packages: []string{""}, except: []string{"cmd"}, never: []string{"cmd"},
+		because: "commands are the top: nothing builds on them",
+	},
+}
+
+// forTests tells whether a package exists for tests. Production code is everything else that is not a _test.go file.
+func forTests(pkg string) bool {
+	if helper, ok := strings.CutPrefix(pkg, "internal/"); ok && strings.HasSuffix(strings.Split(helper, "/")[0], "test") {
+		return true
+	}
+	return within(pkg, []string{"internal/architecture", "workflows/saga/sagatest", "participants/participanttest", "tests", "bench"})
+}
+
+// imported is one import of one file: by which package, and what.
+type imported struct {
+	file   string // relative to the module
+	by     string // package, relative to the module
+	path   string // import path
+	inTest bool   // the file is a _test.go file
+}
+
+// violations are sentences, one for each import that breaks a rule. Test files may import what they test with.
+func violations(imports []imported) []string {
+	var found []string
+	say := func(i imported, because string) {
+		found = append(found, fmt.Sprintf("%s imports %s: %s", i.file, strings.TrimPrefix(i.path, module), because))
+	}
+	for _, i := range imports {
+		if i.inTest {
+			continue
+		}
+		ours, isOurs := strings.CutPrefix(i.path, module)
+		if isOurs && forTests(ours) && !forTests(i.by) {
+			say(i, "that package exists for tests; production code must not carry it")
+		}
+		if isOurs && otherParticipant(i.by, ours) {
+			say(i, "participants share nothing but their contracts: each has a database and a life of its own")
+		}
+		for _, r := range rules {
+			if !within(i.by, r.packages) || within(i.by, r.except) {
+				continue
+			}
+			switch {
+			case isOurs && r.mayOnly != nil && !within(ours, r.mayOnly) && ours != i.by:
+				say(i, r.because)
+			case isOurs && within(ours, r.never), !isOurs && within(i.path, r.never):
+				say(i, r.because)
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+// otherParticipant tells whether two packages belong to different participants; what lies under participants/internal is
+// everybody's.
+func otherParticipant(by, path string) bool {
+	shared := []string{"participants/internal", "participants/participanttest"}
+	if !strings.HasPrefix(by, "participants/") || !strings.HasPrefix(path, "participants/") || within(by, shared) || within(path, shared) {
+		return false
+	}
+	return strings.Split(by, "/")[1] != strings.Split(path, "/")[1]
+}
+
+func within(path string, folders []string) bool {
+	return slices.ContainsFunc(folders, func(folder string) bool {
+		exact, only := strings.CutSuffix(folder, "$")
+		return path == exact || !only && (folder == "" || strings.HasPrefix(path, folder+"/"))
+	})
+}

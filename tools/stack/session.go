@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/checkoutsaga/orchestrator/internal/localstack"
+)
+
+// session is a program that was started in the background, with all that it started in turn. They share a session of
+// the operating system, which outlives the program itself: what a killed `dapr run` leaves behind is still found by it.
+type session struct {
+	Name string `json:"name"`
+	ID   int    `json:"id"`
+}
+
+// start runs a program in a session of its own with its output in .local/log, and notes it for down.
+func (s *stack) start(st *state, name string, env map[string]string, program string, args ...string) (session, error) {
+	log, err := os.Create(s.local("log", name+".log"))
+	if err != nil {
+		return session{}, err
+	}
+	defer log.Close()
+	cmd := exec.Command(program, args...)
+	cmd.Dir = s.root
+	cmd.Env = environment(os.Environ(), env)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return session{}, fmt.Errorf("start %s: %w", name, err)
+	}
+	go cmd.Wait() // Reaps it while this process lives; afterwards that is init's.
+	started := session{Name: name, ID: cmd.Process.Pid}
+	st.Sessions = append(st.Sessions, started)
+	return started, s.writeState(*st)
+}
+
+// environment is this process' own without what is meant for our programs, so that what somebody has exported does not
+// lead them elsewhere; then values.
+func environment(own []string, values map[string]string) []string {
+	env := slices.DeleteFunc(slices.Clone(own), func(entry string) bool {
+		return slices.ContainsFunc([]string{"ORCHESTRATOR_", "WAREHOUSE_", "PAYMENT_", "WORKFLOW_", "DAPR_", "APP_"}, func(prefix string) bool {
+			return strings.HasPrefix(entry, prefix)
+		})
+	})
+	for _, key := range sortedKeys(values) {
+		env = append(env, key+"="+values[key])
+	}
+	return env
+}
+
+// members are the living processes of the session. A session's number may be used again after its end, by somebody
+// else's: ours run in the folder of this checkout.
+func (x session) members(root string) []int {
+	var found []int
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, dir := range dirs {
+		text, err := os.ReadFile(filepath.Join(dir, "stat"))
+		if err != nil {
+			continue // It ended meanwhile.
+		}
+		// pid (name) state parent group session ...; the name may hold anything, so count from its end.
+		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
+		if len(fields) < 4 || fields[0] == "Z" || fields[3] != strconv.Itoa(x.ID) {
+			continue
+		}
+		cwd, err := os.Readlink(filepath.Join(dir, "cwd"))
+		if err != nil || cwd != root && !strings.HasPrefix(cwd, root+"/") {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
+			found = append(found, pid)
+		}
+	}
+	return found
+}
+
+// end asks all processes of the session to stop, and kills what has not after grace.
+func (x session) end(ctx context.Context, root string, grace time.Duration) error {
+	gone := func(ctx context.Context) error {
+		if left := x.members(root); len(left) > 0 {
+			return fmt.Errorf("%d processes are left", len(left))
+		}
+		return nil
+	}
+	for _, step := range []struct {
+		signal  syscall.Signal
+		timeout time.Duration
+	}{{syscall.SIGTERM, grace}, {syscall.SIGKILL, 5 * time.Second}} {
+		for _, pid := range x.members(root) {
+			if err := syscall.Kill(pid, step.signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("signal %s: %w", x.Name, err)
+			}
+		}
+		waitCtx, cancel := context.WithTimeout(ctx, step.timeout)
+		err := localstack.WaitFor(waitCtx, x.Name+" to end", gone)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		if step.signal == syscall.SIGKILL {
+			return err
+		}
+	}
+	return nil
+}
+
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -1,0 +1,352 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/checkoutsaga/orchestrator/internal/localstack"
+)
+
+// The engines, as the orchestrator calls them.
+const (
+	embedded = "embedded"
+	onDapr   = "dapr"
+)
+
+// stopGrace is what applications get to finish what they have in hand; the engine allows itself 10 s for that.
+const stopGrace = 15 * time.Second
+
+// stack is the system of one checkout of the repository. All it keeps lies under .local/ there.
+type stack struct {
+	root string
+	out  io.Writer
+}
+
+// state is what has to be stopped, as .local/stack.json keeps it from up to down.
+type state struct {
+	Engine string `json:"engine"`
+	// Sessions in the order in which they were started.
+	Sessions []session `json:"sessions"`
+}
+
+func (s *stack) local(elem ...string) string {
+	return filepath.Join(append([]string{s.root, ".local"}, elem...)...)
+}
+
+func (s *stack) say(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
+
+// up starts the system, or finds it running, and says how to go on.
+func (s *stack) up(ctx context.Context, engine string) error {
+	if running, engineNow := s.running(); !running {
+		if err := s.begin(ctx, engine); err != nil {
+			return err
+		}
+	} else if engineNow != engine {
+		return fmt.Errorf("it runs on the %s engine here; `make down` stops it", engineNow)
+	}
+	s.sayHowToGoOn(engine)
+	return nil
+}
+
+// begin starts a system that does not run. If that fails it stops what it had started.
+func (s *stack) begin(ctx context.Context, engine string) error {
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	if running, _ := s.running(); running {
+		return errors.New("the system runs here already; `make down` stops it")
+	}
+	start := s.upEmbedded
+	if engine == onDapr {
+		start = s.upDapr
+	}
+	// Logs are those of this start, so that their ends tell of it.
+	if err := errors.Join(os.RemoveAll(s.local("log")), os.MkdirAll(s.local("log"), 0o755)); err != nil {
+		return err
+	}
+	if err := start(ctx); err != nil {
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		return errors.Join(err, s.stopAll(stopCtx))
+	}
+	return nil
+}
+
+// run is the main job from nothing to nothing: up, the demonstration, down.
+func (s *stack) run(ctx context.Context, engine string) (err error) {
+	if err := s.begin(ctx, engine); err != nil {
+		return err
+	}
+	defer func() {
+		// Also after an interrupt, which has ended ctx.
+		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+		defer cancel()
+		err = errors.Join(err, s.down(stopCtx))
+	}()
+	return s.demo(ctx)
+}
+
+func (s *stack) down(ctx context.Context) error {
+	if _, err := os.Stat(s.local()); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	unlock, err := s.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return s.stopAll(ctx)
+}
+
+func (s *stack) stopAll(ctx context.Context) error {
+	st, err := s.readState()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	// Last started, first stopped: applications before what they stand on.
+	for _, started := range slices.Backward(st.Sessions) {
+		errs = append(errs, started.end(ctx, s.root, stopGrace))
+	}
+	errs = append(errs,
+		s.stopControlPlane(ctx),
+		localstack.StopRedis(ctx, s.local("redis")),
+		localstack.StopPostgres(ctx, s.local("postgres")),
+		localstack.StopPostgres(ctx, s.local("test-postgres")))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("stop: %w", err)
+	}
+	// The addresses lead nowhere now.
+	if err := errors.Join(remove(s.local("env")), remove(s.stateFile())); err != nil {
+		return err
+	}
+	if len(st.Sessions) > 0 {
+		s.say("Stopped. Data stays under .local/.")
+	}
+	return nil
+}
+
+func (s *stack) clean(ctx context.Context) error {
+	if err := s.down(ctx); err != nil {
+		return err
+	}
+	return errors.Join(
+		localstack.RemovePostgres(s.local("postgres")),
+		localstack.RemovePostgres(s.local("test-postgres")),
+		os.RemoveAll(s.local()))
+}
+
+// testEnv readies what tests in packages side by side would otherwise all find missing at once.
+func (s *stack) testEnv(ctx context.Context) error {
+	if _, err := localstack.StartPostgres(ctx, s.local("test-postgres"), localstack.PostgresOptions{Throwaway: true}); err != nil {
+		return err
+	}
+	_, err := s.dapr(ctx)
+	return err
+}
+
+// startPostgres starts the private server with the databases and returns the connection string of each.
+func (s *stack) startPostgres(ctx context.Context, databases ...string) (func(database string) string, error) {
+	s.say("Starting PostgreSQL ...")
+	pg, err := localstack.StartPostgres(ctx, s.local("postgres"), localstack.PostgresOptions{})
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range databases {
+		if err := pg.EnsureDatabase(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	return pg.URL, nil
+}
+
+// awaitReady waits until each address answers /readyz, or until a session that must live has died.
+func (s *stack) awaitReady(ctx context.Context, timeout time.Duration, needs session, addresses ...string) error {
+	waitCtx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for _, address := range addresses {
+		err := localstack.WaitFor(waitCtx, address+"/readyz", func(ctx context.Context) error {
+			if len(needs.members(s.root)) == 0 {
+				cancel() // There is nothing to wait for.
+				return fmt.Errorf("%s has ended", needs.Name)
+			}
+			return ready(ctx, address)
+		})
+		if ctx.Err() != nil {
+			return errors.New("interrupted")
+		}
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, s.logTails())
+		}
+	}
+	return nil
+}
+
+func ready(ctx context.Context, address string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/readyz", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 500))
+		return fmt.Errorf("not ready: %s: %s", resp.Status, bytes.TrimSpace(text))
+	}
+	return nil
+}
+
+// logTails is the end of each log of this start, for whoever must find out why something went wrong. It goes into CI's
+// output, so it names neither the machine nor folders outside the repository.
+func (s *stack) logTails() string {
+	host, _ := os.Hostname()
+	redact := strings.NewReplacer(s.root+"/", "", " instance="+host, "")
+	var logs []string
+	for _, dir := range []string{"log", "dapr"} {
+		found, _ := filepath.Glob(s.local(dir, "*.log"))
+		logs = append(logs, found...)
+	}
+	var tails strings.Builder
+	for _, path := range logs {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(text)), "\n"), func(line string) bool {
+			// Dapr says a lot when all is well.
+			return line == "" || strings.Contains(line, " scope=dapr.") && strings.Contains(line, " level=info ") ||
+				strings.Contains(line, `"logger":"diagrid-cron`) && strings.Contains(line, `"level":"info"`)
+		})
+		if len(lines) == 0 {
+			continue
+		}
+		fmt.Fprintf(&tails, "--- end of %s\n%s\n", redact.Replace(path), redact.Replace(strings.Join(lines[max(0, len(lines)-15):], "\n")))
+	}
+	return tails.String()
+}
+
+func (s *stack) sayHowToGoOn(engine string) {
+	where := "all in one process"
+	if engine == onDapr {
+		where = "on Dapr, a sidecar beside each application"
+	}
+	s.say(`
+The system is up (%s). Try:
+
+  bin/orchestrator checkout start --item CHAIR-OAK=2 --item LAMP-BRASS=1 --payment-method tok_visa --wait
+  bin/orchestrator checkout list
+  bin/orchestrator audit
+
+Addresses and databases are in .local/env, logs in .local/log/. "make down" stops it.`, where)
+}
+
+// running tells whether a system that up started is alive, and on which engine.
+func (s *stack) running() (bool, string) {
+	st, err := s.readState()
+	if err != nil {
+		return false, ""
+	}
+	alive := func(started session) bool { return len(started.members(s.root)) > 0 }
+	return slices.ContainsFunc(st.Sessions, alive), st.Engine
+}
+
+func (s *stack) stateFile() string { return s.local("stack.json") }
+
+func (s *stack) readState() (state, error) {
+	var st state
+	text, err := os.ReadFile(s.stateFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return st, nil
+	}
+	if err != nil {
+		return st, err
+	}
+	if err := json.Unmarshal(text, &st); err != nil {
+		return st, fmt.Errorf("read .local/stack.json: %w", err)
+	}
+	return st, nil
+}
+
+func (s *stack) writeState(st state) error {
+	text, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		return err
+	}
+	return writeWhole(s.stateFile(), append(text, '\n'))
+}
+
+// writeEnv writes .local/env, which scripts and the command line read.
+func (s *stack) writeEnv(values map[string]string) error {
+	var text strings.Builder
+	for _, key := range sortedKeys(values) {
+		fmt.Fprintf(&text, "%s=%s\n", key, values[key])
+	}
+	return writeWhole(s.local("env"), []byte(text.String()))
+}
+
+func (s *stack) readEnv() (map[string]string, error) {
+	text, err := os.ReadFile(s.local("env"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, errors.New("nothing runs here; `make up` or `make up-dapr` starts it")
+	}
+	if err != nil {
+		return nil, err
+	}
+	values := map[string]string{}
+	for line := range strings.Lines(string(text)) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
+			values[key] = value
+		}
+	}
+	return values, nil
+}
+
+// lock keeps two calls for the same checkout of the repository apart.
+func (s *stack) lock() (unlock func(), err error) {
+	if err := os.MkdirAll(s.local(), 0o755); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(s.local("stack.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock .local: %w", err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// writeWhole replaces a file in one step: a reader sees the old one or the new one.
+func writeWhole(path string, text []byte) error {
+	if err := os.WriteFile(path+".new", text, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
