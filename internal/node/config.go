@@ -1,0 +1,145 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/workflows/saga"
+)
+
+// Engines that a process can choose.
+const (
+	// Auto is Dapr where a sidecar's ports are in the environment, and embedded otherwise.
+	Auto     = "auto"
+	Dapr     = "dapr"
+	Embedded = "embedded"
+)
+
+// Config is what an orchestrator is put together from.
+type Config struct {
+	// DatabaseURL is the orchestrator's own database. With the embedded engine its state lies there too, in a schema of
+	// its own.
+	DatabaseURL string
+	// Listen is the API's address. Port 0 takes a free one.
+	Listen string
+	// Engine is Auto, Dapr or Embedded.
+	Engine string
+	// WarehouseURL and PaymentURL are where the participants are called without Dapr.
+	WarehouseURL, PaymentURL string
+	// WarehouseAppID and PaymentAppID are whom the sidecar is asked for.
+	WarehouseAppID, PaymentAppID string
+	// DaprHTTPPort and DaprGRPCPort are the sidecar's; empty without one.
+	DaprHTTPPort, DaprGRPCPort string
+	// DaprAPIToken is what the sidecar asks for; empty where it asks for none.
+	DaprAPIToken string
+	// Policy is how sagas try again; zero takes the defaults.
+	Policy saga.Policy
+}
+
+// Addresses that are listened on where nothing is said. Loopback only: nobody outside of the machine is let in unasked.
+const (
+	DefaultListen          = "127.0.0.1:8080"
+	DefaultWarehouseListen = "127.0.0.1:8081"
+	DefaultPaymentListen   = "127.0.0.1:8082"
+)
+
+// FromEnv reads the configuration from environment variables.
+func FromEnv(getenv func(string) string) Config {
+	or := func(name, fallback string) string {
+		if value := getenv(name); value != "" {
+			return value
+		}
+		return fallback
+	}
+	listen := DefaultListen
+	if port := getenv("APP_PORT"); port != "" { // `dapr run` chose it.
+		listen = net.JoinHostPort("127.0.0.1", port)
+	}
+	return Config{
+		DatabaseURL:    getenv("ORCHESTRATOR_DATABASE_URL"),
+		Listen:         or("ORCHESTRATOR_LISTEN", listen),
+		Engine:         or("ORCHESTRATOR_ENGINE", Auto),
+		WarehouseURL:   or("WAREHOUSE_URL", "http://"+DefaultWarehouseListen),
+		PaymentURL:     or("PAYMENT_URL", "http://"+DefaultPaymentListen),
+		WarehouseAppID: or("WAREHOUSE_APP_ID", "warehouse"),
+		PaymentAppID:   or("PAYMENT_APP_ID", "payment"),
+		DaprHTTPPort:   getenv("DAPR_HTTP_PORT"),
+		DaprGRPCPort:   getenv("DAPR_GRPC_PORT"),
+		DaprAPIToken:   getenv("DAPR_API_TOKEN"),
+	}
+}
+
+// setting is an environment variable with its value.
+type setting struct{ name, value string }
+
+// Validate names every setting that is wrong, and settles Auto.
+func (c *Config) Validate() error {
+	var wrong []error
+	say := func(setting, problem string, args ...any) {
+		wrong = append(wrong, fmt.Errorf("%s: %s", setting, fmt.Sprintf(problem, args...)))
+	}
+	if c.Engine == Auto {
+		c.Engine = Embedded
+		if c.DaprGRPCPort != "" {
+			c.Engine = Dapr
+		}
+	}
+	if c.DatabaseURL == "" {
+		say("ORCHESTRATOR_DATABASE_URL", "is missing; it names the PostgreSQL database of the orchestrator")
+	}
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		say("ORCHESTRATOR_LISTEN", "must be an address such as %s, not %q", DefaultListen, c.Listen)
+	}
+	switch c.Engine {
+	case Dapr:
+		for _, port := range []setting{{"DAPR_HTTP_PORT", c.DaprHTTPPort}, {"DAPR_GRPC_PORT", c.DaprGRPCPort}} {
+			if _, err := strconv.ParseUint(port.value, 10, 16); err != nil {
+				say(port.name, "must be the sidecar's port, not %q; `dapr run` sets it", port.value)
+			}
+		}
+		if c.WarehouseAppID == "" || c.PaymentAppID == "" {
+			say("WAREHOUSE_APP_ID, PAYMENT_APP_ID", "must not be empty with engine dapr")
+		}
+	case Embedded:
+		for _, address := range []setting{{"WAREHOUSE_URL", c.WarehouseURL}, {"PAYMENT_URL", c.PaymentURL}} {
+			if u, err := url.Parse(address.value); err != nil || u.Host == "" {
+				say(address.name, "must be an address such as http://%s, not %q", DefaultWarehouseListen, address.value)
+			}
+		}
+	default:
+		say("ORCHESTRATOR_ENGINE", "must be auto, dapr or embedded, not %q", c.Engine)
+	}
+	return errors.Join(wrong...)
+}
+
+// settings is the configuration as people may see it.
+func (c *Config) settings() []*checkoutv1.Setting {
+	list := []*checkoutv1.Setting{
+		{Name: "ORCHESTRATOR_ENGINE", Value: c.Engine},
+		{Name: "ORCHESTRATOR_LISTEN", Value: c.Listen},
+		{Name: "ORCHESTRATOR_DATABASE_URL", Value: withoutPassword(c.DatabaseURL)},
+	}
+	if c.Engine == Dapr {
+		return append(list,
+			&checkoutv1.Setting{Name: "DAPR_HTTP_PORT", Value: c.DaprHTTPPort},
+			&checkoutv1.Setting{Name: "DAPR_GRPC_PORT", Value: c.DaprGRPCPort},
+			&checkoutv1.Setting{Name: "WAREHOUSE_APP_ID", Value: c.WarehouseAppID},
+			&checkoutv1.Setting{Name: "PAYMENT_APP_ID", Value: c.PaymentAppID})
+	}
+	return append(list,
+		&checkoutv1.Setting{Name: "WAREHOUSE_URL", Value: withoutPassword(c.WarehouseURL)},
+		&checkoutv1.Setting{Name: "PAYMENT_URL", Value: withoutPassword(c.PaymentURL)})
+}
+
+func withoutPassword(address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.Host == "" {
+		// A keyword/value connection string may carry a password anywhere in it.
+		return "(set, not shown)"
+	}
+	return u.Redacted()
+}
