@@ -35,7 +35,7 @@ func newStatus(c *client) *cobra.Command {
 			return out.print(checkoutResult(c.surroundings, answer.Checkout))
 		}
 		first := true
-		return watch(cmd.Context(), api, args[0], untilFinal, func(now *checkoutv1.Checkout) error {
+		return watch(cmd.Context(), api, args[0], untilFinal, mayNotExist, func(now *checkoutv1.Checkout) error {
 			if !first && (out.form == asTable || out.form == asWide) {
 				fmt.Fprintln(c.out)
 			}

@@ -34,20 +34,21 @@ end: 0 confirmed, 10 rejected, 11 cancelled or expired, 12 needs attention, 7 no
 		if err != nil {
 			return err
 		}
-		return waitAndPrint(cmd.Context(), c, api, out, args[0], timeout)
+		return waitAndPrint(cmd.Context(), c, api, out, args[0], nil, timeout)
 	}
 	return cmd
 }
 
-// waitAndPrint waits, telling progress on stderr, and prints how the checkout stands then. Its error tells the end.
-func waitAndPrint(ctx context.Context, c *client, api checkoutv1connect.CheckoutServiceClient, out *output, orderID string, timeout time.Duration) error {
+// waitAndPrint waits, telling progress on stderr, and prints how the checkout stands then. Its error tells the end. With last,
+// how the checkout was last seen, a server that cannot be reached is waited for from the first; nil means that it may not exist.
+func waitAndPrint(ctx context.Context, c *client, api checkoutv1connect.CheckoutServiceClient, out *output, orderID string, last *checkoutv1.Checkout, timeout time.Duration) error {
 	bounded, cancel := ctx, context.CancelFunc(func() {})
 	if timeout > 0 {
 		bounded, cancel = context.WithTimeout(ctx, timeout)
 	}
 	defer cancel()
-	var last *checkoutv1.Checkout
-	err := watch(bounded, api, orderID, untilSettled, func(now *checkoutv1.Checkout) error {
+	tellProgress(c.err, nil, last)
+	err := watch(bounded, api, orderID, untilSettled, last != nil, func(now *checkoutv1.Checkout) error {
 		tellProgress(c.err, last, now)
 		last = now
 		return nil
@@ -88,17 +89,20 @@ const (
 	untilFinal   = false
 )
 
+// mayNotExist tells watch that nothing is known of the checkout yet.
+const mayNotExist = false
+
 // reconnect is the pause before a broken watch is begun again.
 const reconnect = 500 * time.Millisecond
 
-// watch calls use with the checkout now and after each change, until it is final or settled. A server that goes away
-// meanwhile is waited for until ctx ends: the checkout outlives it, so the wait does too.
-func watch(ctx context.Context, api checkoutv1connect.CheckoutServiceClient, orderID string, settled bool, use func(*checkoutv1.Checkout) error) error {
-	for heard := false; ; {
+// watch calls use with the checkout now and after each change, until it is final or settled. Once the checkout is known to
+// exist, a server that goes away is waited for until ctx ends: the checkout outlives it, so the wait does too.
+func watch(ctx context.Context, api checkoutv1connect.CheckoutServiceClient, orderID string, settled, known bool, use func(*checkoutv1.Checkout) error) error {
+	for {
 		stream, err := api.Watch(ctx, connect.NewRequest(&checkoutv1.WatchRequest{OrderId: orderID, UntilSettled: settled}))
 		if err == nil {
 			for stream.Receive() {
-				heard = true
+				known = true
 				if err := use(stream.Msg().Checkout); err != nil {
 					return errors.Join(err, stream.Close())
 				}
@@ -108,7 +112,7 @@ func watch(ctx context.Context, api checkoutv1connect.CheckoutServiceClient, ord
 		if err == nil {
 			return nil
 		}
-		if !heard || ctx.Err() != nil || isVerdict(err) {
+		if !known || ctx.Err() != nil || isVerdict(err) {
 			return err
 		}
 		select {
@@ -134,7 +138,7 @@ func tellProgress(w io.Writer, before, now *checkoutv1.Checkout) {
 	for _, s := range before.GetSteps() {
 		known[s.Name] = s
 	}
-	for _, s := range now.Steps {
+	for _, s := range now.GetSteps() {
 		was := known[s.Name]
 		switch {
 		case s.State == was.GetState() && s.Attempts == was.GetAttempts(), s.State == "pending", s.State == "skipped":
@@ -147,7 +151,7 @@ func tellProgress(w io.Writer, before, now *checkoutv1.Checkout) {
 			fmt.Fprintf(w, "%s  %-17s undoing it: %s\n", now.OrderId, s.Name, s.Compensation)
 		}
 	}
-	if now.Status != before.GetStatus() {
+	if now.GetStatus() != before.GetStatus() {
 		fmt.Fprintf(w, "%s  %s\n", now.OrderId, statusWord(now.Status))
 	}
 }

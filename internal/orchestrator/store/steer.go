@@ -50,6 +50,9 @@ func (s *Store) Cancel(ctx context.Context, orderID, reason, actor string) (Canc
 			return fmt.Errorf("keep command: %w", err)
 		}
 		answer.Checkout = r.Checkout
+		if len(r.entries) == 0 && answer.Outcome != CancelAccepted {
+			return nil // Nothing came of it.
+		}
 		return save(ctx, tx, r, r.entries)
 	})
 	if err != nil {
