@@ -44,7 +44,7 @@ func newHistory(c *client) *cobra.Command {
 // followHistory prints each entry once. What is new is read anew after each change: entries are only ever added.
 func followHistory(ctx context.Context, c *client, api checkoutv1connect.CheckoutServiceClient, out *output, orderID string) error {
 	printed := 0
-	return watch(ctx, api, orderID, untilFinal, !exists, func(*checkoutv1.Checkout) error {
+	return watch(ctx, api, orderID, untilFinal, mayNotExist, func(*checkoutv1.Checkout) error {
 		answer, err := call(ctx, api.History, &checkoutv1.HistoryRequest{OrderId: orderID})
 		if err != nil {
 			return err
