@@ -114,7 +114,7 @@ func start(ctx context.Context, c *client, out *output, order *checkoutv1.StartR
 	if !o.wait {
 		return out.print(checkoutResult(out.surroundings, answer.Checkout))
 	}
-	return waitAndPrint(ctx, c, api, out, order.OrderId, answer.Checkout, o.timeout)
+	return waitAndPrint(ctx, c, api, out, order.OrderId, exists, o.timeout)
 }
 
 // order is the request that file and flags make together.

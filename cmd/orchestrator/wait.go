@@ -34,21 +34,21 @@ end: 0 confirmed, 10 rejected, 11 cancelled or expired, 12 needs attention, 7 no
 		if err != nil {
 			return err
 		}
-		return waitAndPrint(cmd.Context(), c, api, out, args[0], nil, timeout)
+		return waitAndPrint(cmd.Context(), c, api, out, args[0], mayNotExist, timeout)
 	}
 	return cmd
 }
 
-// waitAndPrint waits, telling progress on stderr, and prints how the checkout stands then. Its error tells the end. With last,
-// how the checkout was last seen, a server that cannot be reached is waited for from the first; nil means that it may not exist.
-func waitAndPrint(ctx context.Context, c *client, api checkoutv1connect.CheckoutServiceClient, out *output, orderID string, last *checkoutv1.Checkout, timeout time.Duration) error {
+// waitAndPrint waits, telling progress on stderr, and prints how the checkout stands then. Its error tells the end. If
+// the checkout is known to exist, a server that cannot be reached is waited for from the first.
+func waitAndPrint(ctx context.Context, c *client, api checkoutv1connect.CheckoutServiceClient, out *output, orderID string, known bool, timeout time.Duration) error {
 	bounded, cancel := ctx, context.CancelFunc(func() {})
 	if timeout > 0 {
 		bounded, cancel = context.WithTimeout(ctx, timeout)
 	}
 	defer cancel()
-	tellProgress(c.err, nil, last)
-	err := watch(bounded, api, orderID, untilSettled, last != nil, func(now *checkoutv1.Checkout) error {
+	var last *checkoutv1.Checkout
+	err := watch(bounded, api, orderID, untilSettled, known, func(now *checkoutv1.Checkout) error {
 		tellProgress(c.err, last, now)
 		last = now
 		return nil
@@ -89,8 +89,11 @@ const (
 	untilFinal   = false
 )
 
-// mayNotExist tells watch that nothing is known of the checkout yet.
-const mayNotExist = false
+// Whether a watch knows that the checkout exists.
+const (
+	exists      = true
+	mayNotExist = false
+)
 
 // reconnect is the pause before a broken watch is begun again.
 const reconnect = 500 * time.Millisecond
@@ -138,7 +141,7 @@ func tellProgress(w io.Writer, before, now *checkoutv1.Checkout) {
 	for _, s := range before.GetSteps() {
 		known[s.Name] = s
 	}
-	for _, s := range now.GetSteps() {
+	for _, s := range now.Steps {
 		was := known[s.Name]
 		switch {
 		case s.State == was.GetState() && s.Attempts == was.GetAttempts(), s.State == "pending", s.State == "skipped":
@@ -151,7 +154,7 @@ func tellProgress(w io.Writer, before, now *checkoutv1.Checkout) {
 			fmt.Fprintf(w, "%s  %-17s undoing it: %s\n", now.OrderId, s.Name, s.Compensation)
 		}
 	}
-	if now.GetStatus() != before.GetStatus() {
+	if now.Status != before.GetStatus() {
 		fmt.Fprintf(w, "%s  %s\n", now.OrderId, statusWord(now.Status))
 	}
 }
