@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -143,20 +141,3 @@ func (b build) run(ctx context.Context, progress io.Writer) error {
 	return os.Rename(out, b.program)
 }
 
-// freePorts are n different loopback ports that nobody uses now, below those that the kernel gives to outgoing connections:
-// what is killed and started again must find its ports free.
-func freePorts(n int) ([]int, error) {
-	ports := make([]int, 0, n)
-	for range 1000 {
-		port := 12000 + rand.IntN(20000)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			continue
-		}
-		defer l.Close() // After all are found, so that they differ.
-		if ports = append(ports, port); len(ports) == n {
-			return ports, nil
-		}
-	}
-	return nil, errors.New("find free ports: none")
-}

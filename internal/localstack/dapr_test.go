@@ -96,7 +96,7 @@ func TestControlPlaneOutlivesWhoStartedItUntilItIsStopped(t *testing.T) {
 }
 
 func TestFreePortsDiffer(t *testing.T) {
-	ports, err := freePorts(50)
+	ports, err := FreePorts(50)
 	require.NoError(t, err)
 	seen := map[int]bool{}
 	for _, port := range ports {

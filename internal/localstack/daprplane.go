@@ -106,7 +106,7 @@ func loadPorts(file string) (ports planePorts, err error) {
 		}
 		return ports, nil
 	}
-	free, err := freePorts(9)
+	free, err := FreePorts(9)
 	if err != nil {
 		return ports, err
 	}

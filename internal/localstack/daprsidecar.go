@@ -54,7 +54,7 @@ func StartSidecar(ctx context.Context, dapr Dapr, plane *ControlPlane, config Si
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	ports, err := freePorts(4)
+	ports, err := FreePorts(4)
 	if err != nil {
 		return nil, err
 	}
