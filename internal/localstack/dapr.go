@@ -140,4 +140,3 @@ func (b build) run(ctx context.Context, progress io.Writer) error {
 	}
 	return os.Rename(out, b.program)
 }
-

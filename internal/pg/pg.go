@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
 )
 
 // Open returns a pool of at most maxConns connections to the database at url and checks that it answers. The caller
@@ -43,9 +44,10 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 func Migrate(ctx context.Context, pool *pgxpool.Pool, files fs.FS) error {
 	db := stdlib.OpenDBFromPool(pool)
 	defer db.Close()
-	locker, err := newSessionLocker()
+	// At most five minutes for another process that is migrating the same database.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 300))
 	if err != nil {
-		return err
+		return fmt.Errorf("make migration lock: %w", err)
 	}
 	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker))
 	if err != nil {
