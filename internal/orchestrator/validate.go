@@ -15,7 +15,7 @@ import (
 const (
 	maxLines        = 100
 	maxQuantity     = 10_000
-	maxCustomerID   = 64
+	maxName         = 64
 	maxToken        = 128
 	maxKey          = 255
 	maxSKU          = 64
@@ -52,8 +52,8 @@ func validate(req *checkoutv1.StartRequest, key string, list priceList) []*check
 	switch {
 	case req.CustomerId == "":
 		refuse("customer_id", "is missing")
-	case !printable(req.CustomerId, maxCustomerID):
-		refuse("customer_id", "must be at most %d printable characters", maxCustomerID)
+	case wrongName(req.CustomerId) != "":
+		refuse("customer_id", "%s", wrongName(req.CustomerId))
 	}
 	currencyKnown := false
 	for _, c := range list.currencies {
@@ -75,8 +75,8 @@ func validate(req *checkoutv1.StartRequest, key string, list priceList) []*check
 	switch {
 	case req.PaymentMethod == "":
 		refuse("payment_method", "is missing")
-	case !printable(req.PaymentMethod, maxToken):
-		refuse("payment_method", "must be at most %d printable characters", maxToken)
+	case wrongName(req.PaymentMethod) != "":
+		refuse("payment_method", "%s", wrongName(req.PaymentMethod))
 	}
 	if req.Deadline != nil {
 		if d := req.Deadline.AsDuration(); req.Deadline.CheckValid() != nil || d < minDeadline || d > maxDeadline {
@@ -140,6 +140,20 @@ func printable(s string, most int) bool {
 		}
 	}
 	return true
+}
+
+// wrongName tells what is wrong with a name that payment is given too; empty if nothing is. It must refuse all that a
+// participant refuses as malformed: an accepted order that a participant will not even read could never end.
+func wrongName(s string) string {
+	switch {
+	case !printable(s, maxName):
+		return fmt.Sprintf("must be at most %d printable characters", maxName)
+	case len(s) > maxName:
+		return fmt.Sprintf("must be at most %d bytes", maxName)
+	case strings.ContainsFunc(s, unicode.IsSpace):
+		return "must not contain spaces"
+	}
+	return ""
 }
 
 // clip keeps what a caller sent from filling an error message.

@@ -207,6 +207,25 @@ func TestRefundWhileCaptureIsStartedIsWantedAndWhoeverLearnsTheOutcomeRefunds(t 
 	require.Equal(t, "book [] network [authorize×1 capture×1 refund×1]", p.effect(t, "ord-1"))
 }
 
+func TestI8AnAnswerIsRecordedThoughTheCallerHasHungUp(t *testing.T) {
+	t.Parallel()
+	gate := newGate()
+	p := start(t, pgtest.URL(t), gate)
+	ctx, hangUp := context.WithCancel(t.Context())
+	left := make(chan error, 1)
+	go func() {
+		_, err := p.authorizing("tok_visa", 100)(ctx, "ord-1")
+		left <- err
+	}()
+	gate.waitForCaller(t)
+	hangUp()
+	require.Error(t, <-left)
+	gate.open()
+	require.Eventually(t, func() bool { return p.effect(t, "ord-1") == "book [held 100] network [authorize×1]" },
+		10*time.Second, 10*time.Millisecond, "the answer was lost")
+	require.Equal(t, 1, gate.asked())
+}
+
 func TestRule6VoidAndCaptureAreDecidedByThePayment(t *testing.T) {
 	t.Parallel()
 	t.Run("void after capture is refused and says so", func(t *testing.T) {
@@ -384,10 +403,12 @@ func TestRecoveryLeavesAFailingNetworkTimeAndSharesTheWork(t *testing.T) {
 	counting := newGate()
 	counting.open()
 	one, two := start(t, database, counting), start(t, database, counting)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
 	var both sync.WaitGroup
 	for range 3 {
-		both.Go(func() { assert.NoError(t, one.service.recoverAll(t.Context())) })
-		both.Go(func() { assert.NoError(t, two.service.recoverAll(t.Context())) })
+		both.Go(func() { assert.NoError(t, one.service.recoverAll(ctx)) })
+		both.Go(func() { assert.NoError(t, two.service.recoverAll(ctx)) })
 	}
 	both.Wait()
 	require.EqualValues(t, 2*recoverBatch, counting.asked(), "each was to be asked about once, and then put off")
@@ -487,14 +508,17 @@ type gate struct {
 	callers chan struct{}
 }
 
-func newGate() *gate { return &gate{opened: make(chan struct{}), callers: make(chan struct{}, 100)} }
+func newGate() *gate { return &gate{opened: make(chan struct{}), callers: make(chan struct{}, 1000)} }
 
 func (g *gate) Ask(ctx context.Context, c Charge) (string, error) {
 	g.mu.Lock()
 	g.count++
 	opened, refusal, death := g.opened, g.refusal, g.death
 	g.mu.Unlock()
-	g.callers <- struct{}{}
+	select {
+	case g.callers <- struct{}{}:
+	default: // Nobody counts that far.
+	}
 	select {
 	case <-opened:
 	case <-ctx.Done():
@@ -515,7 +539,7 @@ func (g *gate) Ask(ctx context.Context, c Charge) (string, error) {
 
 func (g *gate) open() { g.set(func() { close(g.opened) }) }
 func (g *gate) close() {
-	g.set(func() { g.opened = make(chan struct{}); g.callers = make(chan struct{}, 100) })
+	g.set(func() { g.opened = make(chan struct{}); g.callers = make(chan struct{}, 1000) })
 }
 func (g *gate) refuse(reason string) { g.set(func() { g.refusal = reason }) }
 func (g *gate) dieAt(point string)   { g.set(func() { g.death = point }) }
@@ -548,6 +572,7 @@ func start(t *testing.T, database string, g *gate) *fixture {
 	t.Cleanup(service.Close)
 	if g != nil {
 		g.next, service.network = service.network, g
+		service.askTimeout = 20 * time.Second // a test holds the gate as long as it needs
 	}
 	server, err := rpcserver.Listen(rpcserver.Config{Address: "127.0.0.1:0", Ready: service.Ready, Log: log})
 	require.NoError(t, err)

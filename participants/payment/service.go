@@ -27,9 +27,9 @@ import (
 var migrationFiles embed.FS
 
 const (
-	// askTimeout bounds one question to the card network. Callers give up after 2 s, so an answer that takes longer would
+	// networkTimeout is how long the card network may take. Callers give up after 2 s, so an answer that takes longer would
 	// reach nobody; a repeat learns it.
-	askTimeout = time.Second
+	networkTimeout = time.Second
 	// recordTimeout bounds recording an answer, which goes on when the caller has hung up.
 	recordTimeout = 5 * time.Second
 	// recoverEvery is how often recovery looks for what a crash left started.
@@ -53,6 +53,8 @@ type Service struct {
 	network Network
 	sandbox *sandbox.Controls
 	log     *slog.Logger
+	// askTimeout bounds one question to the card network.
+	askTimeout time.Duration
 }
 
 var _ paymentv1connect.PaymentServiceHandler = (*Service)(nil)
@@ -82,6 +84,7 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	return &Service{
 		Reads: ledger.NewReads(pool), store: &store{pool: pool},
 		network: sandboxNetwork{gateway}, sandbox: sandbox.NewControls(gateway), log: log,
+		askTimeout: networkTimeout,
 	}, nil
 }
 
@@ -166,7 +169,7 @@ func (s *Service) advance(ctx context.Context, op ledger.Operation) (ledger.Oper
 
 // ask asks the card network, bounded, outside of any transaction.
 func (s *Service) ask(ctx context.Context, op ledger.Operation, d ledger.Direction) (refusal string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, s.askTimeout)
 	defer cancel()
 	p, err := s.store.paymentOf(ctx, op.OrderID)
 	if err != nil {

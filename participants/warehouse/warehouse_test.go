@@ -13,6 +13,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -76,9 +77,8 @@ func TestReleaseWaitsForAReservationInFlightAndThenUndoesIt(t *testing.T) {
 	t.Parallel()
 	w := open(t)
 	// The lock on the article stops the reservation in the middle of its transaction, its operation row inserted.
-	tx, err := w.pool.Begin(t.Context())
-	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), `SELECT FROM stock WHERE sku = 'CHAIR-OAK' FOR UPDATE`)
+	tx := w.begin(t)
+	_, err := tx.Exec(t.Context(), `SELECT FROM stock WHERE sku = 'CHAIR-OAK' FOR UPDATE`)
 	require.NoError(t, err)
 
 	reserved, released := make(chan *operationv1.Result, 1), make(chan *operationv1.Result, 1)
@@ -109,10 +109,9 @@ func TestReleaseWaitsForAReservationInFlightAndThenUndoesIt(t *testing.T) {
 func TestReleaseInFlightMakesAReservationWaitAndBeRefused(t *testing.T) {
 	t.Parallel()
 	w := open(t)
-	tx, err := w.pool.Begin(t.Context())
-	require.NoError(t, err)
+	tx := w.begin(t)
 	// What a release of an order never heard of writes, not yet committed.
-	_, err = tx.Exec(t.Context(), `INSERT INTO operations (order_id, step, undo_state) VALUES ('ord-1', 'reserve-stock', 'applied')`)
+	_, err := tx.Exec(t.Context(), `INSERT INTO operations (order_id, step, undo_state) VALUES ('ord-1', 'reserve-stock', 'applied')`)
 	require.NoError(t, err)
 	reserved := make(chan *operationv1.Result, 1)
 	go func() {
@@ -124,6 +123,27 @@ func TestReleaseInFlightMakesAReservationWaitAndBeRefused(t *testing.T) {
 	require.NoError(t, tx.Commit(t.Context()))
 	require.Equal(t, operationv1.Outcome_OUTCOME_UNDONE_BEFORE, (<-reserved).Outcome)
 	require.Equal(t, "holds nothing", w.effect(t, "ord-1"))
+}
+
+func TestArticlesAreLockedInTheOrderOfTheirNames(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	first, second := w.begin(t), w.begin(t)
+	_, err := first.Exec(t.Context(), `SELECT FROM stock WHERE sku = 'LAMP-BRASS' FOR UPDATE`)
+	require.NoError(t, err)
+	reserved := make(chan *operationv1.Result, 1)
+	go func() {
+		r, err := w.reserve(t.Context(), "ord-1", pieces("TABLE-OAK", 1), pieces("LAMP-BRASS", 1))
+		assert.NoError(t, err)
+		reserved <- r
+	}()
+	w.requireWaitingForLocks(t, 1)
+	// It waits for the lamp, and must not hold the table meanwhile: an order that has the lamp may be waiting for that.
+	_, err = second.Exec(t.Context(), `SELECT FROM stock WHERE sku = 'TABLE-OAK' FOR UPDATE NOWAIT`)
+	require.NoError(t, err)
+	require.NoError(t, second.Rollback(t.Context()))
+	require.NoError(t, first.Rollback(t.Context()))
+	require.Equal(t, applied, (<-reserved).Outcome)
 }
 
 func TestI4FiftyOrdersRacingForTheLastTenPiecesNeverOversell(t *testing.T) {
@@ -374,6 +394,15 @@ func open(t *testing.T) *fixture {
 		require.NoError(t, <-served)
 	})
 	return &fixture{client: warehousev1connect.NewWarehouseServiceClient(http.DefaultClient, server.URL()), pool: service.store.pool}
+}
+
+// begin begins a transaction of the test's own, which a failing test must not leave in the way of the service's end.
+func (w *fixture) begin(t *testing.T) pgx.Tx {
+	t.Helper()
+	tx, err := w.pool.Begin(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
+	return tx
 }
 
 func pieces(sku string, quantity int32) *warehousev1.Line {
