@@ -80,17 +80,20 @@ func (s *Service) price(ctx context.Context, req *checkoutv1.StartRequest, key s
 }
 
 func (s *Service) priceListFor(ctx context.Context, req *checkoutv1.StartRequest) (priceList, error) {
-	var list priceList
-	var err error
-	if list.currencies, err = s.store.Currencies(ctx); err != nil {
+	list := priceList{currencies: []string{req.Currency}, known: make(map[string]bool), prices: make(map[string]int64)}
+	prices, err := s.store.Prices(ctx, articles(req.Items))
+	if err != nil {
 		return list, err
 	}
-	skus := articles(req.Items)
-	if list.known, err = s.store.KnownSKUs(ctx, skus); err != nil {
-		return list, err
+	for sku, byCurrency := range prices {
+		list.known[sku] = true
+		if price, ok := byCurrency[req.Currency]; ok {
+			list.prices[sku] = price
+		}
 	}
-	if printable(req.Currency, maxSKU) {
-		list.prices, err = s.store.Prices(ctx, req.Currency, skus)
+	if len(list.prices) == 0 {
+		// Nothing has a price in this currency, so it may be none at all.
+		list.currencies, err = s.store.Currencies(ctx)
 	}
 	return list, err
 }
@@ -99,7 +102,7 @@ func (s *Service) priceListFor(ctx context.Context, req *checkoutv1.StartRequest
 // started is started by the sweeper.
 func (s *Service) begin(ctx context.Context, c store.Checkout) {
 	// Not the caller's context: that he hangs up is no reason not to start what was accepted.
-	err := runs.Start(context.WithoutCancel(ctx), s.engine, s.store, c.OrderID, c.Run, c.Phase)
+	err := runs.Start(context.WithoutCancel(ctx), s.engine, c.OrderID, c.Run, c.Phase)
 	if err != nil {
 		s.log.Warn("the checkout was accepted and not started; the sweeper starts it",
 			"order_id", c.OrderID, "workflow_id", runs.ID(c.OrderID, c.Run), "error", err)

@@ -9,7 +9,6 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 )
 
 // startBudget bounds one start. What it cuts off may have started all the same; the sweeper starts it again, and the engine
@@ -28,17 +27,17 @@ type input struct {
 	Phase checkout.Phase `json:"phase,omitempty"`
 }
 
-// Start starts a run of a checkout and marks it as started. An instance that exists already is the same run, started by
-// somebody whose answer was lost.
-func Start(ctx context.Context, e engine.Engine, s *store.Store, orderID string, run int, phase checkout.Phase) error {
-	startCtx, cancel := context.WithTimeout(ctx, startBudget)
+// Start starts a run of a checkout. An instance that exists already is the same run, started by somebody whose answer was
+// lost.
+func Start(ctx context.Context, e engine.Engine, orderID string, run int, phase checkout.Phase) error {
+	ctx, cancel := context.WithTimeout(ctx, startBudget)
 	defer cancel()
 	if phase == checkout.Forward {
 		phase = ""
 	}
-	err := e.Start(startCtx, checkout.Workflow, ID(orderID, run), input{Key: orderID, Run: run, Phase: phase})
+	err := e.Start(ctx, checkout.Workflow, ID(orderID, run), input{Key: orderID, Run: run, Phase: phase})
 	if err != nil && !errors.Is(err, engine.ErrExists) {
 		return fmt.Errorf("start run %d of %s: %w", run, orderID, err)
 	}
-	return s.MarkStarted(ctx, orderID, run)
+	return nil
 }

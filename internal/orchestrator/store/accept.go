@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // NewCheckout is an accepted order that has been priced.
@@ -33,17 +32,14 @@ type NewCheckout struct {
 }
 
 const insertCheckout = `
-	INSERT INTO checkouts (order_id, idempotency_key, digest, request, engine, customer_id, currency, amount,
-	                       payment_method, items, deadline, check_at)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, now() + $11, now() + $12)
-	ON CONFLICT DO NOTHING`
-
-const insertSteps = `
-	INSERT INTO steps (order_id, position, name, state, started_at)
-	SELECT $1, position - 1, name,
-	       CASE WHEN position = 1 THEN 'running' ELSE 'pending' END,
-	       CASE WHEN position = 1 THEN now() END
-	FROM unnest($2::text[]) WITH ORDINALITY AS declared (name, position)`
+	WITH accepted AS (
+	    INSERT INTO checkouts (order_id, idempotency_key, digest, request, engine, customer_id, currency, amount,
+	                           payment_method, items, progress, deadline, check_at)
+	    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, now() + $12, now() + $13)
+	    ON CONFLICT DO NOTHING
+	    RETURNING order_id
+	)
+	INSERT INTO entries (order_id, kind, outcome) SELECT order_id, 'status', 'RUNNING' FROM accepted`
 
 // Accept takes a checkout in, or finds the one that was taken in before: the same order under the same id and key.
 // ErrConflict says that the id or the key was used with another order; nothing is written then.
@@ -52,32 +48,32 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 	if err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}
-	var steps []string
-	for _, step := range checkout.Steps() {
-		steps = append(steps, step.Name)
-	}
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, insertCheckout, n.OrderID, n.IdempotencyKey, n.Digest, n.Request, n.Engine, n.CustomerID,
-			n.Amount.Currency, n.Amount.MinorUnits, n.PaymentMethod, items, n.Deadline, patience)
-		if err != nil {
-			return fmt.Errorf("insert checkout: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			created = false
-			return sameOrder(ctx, tx, n)
-		}
-		created = true
-		batch := &pgx.Batch{}
-		batch.Queue(insertSteps, n.OrderID, steps)
-		batch.Queue(insertEntry, n.OrderID, "status", "", 0, "", "", 0, checkout.Running, "")
-		queueNotify(batch, n.OrderID)
-		return tx.SendBatch(ctx, batch).Close()
-	})
+	progress, err := storedSteps(firstSteps())
 	if err != nil {
+		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
+	}
+	tag, err := s.pool.Exec(ctx, insertCheckout, n.OrderID, n.IdempotencyKey, n.Digest, n.Request, n.Engine, n.CustomerID,
+		n.Amount.Currency, n.Amount.MinorUnits, n.PaymentMethod, items, progress, n.Deadline, patience)
+	if err != nil {
+		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
+	}
+	if created = tag.RowsAffected() == 1; created {
+		s.watchers.changed(n.OrderID)
+	} else if err := s.sameOrder(ctx, n); err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}
 	c, err = s.Checkout(ctx, n.OrderID)
 	return c, created, err
+}
+
+// firstSteps are the steps of a checkout that was just accepted: the first is the next to be tried.
+func firstSteps() []Step {
+	var steps []Step
+	for _, declared := range checkout.Steps() {
+		steps = append(steps, Step{Name: declared.Name, State: StatePending, CompensationState: CompensationNotNeeded})
+	}
+	steps[0].State = StateRunning
+	return steps
 }
 
 func pricedItems(n NewCheckout) []pricedItem {
@@ -93,9 +89,9 @@ func pricedItems(n NewCheckout) []pricedItem {
 }
 
 // sameOrder checks that what stands in the way of n is n itself.
-func sameOrder(ctx context.Context, tx pgx.Tx, n NewCheckout) error {
+func (s *Store) sameOrder(ctx context.Context, n NewCheckout) error {
 	var orderID, key, digest string
-	err := tx.QueryRow(ctx, `SELECT order_id, idempotency_key, digest FROM checkouts WHERE order_id = $1`, n.OrderID).
+	err := s.pool.QueryRow(ctx, `SELECT order_id, idempotency_key, digest FROM checkouts WHERE order_id = $1`, n.OrderID).
 		Scan(&orderID, &key, &digest)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
@@ -110,17 +106,20 @@ func sameOrder(ctx context.Context, tx pgx.Tx, n NewCheckout) error {
 	return nil
 }
 
-// Prices tells the unit prices, in minor units, of those articles that have one in the currency.
-func (s *Store) Prices(ctx context.Context, currency string, skus []string) (map[string]int64, error) {
-	rows, err := s.pool.Query(ctx, `SELECT sku, minor_units FROM prices WHERE currency = $1 AND sku = ANY($2)`, currency, skus)
+// Prices tells what the articles cost, in minor units by currency. An article that is not there is unknown.
+func (s *Store) Prices(ctx context.Context, skus []string) (map[string]map[string]int64, error) {
+	rows, err := s.pool.Query(ctx, `SELECT sku, currency, minor_units FROM prices WHERE sku = ANY($1)`, skus)
 	if err != nil {
 		return nil, fmt.Errorf("read prices: %w", err)
 	}
-	prices := make(map[string]int64)
-	var sku string
+	prices := make(map[string]map[string]int64)
+	var sku, currency string
 	var minorUnits int64
-	if _, err := pgx.ForEachRow(rows, []any{&sku, &minorUnits}, func() error {
-		prices[sku] = minorUnits
+	if _, err := pgx.ForEachRow(rows, []any{&sku, &currency, &minorUnits}, func() error {
+		if prices[sku] == nil {
+			prices[sku] = make(map[string]int64)
+		}
+		prices[sku][currency] = minorUnits
 		return nil
 	}); err != nil {
 		return nil, fmt.Errorf("read prices: %w", err)
@@ -135,21 +134,4 @@ func (s *Store) Currencies(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("read currencies: %w", err)
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[string])
-}
-
-// KnownSKUs tells which of the articles have a price in any currency.
-func (s *Store) KnownSKUs(ctx context.Context, skus []string) (map[string]bool, error) {
-	rows, err := s.pool.Query(ctx, `SELECT DISTINCT sku FROM prices WHERE sku = ANY($1)`, skus)
-	if err != nil {
-		return nil, fmt.Errorf("read articles: %w", err)
-	}
-	known := make(map[string]bool)
-	var sku string
-	if _, err := pgx.ForEachRow(rows, []any{&sku}, func() error {
-		known[sku] = true
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("read articles: %w", err)
-	}
-	return known, nil
 }

@@ -10,109 +10,121 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // Fence is activities.Journal's: may this attempt call its participant?
 func (s *Store) Fence(ctx context.Context, a checkout.Attempt) (checkout.Pass, error) {
-	// Most attempts claim nothing, so a look without a lock answers them; what changes right after it is caught by Record
-	// and by the next fence. An attempt that would claim something is decided again under the lock.
-	r, err := load(ctx, s.pool, a.OrderID, unlocked)
-	if err != nil {
-		return checkout.Pass{}, fmt.Errorf("fence %s of %s: %w", a.Step, a.OrderID, err)
+	var pass checkout.Pass
+	if !claims(a) {
+		// Most attempts claim nothing, so a look without a lock answers them; what changes right after it is caught by
+		// Record and by the next fence.
+		r, err := s.read(ctx, a.OrderID)
+		if err != nil {
+			return checkout.Pass{}, fmt.Errorf("fence %s of %s: %w", a.Step, a.OrderID, err)
+		}
+		var claimed bool
+		if pass, claimed = r.fence(a); !claimed {
+			return pass, nil
+		}
 	}
-	pass, claims := r.fence(a)
-	if !claims {
-		return pass, nil
-	}
-	_, err = s.change(ctx, a.OrderID, func(r *row) (changed bool) {
+	if _, err := s.change(ctx, a.OrderID, func(r *row) (changed bool) {
 		pass, changed = r.fence(a)
 		return changed
-	})
-	if err != nil {
+	}); err != nil {
 		return checkout.Pass{}, fmt.Errorf("claim %s of %s: %w", a.Step, a.OrderID, err)
 	}
 	return pass, nil
 }
 
+// claims tells whether an attempt is likely to claim something, so that a look without the lock would be for nothing.
+func claims(a checkout.Attempt) bool {
+	return !a.Undo && a.Round == 1 && (a.Step == checkout.Steps()[0].Name || a.Step == checkout.Steps()[pivot()].Name)
+}
+
 // Record is activities.Journal's: writes what an attempt taught.
 func (s *Store) Record(ctx context.Context, a checkout.Attempt, l checkout.Learned) (checkout.Standing, error) {
 	var standing checkout.Standing
-	_, err := s.change(ctx, a.OrderID, func(r *row) bool {
+	if _, err := s.change(ctx, a.OrderID, func(r *row) bool {
 		standing = r.record(a, l)
 		return standing != checkout.Over
-	})
-	if err != nil {
+	}); err != nil {
 		return "", fmt.Errorf("record %s of %s: %w", a.Step, a.OrderID, err)
 	}
 	return standing, nil
 }
 
-// change lets decide look at a checkout under its lock; if decide says that it changed the row, the row is written.
+// change lets decide look at a checkout under its lock; if decide says that it changed the row, the row is written. It is a
+// transaction of two round trips: begin with the read, and commit with the writes.
 func (s *Store) change(ctx context.Context, orderID string, decide func(*row) (changed bool)) (Checkout, error) {
-	var result Checkout
-	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		r, err := load(ctx, tx, orderID, forUpdate)
-		if err != nil {
-			return err
+	// Released in the middle of a transaction, a connection is closed by the pool, and PostgreSQL rolls it back.
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return Checkout{}, fmt.Errorf("change checkout %s: %w", orderID, err)
+	}
+	defer conn.Release()
+
+	begin := &pgx.Batch{}
+	begin.Queue("BEGIN")
+	begin.Queue(selectCheckout+" FOR UPDATE", orderID)
+	results := conn.SendBatch(ctx, begin)
+	_, err = results.Exec()
+	if err != nil {
+		return Checkout{}, errors.Join(fmt.Errorf("change checkout %s: %w", orderID, err), results.Close())
+	}
+	r, err := scanCheckout(results.QueryRow())
+	if closed := results.Close(); err == nil {
+		err = closed
+	}
+	if err != nil {
+		_, _ = conn.Exec(ctx, "ROLLBACK") // Spares a connection where there is only no such row.
+		return Checkout{}, notFound(err, orderID)
+	}
+
+	end := &pgx.Batch{}
+	changed := decide(r)
+	if changed {
+		if err := queueSave(end, r); err != nil {
+			return Checkout{}, err
 		}
-		before := len(r.entries)
-		if decide(r) {
-			if err := save(ctx, tx, r, r.entries[before:]); err != nil {
-				return err
-			}
-		}
-		result = r.Checkout
-		return nil
-	})
-	return result, err
+	}
+	for _, c := range r.commands {
+		end.Queue(insertCommand, c.id, orderID, c.kind, c.actor, c.reason, c.outcome)
+	}
+	end.Queue("COMMIT")
+	if err := conn.SendBatch(ctx, end).Close(); err != nil {
+		return Checkout{}, fmt.Errorf("write checkout %s: %w", orderID, err)
+	}
+	if changed {
+		s.watchers.changed(orderID)
+	}
+	return r.Checkout, nil
 }
 
-type queryer interface {
-	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+// read reads a checkout. ErrNotFound.
+func (s *Store) read(ctx context.Context, orderID string) (*row, error) {
+	r, err := scanCheckout(s.pool.QueryRow(ctx, selectCheckout, orderID))
+	if err != nil {
+		return nil, notFound(err, orderID)
+	}
+	return r, nil
 }
 
-// How a row is read.
-const (
-	unlocked  = false
-	forUpdate = true
-)
+func notFound(err error, orderID string) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return fmt.Errorf("%w: %s", ErrNotFound, orderID)
+	}
+	return fmt.Errorf("read checkout %s: %w", orderID, err)
+}
 
-// selectCheckouts reads checkouts with their steps in one statement, so that both are of one moment. The statement that
-// takes a lock stands before it on its own: what it waits for must be seen by this one.
 const selectCheckouts = `
 	SELECT order_id, engine, run, started_run, phase, status, coalesce(verdict, ''), reason,
 	       customer_id, currency, amount, payment_method, items,
 	       touched_at IS NOT NULL, cancelled_at IS NOT NULL, cancel_reason,
 	       deadline, deadline <= clock_timestamp(), clock_timestamp(),
-	       coalesce(check_at, 'epoch'), pokes, fruitless_runs, attention, started_at, updated_at, ended_at,
-	       (SELECT json_agg(steps ORDER BY position) FROM steps WHERE steps.order_id = checkouts.order_id)
-	FROM checkouts WHERE order_id = ANY($1)`
+	       coalesce(check_at, 'epoch'), pokes, fruitless_runs, attention, progress, started_at, updated_at, ended_at
+	FROM checkouts`
 
-// load reads a checkout with its steps, in one round trip. ErrNotFound.
-func load(ctx context.Context, q queryer, orderID string, lock bool) (*row, error) {
-	batch := &pgx.Batch{}
-	if lock {
-		batch.Queue(`SELECT FROM checkouts WHERE order_id = $1 FOR UPDATE`, orderID)
-	}
-	batch.Queue(selectCheckouts, []string{orderID})
-	results := q.SendBatch(ctx, batch)
-	defer results.Close()
-
-	if lock {
-		if _, err := results.Exec(); err != nil {
-			return nil, fmt.Errorf("lock checkout %s: %w", orderID, err)
-		}
-	}
-	r, err := scanCheckout(results.QueryRow())
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, fmt.Errorf("%w: %s", ErrNotFound, orderID)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read checkout %s: %w", orderID, err)
-	}
-	return r, results.Close()
-}
+const selectCheckout = selectCheckouts + ` WHERE order_id = $1`
 
 func scanCheckout(from pgx.Row) (*row, error) {
 	r := &row{}
@@ -121,7 +133,7 @@ func scanCheckout(from pgx.Row) (*row, error) {
 	if err := from.Scan(&r.OrderID, &r.Engine, &r.Run, &r.startedRun, &r.Phase, &r.Status, &r.verdict, &r.Reason,
 		&r.CustomerID, &r.Amount.Currency, &r.Amount.MinorUnits, &r.PaymentMethod, &items,
 		&r.touched, &r.cancelled, &r.cancelReason, &r.Deadline, &r.pastDeadline, &r.now,
-		&r.checkAt, &r.pokes, &r.fruitlessRuns, &r.Attention, &r.StartedAt, &r.UpdatedAt, &r.EndedAt, &steps); err != nil {
+		&r.checkAt, &r.pokes, &r.fruitlessRuns, &r.Attention, &steps, &r.StartedAt, &r.UpdatedAt, &r.EndedAt); err != nil {
 		return nil, err
 	}
 	for _, item := range items {
@@ -133,13 +145,13 @@ func scanCheckout(from pgx.Row) (*row, error) {
 	return r, nil
 }
 
-// storedStep is a row of table steps.
+// storedStep is a step as the row keeps it.
 type storedStep struct {
 	Name         string     `json:"name"`
 	State        string     `json:"state"`
 	Attempts     int        `json:"attempts"`
-	StartedAt    *time.Time `json:"started_at"`
-	EndedAt      *time.Time `json:"ended_at"`
+	StartedAt    *time.Time `json:"started_at,omitempty"`
+	EndedAt      *time.Time `json:"ended_at,omitempty"`
 	Error        string     `json:"error"`
 	Reference    string     `json:"reference"`
 	Compensation string     `json:"compensation"`
@@ -166,68 +178,51 @@ type pricedItem struct {
 	UnitPrice int64  `json:"unit_price"`
 }
 
-const updateCheckout = `
+const (
+	updateCheckout = `
 	UPDATE checkouts SET
 	    run = $2, started_run = $3, phase = $4, status = $5, verdict = nullif($6, ''), reason = $7,
 	    touched_at   = CASE WHEN $8 THEN coalesce(touched_at, clock_timestamp()) END,
 	    cancelled_at = CASE WHEN $9 THEN coalesce(cancelled_at, clock_timestamp()) END, cancel_reason = $10,
-	    check_at = $11, pokes = $12, fruitless_runs = $13, attention = $14, ended_at = $15,
+	    check_at = $11, pokes = $12, fruitless_runs = $13, attention = $14, progress = $15, ended_at = $16,
 	    updated_at = clock_timestamp()
 	WHERE order_id = $1`
 
-const updateSteps = `
-	UPDATE steps SET
-	    state = new.state, attempts = new.attempts, started_at = new.started_at, ended_at = new.ended_at,
-	    error = new.error, reference = new.reference, compensation = new.compensation,
-	    compensation_tries = new.compensation_tries
-	FROM unnest($2::smallint[], $3::text[], $4::int[], $5::timestamptz[], $6::timestamptz[], $7::text[], $8::text[],
-	            $9::text[], $10::int[])
-	     AS new (position, state, attempts, started_at, ended_at, error, reference, compensation, compensation_tries)
-	WHERE steps.order_id = $1 AND steps.position = new.position
-	  AND (steps.state, steps.attempts, steps.error, steps.compensation, steps.compensation_tries)
-	      IS DISTINCT FROM (new.state, new.attempts, new.error, new.compensation, new.compensation_tries)`
-
-const insertEntry = `
+	insertEntry = `
 	INSERT INTO entries (order_id, kind, step, attempt, actor, reason, duration_ms, outcome, error)
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 
-// save writes a changed row with its steps and what is told about it, in one round trip, and wakes those who watch it.
-func save(ctx context.Context, tx pgx.Tx, r *row, entries []Entry) error {
+	insertCommand = `
+	INSERT INTO commands (id, order_id, kind, actor, reason, outcome) VALUES ($1, $2, $3, $4, $5, $6)`
+)
+
+// queueSave queues what writes a changed row, with what is told about it.
+func queueSave(batch *pgx.Batch, r *row) error {
 	var checkAt *time.Time
-	if !r.checkAt.IsZero() && r.Phase != checkout.Final {
+	if r.Phase != checkout.Final {
 		checkAt = &r.checkAt
 	}
-	var attention []byte
-	if r.Attention != nil {
-		var err error
-		if attention, err = json.Marshal(r.Attention); err != nil {
-			return fmt.Errorf("write attention of %s: %w", r.OrderID, err)
-		}
+	progress, err := storedSteps(r.Steps)
+	if err != nil {
+		return fmt.Errorf("write steps of %s: %w", r.OrderID, err)
 	}
-	batch := &pgx.Batch{}
 	batch.Queue(updateCheckout, r.OrderID, r.Run, r.startedRun, r.Phase, r.Status, string(r.verdict), r.Reason,
-		r.touched, r.cancelled, r.cancelReason, checkAt, r.pokes, r.fruitlessRuns, attention, r.EndedAt)
-	queueSteps(batch, r)
-	for _, e := range entries {
+		r.touched, r.cancelled, r.cancelReason, checkAt, r.pokes, r.fruitlessRuns, r.Attention, progress, r.EndedAt)
+	for _, e := range r.entries {
 		batch.Queue(insertEntry, r.OrderID, e.Kind, e.Step, e.Attempt, e.Actor, e.Reason, e.Duration.Milliseconds(), e.Outcome, e.Error)
-	}
-	queueNotify(batch, r.OrderID)
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("write checkout %s: %w", r.OrderID, err)
 	}
 	return nil
 }
 
-func queueSteps(batch *pgx.Batch, r *row) {
-	n := len(r.Steps)
-	position, attempts, tries := make([]int16, n), make([]int, n), make([]int, n)
-	state, errorText, reference, compensation := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	startedAt, endedAt := make([]*time.Time, n), make([]*time.Time, n)
-	for i, s := range r.Steps {
-		position[i], state[i], attempts[i], startedAt[i], endedAt[i] = int16(i), s.State, s.Attempts, s.StartedAt, s.EndedAt
-		errorText[i], reference[i], compensation[i], tries[i] = s.Error, s.Reference, s.CompensationState, s.compensationTries
+func storedSteps(steps []Step) ([]byte, error) {
+	stored := make([]storedStep, len(steps))
+	for i, s := range steps {
+		stored[i] = storedStep{
+			Name: s.Name, State: s.State, Attempts: s.Attempts, StartedAt: s.StartedAt, EndedAt: s.EndedAt, Error: s.Error,
+			Reference: s.Reference, Compensation: s.CompensationState, Tries: s.compensationTries,
+		}
 	}
-	batch.Queue(updateSteps, r.OrderID, position, state, attempts, startedAt, endedAt, errorText, reference, compensation, tries)
+	return json.Marshal(stored)
 }
 
 // learned is what an attempt taught, with a way to tell it.

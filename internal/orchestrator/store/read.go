@@ -17,7 +17,7 @@ import (
 
 // Checkout reads one checkout. ErrNotFound.
 func (s *Store) Checkout(ctx context.Context, orderID string) (Checkout, error) {
-	r, err := load(ctx, s.pool, orderID, unlocked)
+	r, err := s.read(ctx, orderID)
 	if err != nil {
 		return Checkout{}, err
 	}
@@ -171,7 +171,7 @@ func (s *Store) readMany(ctx context.Context, idQuery string, args ...any) ([]Ch
 		return nil, err
 	}
 
-	if rows, err = s.pool.Query(ctx, selectCheckouts, ids); err != nil {
+	if rows, err = s.pool.Query(ctx, selectCheckouts+` WHERE order_id = ANY($1)`, ids); err != nil {
 		return nil, err
 	}
 	read, err := pgx.CollectRows(rows, func(from pgx.CollectableRow) (Checkout, error) {

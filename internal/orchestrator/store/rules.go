@@ -33,7 +33,22 @@ type row struct {
 	pokes         int
 	fruitlessRuns int
 	checkAt       time.Time // zero once final
-	entries       []Entry
+
+	// entries and commands are written with the row.
+	entries  []Entry
+	commands []command
+}
+
+// command is what somebody asked of a checkout.
+type command struct{ id, kind, actor, reason, outcome string }
+
+// expectNews lets the sweeper look again when nothing has come for its patience after a wait. A time that is nearly that
+// already stays: a checkout that goes on quickly then changes no index.
+func (r *row) expectNews(wait time.Duration) {
+	due := r.now.Add(wait + patience)
+	if early := due.Sub(r.checkAt); early < 0 || early > patience/4 {
+		r.checkAt = due
+	}
 }
 
 // fence decides whether an attempt may call its participant. It says whether the row was changed by a claim.
@@ -82,12 +97,17 @@ func (r *row) fenceDo(i int) (pass checkout.Pass, claimed bool) {
 		return checkout.Pass{Leave: checkout.TurnBack, Reason: reason}, true
 	}
 	claimed = !r.touched || i == pivot()
-	r.touched = true
+	if !r.touched {
+		r.touched, r.startedRun = true, r.Run
+	}
+	if s.StartedAt == nil {
+		s.StartedAt = &r.now
+	}
 	if i == pivot() {
 		r.setPhase(checkout.Pivoted)
 	}
 	if claimed {
-		r.checkAt = r.now.Add(patience)
+		r.expectNews(0)
 	}
 	return r.goAhead(), claimed
 }
@@ -120,9 +140,10 @@ func (r *row) record(a checkout.Attempt, l checkout.Learned) checkout.Standing {
 		Error: learned(l).errorText(), Duration: l.Took,
 	})
 	r.pokes = 0
-	r.checkAt = r.now.Add(patience)
 	if l.Outcome == checkout.Unknown {
-		r.checkAt = r.checkAt.Add(a.Wait)
+		r.expectNews(a.Wait)
+	} else {
+		r.expectNews(0)
 	}
 	if a.Undo {
 		return r.recordUndo(i, a, learned(l))
@@ -336,7 +357,7 @@ func (r *row) cancel(reason string) CancelOutcome {
 		r.finish(checkout.Cancelled, reason)
 		return CancelDone
 	}
-	r.checkAt = r.now.Add(patience)
+	r.expectNews(0)
 	return CancelAccepted
 }
 

@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // CancelOutcome says what became of the wish to cancel.
@@ -33,27 +33,16 @@ type CancelAnswer struct {
 	CommandID string
 }
 
-const insertCommand = `
-	INSERT INTO commands (order_id, kind, actor, reason, outcome) VALUES ($1, $2, $3, $4, $5) RETURNING id`
-
 // Cancel asks that a checkout be undone. Every wish is kept with who had it and why, also one that came too late.
 func (s *Store) Cancel(ctx context.Context, orderID, reason, actor string) (CancelAnswer, error) {
-	var answer CancelAnswer
-	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		r, err := load(ctx, tx, orderID, forUpdate)
-		if err != nil {
-			return err
-		}
+	answer := CancelAnswer{CommandID: uuid.NewString()}
+	var err error
+	answer.Checkout, err = s.change(ctx, orderID, func(r *row) bool {
 		answer.Outcome = r.cancel(reason)
-		if err := tx.QueryRow(ctx, insertCommand, orderID, checkout.CommandCancel, actor, reason, answer.Outcome).
-			Scan(&answer.CommandID); err != nil {
-			return fmt.Errorf("keep command: %w", err)
-		}
-		answer.Checkout = r.Checkout
-		if len(r.entries) == 0 && answer.Outcome != CancelAccepted {
-			return nil // Nothing came of it.
-		}
-		return save(ctx, tx, r, r.entries)
+		r.commands = append(r.commands, command{
+			id: answer.CommandID, kind: checkout.CommandCancel, actor: actor, reason: reason, outcome: string(answer.Outcome),
+		})
+		return answer.Outcome == CancelAccepted || len(r.entries) > 0
 	})
 	if err != nil {
 		return CancelAnswer{}, fmt.Errorf("cancel %s: %w", orderID, err)
@@ -63,7 +52,7 @@ func (s *Store) Cancel(ctx context.Context, orderID, reason, actor string) (Canc
 
 // WouldCancel tells what Cancel would answer now, and changes nothing.
 func (s *Store) WouldCancel(ctx context.Context, orderID string) (CancelAnswer, error) {
-	r, err := load(ctx, s.pool, orderID, unlocked)
+	r, err := s.read(ctx, orderID)
 	if err != nil {
 		return CancelAnswer{}, fmt.Errorf("look at %s: %w", orderID, err)
 	}
@@ -72,7 +61,7 @@ func (s *Store) WouldCancel(ctx context.Context, orderID string) (CancelAnswer, 
 	return answer, nil
 }
 
-// MarkStarted notes that the engine has started a run.
+// MarkStarted notes that the engine has started a run. The first fence of a checkout notes it too.
 func (s *Store) MarkStarted(ctx context.Context, orderID string, run int) error {
 	if _, err := s.pool.Exec(ctx, `UPDATE checkouts SET started_run = $2 WHERE order_id = $1 AND started_run < $2`,
 		orderID, run); err != nil {

@@ -39,12 +39,12 @@ func Migrations() fs.FS {
 // Store reads and changes checkouts. Its methods may be called from many goroutines.
 type Store struct {
 	pool     *pgxpool.Pool
-	watchers watchers
+	watchers *watchers
 }
 
 // New returns a store on a migrated database. The pool stays the caller's.
 func New(pool *pgxpool.Pool) *Store {
-	return &Store{pool: pool, watchers: watchers{byOrder: make(map[string]map[chan struct{}]struct{})}}
+	return &Store{pool: pool, watchers: newWatchers()}
 }
 
 // Price is what one article costs.

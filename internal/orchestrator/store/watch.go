@@ -3,28 +3,49 @@ package store
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
+	"time"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
 )
 
-// channel is the PostgreSQL notification channel on which every transaction names the order that it changed.
-const channel = "checkout_changed"
+const (
+	// channel is the PostgreSQL notification channel on which processes tell each other which orders they changed.
+	channel = "checkout_changed"
+	// announceEvery is how long changes are gathered for one announcement.
+	announceEvery = 20 * time.Millisecond
+	// maxUnannounced bounds what is gathered while the database is away. What is beyond it is not announced: watchers of
+	// other processes look by themselves every few seconds.
+	maxUnannounced = 10_000
+)
 
-func queueNotify(batch *pgx.Batch, orderID string) {
-	batch.Queue(`SELECT pg_notify($1, $2)`, channel, orderID)
-}
-
-// watchers are those who wait for a change, by order id.
+// watchers are those who wait for a change, by order id, and the changes that other processes have not been told of.
+//
+// A change is announced after its transaction and not by it: PostgreSQL lets only one transaction at a time commit that
+// notifies, so that notifying in each would make all of them wait for each other's disk.
 type watchers struct {
-	mu      sync.Mutex
-	byOrder map[string]map[chan struct{}]struct{}
+	// self marks this process's own announcements, which its watchers have heard of already.
+	self string
+
+	mu          sync.Mutex
+	byOrder     map[string]map[chan struct{}]struct{}
+	unannounced map[string]struct{}
+	announce    chan struct{}
 }
 
-// Subscribe returns a channel that has a value after each change of the order, by whichever process; several changes may
-// leave one value. It needs Listen to run. The caller calls cancel when done.
+func newWatchers() *watchers {
+	return &watchers{
+		self: uuid.NewString(), byOrder: make(map[string]map[chan struct{}]struct{}),
+		unannounced: make(map[string]struct{}), announce: make(chan struct{}, 1),
+	}
+}
+
+// Subscribe returns a channel that has a value after each change of the order; several changes may leave one value. Changes
+// by other processes are heard while Listen runs. The caller calls cancel when done.
 func (s *Store) Subscribe(orderID string) (changed <-chan struct{}, cancel func()) {
-	w := &s.watchers
+	w := s.watchers
 	ch := make(chan struct{}, 1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -42,9 +63,16 @@ func (s *Store) Subscribe(orderID string) (changed <-chan struct{}, cancel func(
 	}
 }
 
-// Listen wakes subscribers until ctx ends or its connection is lost. It wakes all of them when it begins, because what
-// happened before then was not heard.
+// Listen tells other processes of this one's changes, and this one's subscribers of theirs, until ctx ends or a connection
+// is lost. It wakes all subscribers when it begins, because what happened before then was not heard.
 func (s *Store) Listen(ctx context.Context) error {
+	both, ctx := errgroup.WithContext(ctx)
+	both.Go(func() error { return s.hear(ctx) })
+	both.Go(func() error { return s.announce(ctx) })
+	return both.Wait()
+}
+
+func (s *Store) hear(ctx context.Context) error {
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("listen for changes: %w", err)
@@ -61,8 +89,54 @@ func (s *Store) Listen(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("listen for changes: %w", err)
 		}
-		s.watchers.wake(n.Payload)
+		if process, orderID, _ := strings.Cut(n.Payload, " "); process != s.watchers.self {
+			s.watchers.wake(orderID)
+		}
 	}
+}
+
+func (s *Store) announce(ctx context.Context) error {
+	gather := time.NewTicker(announceEvery)
+	defer gather.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.watchers.announce:
+		}
+		orderIDs := s.watchers.takeUnannounced()
+		if _, err := s.pool.Exec(ctx, `SELECT pg_notify($1, $2 || ' ' || order_id) FROM unnest($3::text[]) AS order_id`,
+			channel, s.watchers.self, orderIDs); err != nil {
+			return fmt.Errorf("announce changes: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-gather.C:
+		}
+	}
+}
+
+// changed wakes the order's watchers here, and notes it for the next announcement.
+func (w *watchers) changed(orderID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	wake(w.byOrder[orderID])
+	if len(w.unannounced) < maxUnannounced {
+		w.unannounced[orderID] = struct{}{}
+	}
+	signal(w.announce)
+}
+
+func (w *watchers) takeUnannounced() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	orderIDs := make([]string, 0, len(w.unannounced))
+	for id := range w.unannounced {
+		orderIDs = append(orderIDs, id)
+	}
+	clear(w.unannounced)
+	return orderIDs
 }
 
 func (w *watchers) wake(orderID string) {
@@ -81,9 +155,14 @@ func (w *watchers) wakeAll() {
 
 func wake(waiting map[chan struct{}]struct{}) {
 	for ch := range waiting {
-		select {
-		case ch <- struct{}{}:
-		default: // It has not seen the last change yet, so it will see this one with it.
-		}
+		signal(ch)
+	}
+}
+
+// signal leaves one value in a channel of capacity one: who has not taken the last one yet will see both changes at once.
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
 	}
 }
