@@ -1,0 +1,346 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/dapr/durabletask-go/api"
+	"github.com/dapr/durabletask-go/api/protos"
+	"github.com/dapr/durabletask-go/backend"
+	"github.com/dapr/durabletask-go/client"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
+	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	"github.com/checkoutsaga/orchestrator/internal/localstack"
+	"github.com/checkoutsaga/orchestrator/tests/dapr/stack"
+)
+
+// system is one of the things that are compared.
+type system struct {
+	// name is a word for -only and for the table.
+	name string
+	// one runs one checkout, or one bare workflow, from the call that starts it until the client hears that it has ended.
+	one func(ctx context.Context, id string) error
+	// stop ends what belongs to this system alone.
+	stop func()
+}
+
+// ground is what all systems stand on: one machine, one PostgreSQL server that keeps its promises, one Dapr.
+type ground struct {
+	root, dir string
+	postgres  *localstack.Postgres
+	dapr      localstack.Dapr
+	plane     *localstack.ControlPlane
+	// checkout is set once the checkout on Dapr runs.
+	checkout *stack.Stack
+	// postmaster is the process id of PostgreSQL's first process.
+	postmaster int
+}
+
+// startGround starts PostgreSQL as in production, durable, on a fresh data folder, and the control plane.
+func startGround(ctx context.Context, root string, withDapr bool) (*ground, error) {
+	parent := filepath.Join(root, ".local", "bench")
+	if err := os.MkdirAll(parent, 0o755); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(parent, "run-")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL may run as a user of its own.
+		return nil, err
+	}
+	g := &ground{root: root, dir: dir}
+	if g.postgres, err = localstack.StartPostgres(ctx, g.postgresDir(), localstack.PostgresOptions{}); err != nil {
+		return g, err
+	}
+	if g.postmaster, err = postmasterOf(ctx, g.postgres.URL("postgres")); err != nil {
+		return g, fmt.Errorf("find PostgreSQL's process: %w", err)
+	}
+	if !withDapr {
+		return g, nil
+	}
+	if g.dapr, err = localstack.FindDapr(ctx); err != nil {
+		return g, err
+	}
+	g.plane, err = localstack.StartControlPlane(ctx, g.dapr, filepath.Join(dir, "plane"), true)
+	return g, err
+}
+
+func (g *ground) postgresDir() string { return filepath.Join(g.dir, "postgres") }
+
+// stop ends everything and removes what it wrote; logs stay where keep is set.
+func (g *ground) stop(ctx context.Context, keep bool) error {
+	if g.plane != nil {
+		g.plane.KillScheduler() // Its data is thrown away.
+		g.plane.KillPlacement()
+	}
+	err := localstack.StopPostgres(ctx, g.postgresDir())
+	if keep {
+		return err
+	}
+	return errors.Join(err, localstack.RemovePostgres(g.postgresDir()), os.RemoveAll(g.dir))
+}
+
+// databases makes databases whose names begin with prefix and returns how to address them.
+func (g *ground) databases(ctx context.Context, prefix string, names ...string) (func(name string) string, error) {
+	for _, name := range names {
+		if err := g.postgres.EnsureDatabase(ctx, prefix+name); err != nil {
+			return nil, err
+		}
+	}
+	return func(name string) string { return g.postgres.URL(prefix + name) }, nil
+}
+
+// startOnDapr starts this project on Dapr.
+func startOnDapr(ctx context.Context, g *ground) (*system, error) {
+	url, err := g.databases(ctx, "a_", stack.Orchestrator, stack.Warehouse, stack.Payment, "dapr")
+	if err != nil {
+		return nil, err
+	}
+	s, err := stack.Start(ctx, stack.Config{
+		Components: filepath.Join(g.root, "components"), Bin: filepath.Join(g.root, "bin"),
+		Dir: filepath.Join(g.dir, "checkout-dapr"), Dapr: g.dapr, Plane: g.plane, DatabaseURL: url,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := fillWarehouse(ctx, s.Warehouse.URL); err != nil {
+		s.Kill()
+		return nil, err
+	}
+	g.checkout = s
+	return &system{name: "dapr", one: checkoutAt(s.Orchestrator.URL), stop: s.Stop}, nil
+}
+
+// startEmbedded starts this project in one process.
+func startEmbedded(ctx context.Context, g *ground) (*system, error) {
+	url, err := g.databases(ctx, "c_", stack.Orchestrator, stack.Warehouse, stack.Payment)
+	if err != nil {
+		return nil, err
+	}
+	ports, err := localstack.FreePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
+	app, err := localstack.StartProgram(ctx, localstack.ProgramConfig{
+		Name: "dev", Path: filepath.Join(g.root, "bin", stack.Orchestrator), Args: []string{"dev"},
+		Env: []string{
+			"ORCHESTRATOR_LISTEN=" + at(0), "WAREHOUSE_LISTEN=" + at(1), "PAYMENT_LISTEN=" + at(2),
+			"ORCHESTRATOR_DATABASE_URL=" + url(stack.Orchestrator),
+			"WAREHOUSE_DATABASE_URL=" + url(stack.Warehouse),
+			"PAYMENT_DATABASE_URL=" + url(stack.Payment),
+		},
+		Dir: filepath.Join(g.dir, "checkout-embedded"), ReadyURL: "http://" + at(0) + "/readyz", Tied: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	stop := func() { app.Stop(15 * time.Second) }
+	if err := fillWarehouse(ctx, "http://"+at(1)); err != nil {
+		stop()
+		return nil, err
+	}
+	return &system{name: "embedded", one: checkoutAt("http://" + at(0)), stop: stop}, nil
+}
+
+// articles are those of the catalogue; orders are spread over them, as in a shop.
+var articles = []string{
+	"CHAIR-OAK", "TABLE-OAK", "LAMP-BRASS", "BENCH-PINE", "STOOL-BIRCH", "SHELF-WALNUT", "DESK-OAK", "SOFA-LINEN", "ARMCHAIR-WOOL", "BED-ASH",
+	"WARDROBE-PINE", "MIRROR-ROUND", "RUG-JUTE", "CUSHION-VELVET", "VASE-CLAY", "CLOCK-STEEL", "LAMP-PAPER", "BASKET-WILLOW", "BOWL-OLIVE", "COAT-RACK",
+}
+
+func fillWarehouse(ctx context.Context, url string) error {
+	warehouse := warehousev1connect.NewWarehouseServiceClient(http.DefaultClient, url)
+	for _, sku := range articles {
+		if _, err := warehouse.SetStock(ctx, connect.NewRequest(&warehousev1.SetStockRequest{Sku: sku, OnHand: 1_000_000})); err != nil {
+			return fmt.Errorf("set stock of %s: %w", sku, err)
+		}
+	}
+	return nil
+}
+
+// checkoutAt runs checkouts of one article through the API: it starts one and watches it until it is final, which is how
+// the command line waits.
+func checkoutAt(url string) func(ctx context.Context, id string) error {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	transport.MaxIdleConnsPerHost = 256
+	checkouts := checkoutv1connect.NewCheckoutServiceClient(&http.Client{Transport: transport}, url)
+	return func(ctx context.Context, id string) error {
+		_, err := checkouts.Start(ctx, connect.NewRequest(&checkoutv1.StartRequest{
+			OrderId: id, CustomerId: "cus-bench", Currency: "EUR", PaymentMethod: "tok_visa",
+			Items: []*checkoutv1.Item{{Sku: articles[rand.IntN(len(articles))], Quantity: 1}},
+		}))
+		if err != nil {
+			return fmt.Errorf("start %s: %w", id, err)
+		}
+		stream, err := checkouts.Watch(ctx, connect.NewRequest(&checkoutv1.WatchRequest{OrderId: id, UntilSettled: true}))
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", id, err)
+		}
+		defer stream.Close()
+		status := checkoutv1.Status_STATUS_UNSPECIFIED
+		for stream.Receive() {
+			status = stream.Msg().Checkout.Status
+		}
+		if status != checkoutv1.Status_STATUS_CONFIRMED {
+			return fmt.Errorf("%s ended %s: %w", id, status, errors.Join(stream.Err(), errors.New("want confirmed")))
+		}
+		return nil
+	}
+}
+
+// startBare starts the bare workflow and the application that it calls, each with a sidecar.
+func startBare(ctx context.Context, g *ground) (*system, error) {
+	b, err := newBareStack(ctx, g, "b_")
+	if err != nil {
+		return nil, err
+	}
+	if _, err := b.start(ctx, stack.Warehouse, "app", nil); err != nil {
+		b.stop()
+		return nil, err
+	}
+	one, err := b.startWorker(ctx, "worker", []string{"APP_ID=" + b.appID(stack.Warehouse)})
+	if err != nil {
+		b.stop()
+		return nil, err
+	}
+	return &system{name: "bare", one: one, stop: b.stop}, nil
+}
+
+// startDirect starts the bare workflow that calls the participants of the checkout on Dapr, which must run.
+func startDirect(ctx context.Context, g *ground) (*system, error) {
+	if g.checkout == nil {
+		return nil, errors.New("direct calls the participants of dapr: measure dapr too")
+	}
+	b, err := newBareStack(ctx, g, "d_")
+	if err != nil {
+		return nil, err
+	}
+	one, err := b.startWorker(ctx, "direct", []string{
+		"WAREHOUSE_APP_ID=" + g.checkout.AppID(stack.Warehouse), "PAYMENT_APP_ID=" + g.checkout.AppID(stack.Payment),
+	})
+	if err != nil {
+		b.stop()
+		return nil, err
+	}
+	return &system{name: "direct", one: one, stop: b.stop}, nil
+}
+
+// bareStack is the processes of bench/bare with their sidecars.
+type bareStack struct {
+	g           *ground
+	dir         string
+	suffix      string
+	databaseURL string
+	stops       []func()
+}
+
+func newBareStack(ctx context.Context, g *ground, prefix string) (*bareStack, error) {
+	b := &bareStack{g: g, dir: filepath.Join(g.dir, prefix+"bare"), suffix: fmt.Sprintf("-%06x", rand.Uint32N(1<<24))}
+	if err := os.MkdirAll(b.dir, 0o755); err != nil {
+		return nil, err
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-o", b.program(), "./bench/bare")
+	build.Dir = g.root
+	if text, err := build.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("build bench/bare: %w: %s", err, text)
+	}
+	url, err := g.databases(ctx, prefix, "dapr")
+	if err != nil {
+		return nil, err
+	}
+	b.databaseURL = url("dapr")
+	// The very component files of the checkout: the same state store with as many connections, the same limits.
+	return b, stack.RenderComponents(filepath.Join(g.root, "components"), b.components(), b.appID)
+}
+
+func (b *bareStack) program() string          { return filepath.Join(b.dir, "bare") }
+func (b *bareStack) components() string       { return filepath.Join(b.dir, "components") }
+func (b *bareStack) appID(name string) string { return name + b.suffix }
+
+// start starts one role of bench/bare with a sidecar. It bears the name of one of our services, so that the components,
+// which name those, mean it.
+func (b *bareStack) start(ctx context.Context, name, role string, env []string) (*localstack.Sidecar, error) {
+	port, err := localstack.FreePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	sidecar, err := localstack.StartSidecar(ctx, b.g.dapr, b.g.plane, localstack.SidecarConfig{
+		AppID: b.appID(name), AppPort: port[0],
+		Resources: []string{b.components()}, Configs: []string{filepath.Join(b.components(), "config.yaml")},
+		Env: []string{"WORKFLOW_DATABASE_URL=" + b.databaseURL}, Dir: b.dir, Tied: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.stops = append(b.stops, sidecar.Stop)
+	listen := fmt.Sprintf("127.0.0.1:%d", port[0])
+	app, err := localstack.StartProgram(ctx, localstack.ProgramConfig{
+		Name: role, Path: b.program(), Args: []string{role},
+		Env: append([]string{
+			"LISTEN=" + listen,
+			fmt.Sprintf("DAPR_GRPC_PORT=%d", sidecar.GRPCPort), fmt.Sprintf("DAPR_HTTP_PORT=%d", sidecar.HTTPPort),
+		}, env...),
+		Dir: b.dir, ReadyURL: "http://" + listen + "/readyz", Tied: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	b.stops = append(b.stops, func() { app.Stop(5 * time.Second) })
+	return sidecar, sidecar.WaitForApp(ctx)
+}
+
+// startWorker starts a role that runs the workflow and connects to its sidecar as its client.
+func (b *bareStack) startWorker(ctx context.Context, role string, env []string) (one func(context.Context, string) error, err error) {
+	sidecar, err := b.start(ctx, stack.Orchestrator, role, env)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := grpc.NewClient(fmt.Sprintf("passthrough:///127.0.0.1:%d", sidecar.GRPCPort), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return nil, fmt.Errorf("connect to sidecar: %w", err)
+	}
+	b.stops = append(b.stops, func() { conn.Close() })
+	return bareAt(client.NewTaskHubGrpcClient(conn, backend.DefaultLogger())), nil
+}
+
+// stop ends what was started, last first.
+func (b *bareStack) stop() {
+	for _, stop := range slices.Backward(b.stops) {
+		stop()
+	}
+}
+
+// bareAt runs bare workflows: it starts one and waits on the sidecar's stream for its completion, which is how Dapr's own
+// client waits. Started as the orchestrator starts its runs, with a start time; without one the call returns after the first turn.
+func bareAt(hub *client.TaskHubGrpcClient) func(ctx context.Context, id string) error {
+	return func(ctx context.Context, id string) error {
+		at, err := hub.ScheduleNewWorkflow(ctx, "bare", api.WithInstanceID(api.InstanceID(id)), api.WithInput(id), api.WithStartTime(time.Now()))
+		if err != nil {
+			return fmt.Errorf("start %s: %w", id, err)
+		}
+		metadata, err := hub.WaitForWorkflowCompletion(ctx, at)
+		if err != nil {
+			return fmt.Errorf("wait for %s: %w", id, err)
+		}
+		if metadata.RuntimeStatus != protos.OrchestrationStatus_ORCHESTRATION_STATUS_COMPLETED {
+			return fmt.Errorf("%s ended %s: %s", id, metadata.RuntimeStatus, metadata.GetFailureDetails().GetErrorMessage())
+		}
+		return nil
+	}
+}

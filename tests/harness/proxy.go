@@ -1,0 +1,406 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// Kind is what a fault does to a call that it meets.
+type Kind string
+
+// The kinds of faults.
+const (
+	// Fail answers "unavailable" and does not forward: an honest error of something in between.
+	Fail Kind = "fail"
+	// LoseBefore cuts the connection without forwarding: the call never arrives.
+	LoseBefore Kind = "lose-before"
+	// LoseAfter forwards, waits for the answer and cuts the connection instead of giving it: it was applied, nobody knows.
+	LoseAfter Kind = "lose-after"
+	// HoldBefore keeps the call until the fault is lifted, then forwards it. If the caller gives up first, it never arrives.
+	HoldBefore Kind = "hold-before"
+	// HoldAfter forwards at once and keeps the answer until the fault is lifted or the caller gives up.
+	HoldAfter Kind = "hold-after"
+	// Delay keeps the call until the fault is lifted and then forwards it, although its caller has long given up: a late
+	// packet. See Armed.AwaitDelivered.
+	Delay Kind = "delay"
+	// Answer forwards nothing and gives Fault.Answer instead.
+	Answer Kind = "answer"
+	// TakeDown makes the participant's address refuse connections for Fault.Down; the call that met it is cut.
+	TakeDown Kind = "take-down"
+)
+
+// Fault says which calls are to meet what.
+type Fault struct {
+	Kind Kind
+	// Procedure is the last part of the procedure's name, such as "Reserve".
+	Procedure string
+	// OrderID limits the fault to one order; empty means every order.
+	OrderID string
+	// Times is how many calls meet the fault; 0 means all until it is lifted. An activity tries up to three times in one
+	// attempt, so fewer than four are gone before the saga notices.
+	Times int
+	// Down is how long TakeDown lasts.
+	Down time.Duration
+	// Answer is the body of an Answer, in Connect's binary form.
+	Answer []byte
+}
+
+// Armed is a fault that lies in wait.
+type Armed struct {
+	fault  Fault
+	fired  atomic.Int64
+	first  chan struct{} // closed when it fires for the first time
+	lifted chan struct{}
+	lift   sync.Once
+	late   sync.WaitGroup // calls that are forwarded whatever becomes of their callers
+}
+
+// Fired is how many calls have met the fault.
+func (a *Armed) Fired() int { return int(a.fired.Load()) }
+
+// Lift ends the fault: calls that it holds go on, later ones do not meet it.
+func (a *Armed) Lift() { a.lift.Do(func() { close(a.lifted) }) }
+
+// Await returns when the fault has fired.
+func (a *Armed) Await(t testing.TB) {
+	t.Helper()
+	if !a.AwaitFor(patience) {
+		t.Fatalf("no %s of order %q came within %s", a.fault.Procedure, a.fault.OrderID, patience)
+	}
+}
+
+// AwaitFor waits until the fault has fired, at most for limit, and tells whether it has.
+func (a *Armed) AwaitFor(limit time.Duration) bool {
+	select {
+	case <-a.first:
+		return true
+	case <-time.After(limit):
+		return false
+	}
+}
+
+// AwaitDelivered returns when all calls that LoseAfter, HoldAfter and Delay have taken were answered by the participant,
+// though their callers may be long gone. A Delay must be lifted.
+func (a *Armed) AwaitDelivered() { a.late.Wait() }
+
+// meets says whether a call meets the fault, and counts it.
+func (a *Armed) meets(procedure, orderID string) bool {
+	if a.fault.Procedure != procedure || a.fault.OrderID != "" && a.fault.OrderID != orderID {
+		return false
+	}
+	select {
+	case <-a.lifted:
+		return false
+	default:
+	}
+	n := a.fired.Add(1)
+	if a.fault.Times > 0 && n > int64(a.fault.Times) {
+		a.fired.Add(-1)
+		return false
+	}
+	if k := a.fault.Kind; k == LoseAfter || k == HoldAfter || k == Delay {
+		a.late.Add(1)
+	}
+	if n == 1 {
+		close(a.first)
+	}
+	return true
+}
+
+// Proxy stands before a participant and does to its calls what the armed faults say. Its address stays the same for its
+// whole life, whatever becomes of the participant behind it.
+type Proxy struct {
+	target    *url.URL
+	address   string
+	transport *http.Transport
+
+	mu     sync.Mutex
+	faults []*Armed
+	server *http.Server // nil while down
+	closed bool
+	busy   sync.WaitGroup
+}
+
+// StartProxy starts a proxy before target; it ends with the test.
+func StartProxy(t testing.TB, target string) *Proxy {
+	t.Helper()
+	to, err := url.Parse(target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{target: to, address: "127.0.0.1:0", transport: &http.Transport{MaxIdleConnsPerHost: 64}}
+	if err := p.up(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.close)
+	return p
+}
+
+// URL is what callers are to call.
+func (p *Proxy) URL() string { return "http://" + p.address }
+
+// Arm lays a fault in wait. The test fails if it has not fired by the test's end: a fault that nothing met has proven
+// nothing.
+func (p *Proxy) Arm(t testing.TB, f Fault) *Armed {
+	t.Helper()
+	a := &Armed{fault: f, first: make(chan struct{}), lifted: make(chan struct{})}
+	p.mu.Lock()
+	p.faults = append(p.faults, a)
+	p.mu.Unlock()
+	t.Cleanup(func() {
+		a.Lift()
+		p.mu.Lock()
+		for i := range p.faults {
+			if p.faults[i] == a {
+				p.faults = append(p.faults[:i:i], p.faults[i+1:]...)
+				break
+			}
+		}
+		p.mu.Unlock()
+		if a.Fired() == 0 && !t.Failed() {
+			t.Errorf("the fault %s at %s of order %q never fired", f.Kind, f.Procedure, f.OrderID)
+		}
+	})
+	return a
+}
+
+// Down refuses connections until Up; those that are open are cut.
+func (p *Proxy) Down() {
+	p.mu.Lock()
+	server := p.server
+	p.server = nil
+	p.mu.Unlock()
+	if server != nil {
+		_ = server.Close()
+	}
+}
+
+// Up takes connections again.
+func (p *Proxy) Up(t testing.TB) {
+	t.Helper()
+	if err := p.up(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *Proxy) up() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.server != nil {
+		return nil
+	}
+	listener, err := net.Listen("tcp", p.address)
+	if err != nil {
+		return fmt.Errorf("listen before %s: %w", p.target, err)
+	}
+	p.address = listener.Addr().String()
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{Handler: p, Protocols: protocols, ReadHeaderTimeout: 10 * time.Second}
+	p.server = server
+	p.busy.Go(func() { _ = server.Serve(listener) })
+	return nil
+}
+
+func (p *Proxy) close() {
+	p.mu.Lock()
+	p.closed = true
+	for _, a := range p.faults {
+		a.Lift()
+	}
+	p.mu.Unlock()
+	p.Down()
+	p.busy.Wait()
+	p.transport.CloseIdleConnections()
+}
+
+// takeDown goes down for a while, on a goroutine of its own: going down cuts the call that asked for it.
+func (p *Proxy) takeDown(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return
+	}
+	p.busy.Go(func() {
+		p.Down()
+		// The whole point is to be away for a time, so this waits for nothing but the clock.
+		<-time.After(d)
+		_ = p.up()
+	})
+}
+
+// ServeHTTP forwards a call, or does to it what the first fault says that it meets.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	procedure := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
+	a := p.meeting(procedure, orderIDOf(r.Header.Get("Content-Type"), body))
+	if a == nil {
+		p.forward(r.Context(), w, r, body)
+		return
+	}
+	switch a.fault.Kind {
+	case Fail:
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_, _ = io.WriteString(w, `{"code":"unavailable","message":"a fault of the test"}`)
+	case LoseAfter:
+		p.forwardDetached(a, discard{}, r, body)
+		panic(http.ErrAbortHandler)
+	case HoldBefore:
+		if !a.hold(r.Context()) {
+			panic(http.ErrAbortHandler)
+		}
+		p.forward(r.Context(), w, r, body)
+	case HoldAfter:
+		answer := &kept{header: make(http.Header)}
+		p.forwardDetached(a, answer, r, body)
+		if !a.hold(r.Context()) {
+			panic(http.ErrAbortHandler)
+		}
+		answer.give(w)
+	case Delay:
+		// The server ends this handler only when it returns, so that a caller who gave up does not end the wait.
+		<-a.lifted
+		p.forwardDetached(a, discard{}, r, body)
+		panic(http.ErrAbortHandler)
+	case Answer:
+		w.Header().Set("Content-Type", "application/proto")
+		_, _ = w.Write(a.fault.Answer)
+	case TakeDown:
+		p.takeDown(a.fault.Down)
+		panic(http.ErrAbortHandler)
+	default:
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// hold waits until the fault is lifted; false if the caller gave up before.
+func (a *Armed) hold(ctx context.Context) bool {
+	select {
+	case <-a.lifted:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (p *Proxy) meeting(procedure, orderID string) *Armed {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, a := range p.faults {
+		if a.meets(procedure, orderID) {
+			return a
+		}
+	}
+	return nil
+}
+
+// forwardDetached forwards a call that is to be done whatever becomes of its caller: neither that he hangs up nor the
+// deadline that he sent along ends it.
+func (p *Proxy) forwardDetached(a *Armed, w http.ResponseWriter, r *http.Request, body []byte) {
+	defer a.late.Done()
+	ctx := context.WithoutCancel(r.Context())
+	r = r.Clone(ctx)
+	r.Header.Del("Connect-Timeout-Ms")
+	p.forward(ctx, w, r, body)
+}
+
+func (p *Proxy) forward(ctx context.Context, w http.ResponseWriter, r *http.Request, body []byte) {
+	to := *p.target
+	to.Path, to.RawQuery = r.URL.Path, r.URL.RawQuery
+	out, err := http.NewRequestWithContext(ctx, r.Method, to.String(), bytes.NewReader(body))
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	out.Header = r.Header.Clone()
+	answer, err := p.transport.RoundTrip(out)
+	if err != nil {
+		panic(http.ErrAbortHandler) // As a participant that is gone would do.
+	}
+	defer answer.Body.Close()
+	for name, values := range answer.Header {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(answer.StatusCode)
+	if _, err := io.Copy(w, answer.Body); err != nil {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+// discard takes an answer that nobody is to get.
+type discard struct{}
+
+func (discard) Header() http.Header         { return make(http.Header) }
+func (discard) Write(b []byte) (int, error) { return len(b), nil }
+func (discard) WriteHeader(int)             {}
+
+// kept is an answer for later.
+type kept struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (k *kept) Header() http.Header         { return k.header }
+func (k *kept) Write(b []byte) (int, error) { return k.body.Write(b) }
+func (k *kept) WriteHeader(status int)      { k.status = status }
+
+func (k *kept) give(w http.ResponseWriter) {
+	for name, values := range k.header {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(k.status)
+	_, _ = k.body.WriteTo(w)
+}
+
+// orderIDOf reads the order id, which is the first field of every request about one order.
+func orderIDOf(contentType string, body []byte) string {
+	id, err := "", error(nil)
+	if strings.HasPrefix(contentType, "application/json") {
+		id, err = orderIDOfJSON(body)
+	} else {
+		id, err = orderIDOfBinary(body)
+	}
+	if err != nil {
+		return "" // Not about one order.
+	}
+	return id
+}
+
+func orderIDOfJSON(body []byte) (string, error) {
+	var request struct {
+		ProtoName string `json:"order_id"`
+		JSONName  string `json:"orderId"`
+	}
+	if err := json.Unmarshal(body, &request); err != nil {
+		return "", err
+	}
+	return request.ProtoName + request.JSONName, nil
+}
+
+func orderIDOfBinary(body []byte) (string, error) {
+	number, kind, n := protowire.ConsumeTag(body)
+	if n < 0 || number != 1 || kind != protowire.BytesType {
+		return "", errors.New("no order id")
+	}
+	id, m := protowire.ConsumeString(body[n:])
+	return id, protowire.ParseError(min(m, 0))
+}

@@ -1,0 +1,291 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
+	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
+	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
+	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/tests/judge"
+)
+
+// System is the whole system as a test sees it, however it is run.
+type System struct {
+	Checkouts checkoutv1connect.CheckoutServiceClient
+	// Warehouse and Payment are the participants themselves, past their proxies.
+	Warehouse warehousev1connect.WarehouseServiceClient
+	Payment   paymentv1connect.PaymentServiceClient
+	Sandbox   paymentv1connect.SandboxServiceClient
+
+	// WarehouseProxy and PaymentProxy stand between the orchestrator and the participants.
+	WarehouseProxy, PaymentProxy *Proxy
+
+	// Databases are the addresses of the three databases, by process.
+	Databases judge.Databases
+	Judge     *judge.Judge
+}
+
+// Proxy is the one before the participant that has the procedure.
+func (s *System) Proxy(procedure string) *Proxy {
+	if slices.Contains([]string{"Reserve", "Release", "Commit"}, procedure) {
+		return s.WarehouseProxy
+	}
+	return s.PaymentProxy
+}
+
+// Arm lays a fault in wait before the participant that has its procedure.
+func (s *System) Arm(t testing.TB, f Fault) *Armed {
+	t.Helper()
+	return s.Proxy(f.Procedure).Arm(t, f)
+}
+
+// systems bounds the systems that run at once. Each may take some 60 of PostgreSQL's 400 connections, which all tests share.
+var systems = make(chan struct{}, 6)
+
+// databases makes the three databases of a test's system, once there is room for one more system.
+func databases(t testing.TB) judge.Databases {
+	t.Helper()
+	systems <- struct{}{}
+	t.Cleanup(func() { <-systems }) // Runs last, when the databases are gone.
+	return judge.Databases{Orchestrator: pgtest.URL(t), Warehouse: pgtest.URL(t), Payment: pgtest.URL(t)}
+}
+
+// connect fills in the clients. The judge connects when the databases have their tables.
+func (s *System) connect(t testing.TB, orchestrator, warehouse, payment string) {
+	t.Helper()
+	transport := &http.Transport{MaxIdleConnsPerHost: 128}
+	t.Cleanup(transport.CloseIdleConnections)
+	client := &http.Client{Transport: transport}
+	s.Checkouts = checkoutv1connect.NewCheckoutServiceClient(client, orchestrator)
+	s.Warehouse = warehousev1connect.NewWarehouseServiceClient(client, warehouse)
+	s.Payment = paymentv1connect.NewPaymentServiceClient(client, payment)
+	s.Sandbox = paymentv1connect.NewSandboxServiceClient(client, payment)
+	s.Judge = judge.New(t, s.Databases)
+}
+
+// Order is what a test orders. The zero value of a field takes the default of Start.
+type Order struct {
+	ID       string
+	Items    []*checkoutv1.Item
+	Method   string
+	Deadline time.Duration
+}
+
+// Request is the order as the API takes it: by default one CHAIR-OAK, paid with tok_visa.
+func (o Order) Request() *checkoutv1.StartRequest {
+	request := &checkoutv1.StartRequest{
+		OrderId: o.ID, CustomerId: "cus-1", Currency: "EUR", Items: o.Items, PaymentMethod: o.Method,
+	}
+	if len(o.Items) == 0 {
+		request.Items = []*checkoutv1.Item{{Sku: "CHAIR-OAK", Quantity: 1}}
+	}
+	if o.Method == "" {
+		request.PaymentMethod = "tok_visa"
+	}
+	if o.Deadline != 0 {
+		request.Deadline = durationpb.New(o.Deadline)
+	}
+	return request
+}
+
+// Start orders and returns the accepted checkout.
+func (s *System) Start(t testing.TB, o Order) *checkoutv1.Checkout {
+	t.Helper()
+	answer, err := s.TryStart(t.Context(), o)
+	if err != nil {
+		t.Fatalf("start %s: %v", o.ID, err)
+	}
+	return answer.Checkout
+}
+
+// callBudget bounds one call of a test.
+const callBudget = 10 * time.Second
+
+// TryStart orders.
+func (s *System) TryStart(ctx context.Context, o Order) (*checkoutv1.StartResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, callBudget)
+	defer cancel()
+	answer, err := s.Checkouts.Start(ctx, connect.NewRequest(o.Request()))
+	if err != nil {
+		return nil, err
+	}
+	return answer.Msg, nil
+}
+
+// Get tells how a checkout stands.
+func (s *System) Get(ctx context.Context, orderID string) (*checkoutv1.Checkout, error) {
+	ctx, cancel := context.WithTimeout(ctx, callBudget)
+	defer cancel()
+	answer, err := s.Checkouts.Get(ctx, connect.NewRequest(&checkoutv1.GetRequest{OrderId: orderID}))
+	if err != nil {
+		return nil, err
+	}
+	return answer.Msg.Checkout, nil
+}
+
+// Cancel asks that a checkout be undone.
+func (s *System) Cancel(ctx context.Context, orderID string) (*checkoutv1.CancelResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, callBudget)
+	defer cancel()
+	answer, err := s.Checkouts.Cancel(ctx, connect.NewRequest(&checkoutv1.CancelRequest{
+		OrderId: orderID, Reason: "the test wants it gone", Actor: "test",
+	}))
+	if err != nil {
+		return nil, err
+	}
+	return answer.Msg, nil
+}
+
+// Status is a status in the words of design.md.
+type Status = checkoutv1.Status
+
+// The statuses that tests wait for.
+const (
+	Confirmed      = checkoutv1.Status_STATUS_CONFIRMED
+	Rejected       = checkoutv1.Status_STATUS_REJECTED
+	Cancelled      = checkoutv1.Status_STATUS_CANCELLED
+	Expired        = checkoutv1.Status_STATUS_EXPIRED
+	NeedsAttention = checkoutv1.Status_STATUS_NEEDS_ATTENTION
+)
+
+// AwaitEnd waits until a checkout is final and demands that it ended so.
+func (s *System) AwaitEnd(t testing.TB, orderID string, want Status) *checkoutv1.Checkout {
+	t.Helper()
+	var c *checkoutv1.Checkout
+	Eventually(t, orderID+" to end", func(ctx context.Context) (err error) {
+		if c, err = s.Get(ctx, orderID); err != nil {
+			return err
+		}
+		if c.EndedAt == nil {
+			return fmt.Errorf("it is %s: %v", c.Status, c)
+		}
+		return nil
+	})
+	if c.Status != want {
+		t.Fatalf("%s ended %s (%s), not %s", orderID, c.Status, c.Reason, want)
+	}
+	return c
+}
+
+// EndOf waits until a checkout is final, or needs attention, which is an error here. Unlike AwaitEnd it may be called from
+// any goroutine.
+func (s *System) EndOf(ctx context.Context, orderID string) (*checkoutv1.Checkout, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		c, err := s.Get(ctx, orderID)
+		switch {
+		case err != nil:
+			return nil, err
+		case c.EndedAt != nil:
+			return c, nil
+		case c.Status == NeedsAttention:
+			return nil, fmt.Errorf("%s needs attention: %s", orderID, c.Attention.GetCause())
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s has not ended within %s: it stands at %s", orderID, patience, Steps(c))
+		}
+	}
+}
+
+// AwaitStatus waits until a checkout has a status.
+func (s *System) AwaitStatus(t testing.TB, orderID string, want Status) *checkoutv1.Checkout {
+	t.Helper()
+	var c *checkoutv1.Checkout
+	Eventually(t, fmt.Sprintf("%s to be %s", orderID, want), func(ctx context.Context) (err error) {
+		if c, err = s.Get(ctx, orderID); err != nil {
+			return err
+		}
+		if c.Status != want {
+			return fmt.Errorf("it is %s: %v", c.Status, c)
+		}
+		return nil
+	})
+	return c
+}
+
+// SetBehaviour changes what the card network does with a payment method.
+func (s *System) SetBehaviour(t testing.TB, to *paymentv1.SetBehaviourRequest) {
+	t.Helper()
+	if _, err := s.Sandbox.SetBehaviour(t.Context(), connect.NewRequest(to)); err != nil {
+		t.Fatalf("set behaviour of %s: %v", to.PaymentMethod, err)
+	}
+}
+
+// SetStock sets what is on hand of an article.
+func (s *System) SetStock(t testing.TB, sku string, onHand int32) {
+	t.Helper()
+	request := &warehousev1.SetStockRequest{Sku: sku, OnHand: onHand}
+	answer, err := s.Warehouse.SetStock(t.Context(), connect.NewRequest(request))
+	if err != nil {
+		t.Fatalf("set stock of %s: %v", sku, err)
+	}
+	s.Judge.Pieces(sku, int64(answer.Msg.OnHand+answer.Msg.Committed))
+}
+
+// Steps are a checkout's step states as one readable line, such as "reserve-stock done/done, authorize-payment rejected".
+// The second word is the compensation's state; "not-needed" is left out.
+func Steps(c *checkoutv1.Checkout) string {
+	line := ""
+	for i, step := range c.Steps {
+		if i > 0 {
+			line += ", "
+		}
+		line += step.Name + " " + step.State
+		if step.Compensation != "not-needed" {
+			line += "/" + step.Compensation
+		}
+	}
+	return line
+}
+
+// AwaitAllEnded waits until no checkout is open, at most for limit.
+func (s *System) AwaitAllEnded(t testing.TB, limit time.Duration) time.Duration {
+	t.Helper()
+	return Within(t, limit, "all checkouts to end", func(ctx context.Context) error {
+		open, err := s.Judge.Open(ctx)
+		if err == nil && open > 0 {
+			err = fmt.Errorf("%d are open", open)
+		}
+		return err
+	})
+}
+
+// Audit lets the judge look at everything and fails the test if something is wrong.
+func (s *System) Audit(t testing.TB) {
+	t.Helper()
+	violations, err := s.Judge.Judge(context.WithoutCancel(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range violations {
+		if i == 20 {
+			t.Errorf("... and %d more", len(violations)-i)
+			break
+		}
+		t.Error(v)
+	}
+}
+
+// IsCode tells whether err carries a Connect code.
+func IsCode(err error, code connect.Code) bool {
+	var wire *connect.Error
+	return errors.As(err, &wire) && wire.Code() == code
+}

@@ -1,0 +1,141 @@
+package judge_test
+
+import (
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/checkoutsaga/orchestrator/tests/harness"
+	"github.com/checkoutsaga/orchestrator/tests/judge"
+)
+
+// A judge who never finds anything proves nothing: each wrong row must be found, by its invariant.
+func TestTheJudgeFindsEachWrongRow(t *testing.T) {
+	n := harness.StartInProcess(t, harness.InProcess{})
+	for order, method := range map[string]string{
+		"ord-ok": "tok_visa", "ord-other": "tok_visa", "ord-declined": "tok_declined", "ord-expires": "tok_expires",
+	} {
+		n.Start(t, harness.Order{ID: order, Method: method})
+	}
+	n.AwaitEnd(t, "ord-ok", harness.Confirmed)
+	n.AwaitEnd(t, "ord-other", harness.Confirmed)
+	n.AwaitEnd(t, "ord-declined", harness.Rejected)
+	n.AwaitEnd(t, "ord-expires", harness.Rejected)
+	n.Audit(t) // As it is, all is well.
+
+	const orchestrator, warehouse, payment = 0, 1, 2
+	cases := []struct {
+		name      string
+		database  int
+		sql       string
+		invariant string
+		subject   string
+	}{
+		{"a confirmed checkout whose reservation is only reserved", warehouse,
+			`UPDATE reservations SET state = 'reserved' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a confirmed checkout whose stock was released", warehouse,
+			`UPDATE reservations SET state = 'released' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a confirmed checkout without a reservation", warehouse,
+			`DELETE FROM reservation_lines WHERE order_id = 'ord-ok'; DELETE FROM reservations WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a shipment of more than was ordered", warehouse,
+			`UPDATE reservation_lines SET quantity = 2 WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a shipment of another article", warehouse,
+			`UPDATE reservation_lines SET sku = 'SOFA-LINEN' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a commit that is not on record", warehouse,
+			`DELETE FROM operations WHERE order_id = 'ord-ok' AND step = 'commit-stock'`, "I1", "ord-ok"},
+		{"a confirmed checkout that was captured and is voiding", payment,
+			`UPDATE payments SET state = 'voiding' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a capture of one cent more", payment,
+			`UPDATE payments SET minor_units = minor_units + 1 WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a capture in another currency", payment,
+			`UPDATE payments SET currency = 'USD' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a charge of one cent less", payment,
+			`UPDATE sandbox.charges SET minor_units = minor_units - 1 WHERE order_id = 'ord-ok' AND kind = 'capture'`, "I1", "ord-ok"},
+		{"a capture that the network does not know", payment,
+			`DELETE FROM sandbox.charges WHERE order_id = 'ord-ok' AND kind = 'capture'`, "I1", "ord-ok"},
+		{"a capture by two keys", payment,
+			`INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
+			 SELECT 'another', order_id, kind, payment_method, currency, minor_units FROM sandbox.charges
+			 WHERE order_id = 'ord-ok' AND kind = 'capture'`, "I2", "ord-ok"},
+		{"an authorization by two keys, of a checkout that is undone", payment,
+			`INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
+			 SELECT 'another', order_id, kind, payment_method, currency, minor_units FROM sandbox.charges
+			 WHERE order_id = 'ord-expires' AND kind = 'authorize'`, "I2", "ord-expires"},
+		{"a void of a confirmed checkout", payment,
+			`INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
+			 VALUES ('v', 'ord-ok', 'void', 'tok_visa', 'EUR', 4999)`, "I1", "ord-ok"},
+		{"a confirmed checkout in whose book the money is still held", payment,
+			`DELETE FROM entries WHERE order_id = 'ord-ok' AND movement = 'capture'`, "I1", "ord-ok"},
+		{"a declined checkout that holds stock", warehouse,
+			`UPDATE reservations SET state = 'reserved' WHERE order_id = 'ord-declined'`, "I1", "ord-declined"},
+		{"a declined checkout that was shipped", warehouse,
+			`UPDATE reservations SET state = 'committed' WHERE order_id = 'ord-declined'`, "I1", "ord-declined"},
+		{"a declined checkout whose reservation is not undone on record", warehouse,
+			`UPDATE operations SET undo_state = 'none' WHERE order_id = 'ord-declined' AND step = 'reserve-stock'`, "I1", "ord-declined"},
+		{"a declined checkout that the network holds money of", payment,
+			`INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
+			 VALUES ('a', 'ord-declined', 'authorize', 'tok_visa', 'EUR', 4999)`, "I1", "ord-declined"},
+		{"an undone checkout that the network took money of", payment,
+			`INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
+			 VALUES ('c', 'ord-expires', 'capture', 'tok_expires', 'EUR', 4999)`, "I1", "ord-expires"},
+		{"an undone checkout whose payment is authorized", payment,
+			`UPDATE payments SET state = 'authorized' WHERE order_id = 'ord-expires'`, "I1", "ord-expires"},
+		{"an undone checkout whose payment is at the network", payment,
+			`UPDATE operations SET undo_state = 'started', undo_key = 'k', ask_at = now()
+			 WHERE order_id = 'ord-expires' AND step = 'authorize-payment'`, "I1", "ord-expires"},
+		{"an undone checkout with money held in the book", payment,
+			`DELETE FROM entries WHERE order_id = 'ord-expires' AND movement = 'expire'`, "I1", "ord-expires"},
+		{"a confirmed checkout with a step that is not done", orchestrator,
+			`UPDATE checkouts SET progress = jsonb_set(progress, '{3,state}', '"running"') WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"an undone checkout with a compensation that is not done", orchestrator,
+			`UPDATE checkouts SET progress = jsonb_set(progress, '{0,compensation}', '"pending"') WHERE order_id = 'ord-declined'`, "I1", "ord-declined"},
+		{"a confirmed checkout of another amount than its lines", orchestrator,
+			`UPDATE checkouts SET items = jsonb_set(items, '{0,unit_price}', '1') WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a checkout that says rejected and was confirmed", orchestrator,
+			`UPDATE checkouts SET status = 'REJECTED', verdict = 'REJECTED' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a checkout that says confirmed and was rejected", orchestrator,
+			`UPDATE checkouts SET status = 'CONFIRMED', verdict = NULL WHERE order_id = 'ord-declined'`, "I1", "ord-declined"},
+		{"a checkout that is still running", orchestrator,
+			`UPDATE checkouts SET status = 'RUNNING', phase = 'forward', ended_at = NULL, check_at = now() WHERE order_id = 'ord-ok'`, "I3", "ord-ok"},
+		{"a checkout that was lost", orchestrator,
+			`DELETE FROM entries WHERE order_id = 'ord-ok'; DELETE FROM checkouts WHERE order_id = 'ord-ok'`,
+			"I3", "ord-ok"},
+		{"a piece that came from nowhere", warehouse, `UPDATE stock SET on_hand = on_hand + 1 WHERE sku = 'CHAIR-OAK'`, "I4", "CHAIR-OAK"},
+		{"a piece reserved for nobody", warehouse, `UPDATE stock SET reserved = 1 WHERE sku = 'CHAIR-OAK'`, "I4", "CHAIR-OAK"},
+		{"a piece shipped to nobody", warehouse,
+			`UPDATE stock SET on_hand = on_hand - 1, committed = committed + 1 WHERE sku = 'CHAIR-OAK'`, "I4", "CHAIR-OAK"},
+		{"a shipment that was committed twice", warehouse,
+			`UPDATE stock SET on_hand = on_hand - 2, committed = committed + 2 WHERE sku = 'CHAIR-OAK'`, "I4", "CHAIR-OAK"},
+		{"more promised than there is", warehouse,
+			`ALTER TABLE stock DROP CONSTRAINT stock_check; UPDATE stock SET reserved = on_hand + 1 WHERE sku = 'CHAIR-OAK'`, "I4", "CHAIR-OAK"},
+		{"an entry without its counterpart", payment,
+			`DELETE FROM entries WHERE order_id = 'ord-ok' AND movement = 'capture' AND account = 'held'`, "I4", "ord-ok"},
+		{"money that the network never took", payment,
+			`DELETE FROM sandbox.charges WHERE kind = 'capture'`, "I4", "EUR"},
+	}
+	urls := []string{n.Databases.Orchestrator, n.Databases.Warehouse, n.Databases.Payment}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			var txs [3]pgx.Tx
+			for i, url := range urls {
+				conn, err := pgx.Connect(t.Context(), url)
+				require.NoError(t, err)
+				defer conn.Close(t.Context())
+				txs[i], err = conn.Begin(t.Context()) // Never committed.
+				require.NoError(t, err)
+			}
+			_, err := txs[c.database].Exec(t.Context(), c.sql)
+			require.NoError(t, err)
+
+			found, err := judge.Of(txs[orchestrator], txs[warehouse], txs[payment]).Judge(t.Context())
+			require.NoError(t, err)
+			for _, v := range found {
+				if v.Invariant == c.invariant && v.Subject == c.subject {
+					return
+				}
+			}
+			t.Errorf("the judge found %v, not that %s is broken for %s", found, c.invariant, c.subject)
+		})
+	}
+}
