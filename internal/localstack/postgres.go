@@ -64,7 +64,7 @@ func StartPostgres(ctx context.Context, dir string, opts PostgresOptions) (*Post
 	if p.port, err = FreePort(); err != nil {
 		return nil, err
 	}
-	flags := fmt.Sprintf("-c listen_addresses=127.0.0.1 -p %d -k %s -c max_connections=400 -c shared_buffers=256MB", p.port, data)
+	flags := fmt.Sprintf("-c listen_addresses=127.0.0.1 -p %d -k %s -c max_connections=800 -c shared_buffers=256MB", p.port, data)
 	if opts.Throwaway {
 		flags += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/checkoutsaga/orchestrator/internal/pg"
@@ -20,7 +21,8 @@ var (
 )
 
 // store runs the warehouse's SQL. Locks are taken in this order, so that no two transactions wait for each other: operation,
-// reservation, stock by article.
+// reservation, stock by article. Everybody who buys an article waits for its row, so it is locked last, and what is written
+// under its lock goes to the database in one batch.
 type store struct{ pool *pgxpool.Pool }
 
 // reserve reserves all lines, which are in order, or none.
@@ -35,19 +37,16 @@ func (s *store) reserve(ctx context.Context, orderID string, lines []line) (side
 		if err != nil {
 			return err
 		}
+		writes := &pgx.Batch{}
 		if reason, detail := refusal(lines, have); reason != "" {
 			op.Do.Reject(reason, detail)
 		} else {
-			if err := insertReservation(ctx, tx, orderID, lines); err != nil {
-				return err
-			}
-			if err := moveStock(ctx, tx, lines, movement{reserved: +1}); err != nil {
-				return err
-			}
+			queueReservation(writes, orderID, lines)
+			queueMovement(writes, lines, movement{reserved: +1})
 			op.Do.Apply("rsv-" + orderID)
 		}
 		side = op.Do
-		return ledger.Save(ctx, tx, &op)
+		return send(ctx, tx, writes, &op)
 	})
 	return side, err
 }
@@ -64,6 +63,7 @@ func (s *store) release(ctx context.Context, orderID string) (side ledger.Side, 
 		if err != nil {
 			return err
 		}
+		writes := &pgx.Batch{}
 		if state == committed {
 			op.Undo.Reject(alreadyCommitted, "the stock has been shipped")
 		} else {
@@ -71,16 +71,12 @@ func (s *store) release(ctx context.Context, orderID string) (side ledger.Side, 
 			if err != nil {
 				return err
 			}
-			if err := moveStock(ctx, tx, lines, movement{reserved: -1}); err != nil {
-				return err
-			}
-			if err := setReservation(ctx, tx, orderID, released); err != nil {
-				return err
-			}
+			queueMovement(writes, lines, movement{reserved: -1})
+			queueState(writes, orderID, released)
 			op.Undo.Apply("rsv-" + orderID)
 		}
 		side = op.Undo
-		return ledger.Save(ctx, tx, &op)
+		return send(ctx, tx, writes, &op)
 	})
 	return side, err
 }
@@ -97,25 +93,31 @@ func (s *store) commit(ctx context.Context, orderID string) (side ledger.Side, e
 		if err != nil && !errors.Is(err, errNoReservation) {
 			return err
 		}
+		writes := &pgx.Batch{}
 		if state == reserved {
 			lines, err := lockReserved(ctx, tx, orderID)
 			if err != nil {
 				return err
 			}
-			if err := moveStock(ctx, tx, lines, movement{onHand: -1, reserved: -1, committed: +1}); err != nil {
-				return err
-			}
-			if err := setReservation(ctx, tx, orderID, committed); err != nil {
-				return err
-			}
+			queueMovement(writes, lines, movement{onHand: -1, reserved: -1, committed: +1})
+			queueState(writes, orderID, committed)
 			op.Do.Apply("shp-" + orderID)
 		} else {
 			op.Do.Reject(noReservation, "nothing is reserved for this order")
 		}
 		side = op.Do
-		return ledger.Save(ctx, tx, &op)
+		return send(ctx, tx, writes, &op)
 	})
 	return side, err
+}
+
+// send writes the effect and its record.
+func send(ctx context.Context, tx pgx.Tx, writes *pgx.Batch, op *ledger.Operation) error {
+	ledger.QueueSave(writes, op)
+	if err := tx.SendBatch(ctx, writes).Close(); err != nil {
+		return fmt.Errorf("write %s of %s: %w", op.Step, op.OrderID, err)
+	}
+	return nil
 }
 
 // lockStock locks the articles of the lines, in order, and returns those that exist.
@@ -154,9 +156,9 @@ func lockReserved(ctx context.Context, tx pgx.Tx, orderID string) ([]line, error
 // movement says with which sign the quantities of lines are added to each count.
 type movement struct{ onHand, reserved, committed int32 }
 
-// moveStock moves the counts of the lines' articles, which this transaction has locked: an update of several rows by itself
-// would lock them in any order it likes.
-func moveStock(ctx context.Context, tx pgx.Tx, lines []line, m movement) error {
+// queueMovement moves the counts of the lines' articles, which this transaction has locked: an update of several rows by
+// itself would lock them in any order it likes.
+func queueMovement(writes *pgx.Batch, lines []line, m movement) {
 	const query = `
 		UPDATE stock
 		SET on_hand = on_hand + $3 * moved.quantity,
@@ -165,29 +167,22 @@ func moveStock(ctx context.Context, tx pgx.Tx, lines []line, m movement) error {
 		FROM unnest($1::text[], $2::integer[]) AS moved (sku, quantity)
 		WHERE stock.sku = moved.sku`
 	skus, quantities := split(lines)
-	tag, err := tx.Exec(ctx, query, skus, quantities, m.onHand, m.reserved, m.committed)
-	if err != nil {
-		return fmt.Errorf("move stock: %w", err)
-	}
-	if int(tag.RowsAffected()) != len(lines) {
-		return fmt.Errorf("move stock: %d articles moved, not %d", tag.RowsAffected(), len(lines))
-	}
-	return nil
+	writes.Queue(query, skus, quantities, m.onHand, m.reserved, m.committed).Exec(func(tag pgconn.CommandTag) error {
+		if int(tag.RowsAffected()) != len(lines) {
+			return fmt.Errorf("%d articles moved, not %d", tag.RowsAffected(), len(lines))
+		}
+		return nil
+	})
 }
 
-func insertReservation(ctx context.Context, tx pgx.Tx, orderID string, lines []line) error {
+func queueReservation(writes *pgx.Batch, orderID string, lines []line) {
 	const (
 		reservation = `INSERT INTO reservations (order_id, state) VALUES ($1, 'reserved')`
 		ofLines     = `INSERT INTO reservation_lines (order_id, sku, quantity) SELECT $1, * FROM unnest($2::text[], $3::integer[])`
 	)
 	skus, quantities := split(lines)
-	batch := &pgx.Batch{}
-	batch.Queue(reservation, orderID)
-	batch.Queue(ofLines, orderID, skus, quantities)
-	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("insert reservation: %w", err)
-	}
-	return nil
+	writes.Queue(reservation, orderID)
+	writes.Queue(ofLines, orderID, skus, quantities)
 }
 
 func lockReservation(ctx context.Context, tx pgx.Tx, orderID string) (state reservationState, err error) {
@@ -202,12 +197,9 @@ func lockReservation(ctx context.Context, tx pgx.Tx, orderID string) (state rese
 	return state, nil
 }
 
-func setReservation(ctx context.Context, tx pgx.Tx, orderID string, state reservationState) error {
+func queueState(writes *pgx.Batch, orderID string, state reservationState) {
 	const query = `UPDATE reservations SET state = $2, updated_at = clock_timestamp() WHERE order_id = $1`
-	if _, err := tx.Exec(ctx, query, orderID, state); err != nil {
-		return fmt.Errorf("set reservation: %w", err)
-	}
-	return nil
+	writes.Queue(query, orderID, state)
 }
 
 // querier is a transaction or the pool.

@@ -224,8 +224,19 @@ func insertOrLock(ctx context.Context, tx pgx.Tx, orderID, step string) (Operati
 	return op, results.Close()
 }
 
-// Save writes an operation that this transaction holds. While something is under way, ask_at says when recovery is to look.
+// Save writes an operation that this transaction holds.
 func Save(ctx context.Context, tx pgx.Tx, op *Operation) error {
+	batch := &pgx.Batch{}
+	QueueSave(batch, op)
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("save operation %s of %s: %w", op.Step, op.OrderID, err)
+	}
+	return nil
+}
+
+// QueueSave queues what Save does, for a caller that sends it together with the effect. While something is under way, ask_at
+// says when recovery is to look.
+func QueueSave(batch *pgx.Batch, op *Operation) {
 	const query = `
 		UPDATE operations
 		SET digest = nullif($3, ''),
@@ -235,16 +246,11 @@ func Save(ctx context.Context, tx pgx.Tx, op *Operation) error {
 		    asks = 0,
 		    ask_at = CASE WHEN $4 = 'started' OR $9 = 'started' THEN clock_timestamp() + $16::interval END,
 		    updated_at = clock_timestamp()
-		WHERE order_id = $1 AND step = $2
-		RETURNING updated_at`
-	err := tx.QueryRow(ctx, query, op.OrderID, op.Step, op.Digest,
+		WHERE order_id = $1 AND step = $2`
+	batch.Queue(query, op.OrderID, op.Step, op.Digest,
 		op.Do.State, op.Do.Reason, op.Do.Detail, op.Do.Reference, op.Do.Key,
 		op.Undo.State, op.Undo.Reason, op.Undo.Detail, op.Undo.Reference, op.Undo.Key,
-		op.Amount.Currency, op.Amount.MinorUnits, firstAsk).Scan(&op.UpdatedAt)
-	if err != nil {
-		return fmt.Errorf("save operation %s of %s: %w", op.Step, op.OrderID, err)
-	}
-	return nil
+		op.Amount.Currency, op.Amount.MinorUnits, firstAsk)
 }
 
 // ClaimUnderWay returns at most limit operations whose outer effect should have been known by now, and puts each off with a
