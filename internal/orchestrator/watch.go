@@ -9,6 +9,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 )
 
 // lookAgain bounds how late a watcher learns of a change whose notification was lost with a database connection.
@@ -17,7 +18,11 @@ const lookAgain = 5 * time.Second
 // Watch sends the checkout now and after each change, until it is final or, where the caller wishes, needs attention.
 func (s *Service) Watch(ctx context.Context, req *connect.Request[checkoutv1.WatchRequest], stream *connect.ServerStream[checkoutv1.WatchResponse]) error {
 	// Subscribed before the first read: a change between the two is seen twice rather than never.
-	changed, unsubscribe := s.store.Subscribe(req.Msg.OrderId)
+	interest := store.AnyChange
+	if req.Msg.OnlySettled {
+		interest = store.Settled
+	}
+	changed, unsubscribe := s.store.Subscribe(req.Msg.OrderId, interest)
 	defer unsubscribe()
 	again := time.NewTicker(lookAgain)
 	defer again.Stop()
@@ -28,13 +33,15 @@ func (s *Service) Watch(ctx context.Context, req *connect.Request[checkoutv1.Wat
 		if err != nil {
 			return err
 		}
-		if now := toWire(c); !proto.Equal(now, sent) {
+		settled := c.Status.IsFinal() || c.Status == checkout.NeedsAttention
+		wanted := sent == nil || settled || !req.Msg.OnlySettled
+		if now := toWire(c); wanted && !proto.Equal(now, sent) {
 			if err := stream.Send(&checkoutv1.WatchResponse{Checkout: now}); err != nil {
 				return err
 			}
 			sent = now
 		}
-		if c.Status.IsFinal() || req.Msg.UntilSettled && c.Status == checkout.NeedsAttention {
+		if c.Status.IsFinal() || req.Msg.UntilSettled && settled {
 			return nil
 		}
 		select {

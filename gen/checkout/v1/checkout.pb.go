@@ -1392,9 +1392,11 @@ func (x *ParticipantOperation) GetReference() string {
 }
 
 type WatchRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	OrderId       string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
-	UntilSettled  bool                   `protobuf:"varint,2,opt,name=until_settled,json=untilSettled,proto3" json:"until_settled,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	OrderId      string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	UntilSettled bool                   `protobuf:"varint,2,opt,name=until_settled,json=untilSettled,proto3" json:"until_settled,omitempty"`
+	// Sends the checkout now and then only when it is final or needs attention; for who waits and shows no progress.
+	OnlySettled   bool `protobuf:"varint,3,opt,name=only_settled,json=onlySettled,proto3" json:"only_settled,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1439,6 +1441,13 @@ func (x *WatchRequest) GetOrderId() string {
 func (x *WatchRequest) GetUntilSettled() bool {
 	if x != nil {
 		return x.UntilSettled
+	}
+	return false
+}
+
+func (x *WatchRequest) GetOnlySettled() bool {
+	if x != nil {
+		return x.OnlySettled
 	}
 	return false
 }
@@ -2131,10 +2140,11 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\x04step\x18\x02 \x01(\tR\x04step\x12\x0e\n" +
 	"\x02do\x18\x03 \x01(\tR\x02do\x12\x12\n" +
 	"\x04undo\x18\x04 \x01(\tR\x04undo\x12\x1c\n" +
-	"\treference\x18\x05 \x01(\tR\treference\"N\n" +
+	"\treference\x18\x05 \x01(\tR\treference\"q\n" +
 	"\fWatchRequest\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12#\n" +
-	"\runtil_settled\x18\x02 \x01(\bR\funtilSettled\"B\n" +
+	"\runtil_settled\x18\x02 \x01(\bR\funtilSettled\x12!\n" +
+	"\fonly_settled\x18\x03 \x01(\bR\vonlySettled\"B\n" +
 	"\rWatchResponse\x121\n" +
 	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"q\n" +
 	"\rCancelRequest\x12\x19\n" +

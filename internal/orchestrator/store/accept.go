@@ -58,7 +58,7 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}
 	if created = tag.RowsAffected() == 1; created {
-		s.watchers.changed(n.OrderID)
+		s.watchers.changed(n.OrderID, AnyChange)
 	} else if err := s.sameOrder(ctx, n); err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}

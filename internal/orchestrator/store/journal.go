@@ -95,9 +95,17 @@ func (s *Store) change(ctx context.Context, orderID string, decide func(*row) (c
 		return Checkout{}, fmt.Errorf("write checkout %s: %w", orderID, err)
 	}
 	if changed {
-		s.watchers.changed(orderID)
+		s.watchers.changed(orderID, kindOf(r.Status))
 	}
 	return r.Checkout, nil
+}
+
+// kindOf is the kind of a change to a status.
+func kindOf(status checkout.Status) Interest {
+	if status.IsFinal() || status == checkout.NeedsAttention {
+		return Settled
+	}
+	return AnyChange
 }
 
 // read reads a checkout. ErrNotFound.

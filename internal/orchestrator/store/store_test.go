@@ -341,19 +341,34 @@ func TestASubscriberHearsOfEachChange(t *testing.T) {
 	var listener errgroup.Group
 	listener.Go(func() error { return s.store.Listen(ctx) })
 	t.Cleanup(func() { stop(); _ = listener.Wait() })
-	changed, cancel := s.store.Subscribe(s.id)
+	changed, cancel := s.store.Subscribe(s.id, store.AnyChange)
 	defer cancel()
+	settled, cancelSettled := s.store.Subscribe(s.id, store.Settled)
+	defer cancelSettled()
 
-	heard := func() {
+	heard := func(of <-chan struct{}) {
+		t.Helper()
 		select {
-		case <-changed:
+		case <-of:
 		case <-time.After(10 * time.Second):
 			t.Fatal("nothing was heard")
 		}
 	}
-	heard() // Listen has begun.
-	s.cancel(store.CancelDone)
-	heard()
+	heard(changed) // Listen has begun.
+	heard(settled)
+
+	// What other processes change is heard as what this one changes is.
+	elsewhere := &scenario{t: t, pool: s.pool, store: store.New(s.pool), id: s.id, run: 1}
+	ctxElsewhere, stopElsewhere := context.WithCancel(t.Context())
+	listener.Go(func() error { return elsewhere.store.Listen(ctxElsewhere) })
+	t.Cleanup(stopElsewhere)
+
+	elsewhere.fence(checkout.ReserveStock, false, checkout.Go)
+	heard(changed)
+	require.Empty(t, settled, "nothing is settled yet")
+	elsewhere.record(checkout.ReserveStock, false, refused("out_of_stock"), checkout.GoBack)
+	heard(changed)
+	heard(settled)
 }
 
 func TestTheSweepersRowsAreThoseThatAreOverdue(t *testing.T) {

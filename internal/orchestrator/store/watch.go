@@ -30,29 +30,39 @@ type watchers struct {
 	self string
 
 	mu          sync.Mutex
-	byOrder     map[string]map[chan struct{}]struct{}
-	unannounced map[string]struct{}
+	byOrder     map[string]map[chan struct{}]Interest
+	unannounced map[string]Interest
 	announce    chan struct{}
 }
 
+// Interest says which changes of an order somebody wants to hear of, or of which kind a change was.
+type Interest string
+
+const (
+	// AnyChange is every change.
+	AnyChange Interest = "any"
+	// Settled is that the checkout is final or needs attention.
+	Settled Interest = "settled"
+)
+
 func newWatchers() *watchers {
 	return &watchers{
-		self: uuid.NewString(), byOrder: make(map[string]map[chan struct{}]struct{}),
-		unannounced: make(map[string]struct{}), announce: make(chan struct{}, 1),
+		self: uuid.NewString(), byOrder: make(map[string]map[chan struct{}]Interest),
+		unannounced: make(map[string]Interest), announce: make(chan struct{}, 1),
 	}
 }
 
-// Subscribe returns a channel that has a value after each change of the order; several changes may leave one value. Changes
-// by other processes are heard while Listen runs. The caller calls cancel when done.
-func (s *Store) Subscribe(orderID string) (changed <-chan struct{}, cancel func()) {
+// Subscribe returns a channel that has a value after each change of the order that is of interest; several changes may leave
+// one value. Changes by other processes are heard while Listen runs. The caller calls cancel when done.
+func (s *Store) Subscribe(orderID string, interest Interest) (changed <-chan struct{}, cancel func()) {
 	w := s.watchers
 	ch := make(chan struct{}, 1)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.byOrder[orderID] == nil {
-		w.byOrder[orderID] = make(map[chan struct{}]struct{})
+		w.byOrder[orderID] = make(map[chan struct{}]Interest)
 	}
-	w.byOrder[orderID][ch] = struct{}{}
+	w.byOrder[orderID][ch] = interest
 	return ch, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -89,8 +99,9 @@ func (s *Store) hear(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("listen for changes: %w", err)
 		}
-		if process, orderID, _ := strings.Cut(n.Payload, " "); process != s.watchers.self {
-			s.watchers.wake(orderID)
+		process, change, _ := strings.Cut(n.Payload, " ")
+		if kind, orderID, _ := strings.Cut(change, " "); process != s.watchers.self {
+			s.watchers.wake(orderID, Interest(kind))
 		}
 	}
 }
@@ -104,9 +115,8 @@ func (s *Store) announce(ctx context.Context) error {
 			return ctx.Err()
 		case <-s.watchers.announce:
 		}
-		orderIDs := s.watchers.takeUnannounced()
-		if _, err := s.pool.Exec(ctx, `SELECT pg_notify($1, $2 || ' ' || order_id) FROM unnest($3::text[]) AS order_id`,
-			channel, s.watchers.self, orderIDs); err != nil {
+		if _, err := s.pool.Exec(ctx, `SELECT pg_notify($1, change) FROM unnest($2::text[]) AS change`,
+			channel, s.watchers.takeUnannounced()); err != nil {
 			return fmt.Errorf("announce changes: %w", err)
 		}
 		select {
@@ -118,44 +128,47 @@ func (s *Store) announce(ctx context.Context) error {
 }
 
 // changed wakes the order's watchers here, and notes it for the next announcement.
-func (w *watchers) changed(orderID string) {
+func (w *watchers) changed(orderID string, kind Interest) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	wake(w.byOrder[orderID])
-	if len(w.unannounced) < maxUnannounced {
-		w.unannounced[orderID] = struct{}{}
+	wake(w.byOrder[orderID], kind)
+	if w.unannounced[orderID] != Settled && len(w.unannounced) < maxUnannounced {
+		w.unannounced[orderID] = kind
 	}
 	signal(w.announce)
 }
 
+// takeUnannounced empties what was gathered, as texts of process, kind of change and order id.
 func (w *watchers) takeUnannounced() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	orderIDs := make([]string, 0, len(w.unannounced))
-	for id := range w.unannounced {
-		orderIDs = append(orderIDs, id)
+	changes := make([]string, 0, len(w.unannounced))
+	for orderID, kind := range w.unannounced {
+		changes = append(changes, fmt.Sprintf("%s %s %s", w.self, kind, orderID))
 	}
 	clear(w.unannounced)
-	return orderIDs
+	return changes
 }
 
-func (w *watchers) wake(orderID string) {
+func (w *watchers) wake(orderID string, kind Interest) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	wake(w.byOrder[orderID])
+	wake(w.byOrder[orderID], kind)
 }
 
 func (w *watchers) wakeAll() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, waiting := range w.byOrder {
-		wake(waiting)
+		wake(waiting, Settled)
 	}
 }
 
-func wake(waiting map[chan struct{}]struct{}) {
-	for ch := range waiting {
-		signal(ch)
+func wake(waiting map[chan struct{}]Interest, kind Interest) {
+	for ch, interest := range waiting {
+		if interest == AnyChange || interest == kind {
+			signal(ch)
+		}
 	}
 }
 
