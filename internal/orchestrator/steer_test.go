@@ -127,6 +127,19 @@ func TestWatchEndsWithTheFinalState(t *testing.T) {
 	require.Less(t, time.Since(began), 4*time.Second, "a change wakes the watcher; it does not wait for the next look")
 }
 
+func TestWhoWaitsForTheEndAloneIsSentHowItStandsAndTheEnd(t *testing.T) {
+	f := setup(t)
+	f.start(t, order())
+	stream, err := f.api.Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{OrderId: "ord-1", OnlySettled: true}))
+	require.NoError(t, err)
+	require.True(t, stream.Receive())
+	f.confirm(t, "ord-1")
+	require.True(t, stream.Receive())
+	require.Equal(t, checkoutv1.Status_STATUS_CONFIRMED, stream.Msg().Checkout.Status)
+	require.False(t, stream.Receive())
+	require.NoError(t, stream.Err())
+}
+
 func TestWatchUntilSettledEndsWithAttention(t *testing.T) {
 	f := setup(t)
 	f.start(t, order())
