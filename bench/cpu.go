@@ -27,13 +27,6 @@ func (u usage) since(before usage) usage {
 	return d
 }
 
-func (u usage) total() (sum time.Duration) {
-	for _, used := range u {
-		sum += used
-	}
-	return sum
-}
-
 // cpu reads what the processes below this one and PostgreSQL's have used. A system that stands idle while another is
 // measured uses next to nothing, so all of them are counted.
 func (g *ground) cpu() (usage, error) {

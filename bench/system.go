@@ -174,8 +174,8 @@ func fillWarehouse(ctx context.Context, url string) error {
 	return nil
 }
 
-// checkoutAt runs checkouts of one article through the API: it starts one and watches it until it is final, which is how
-// the command line waits.
+// checkoutAt runs checkouts of one article through the API: it starts one and waits on a quiet watch, which hears
+// of the end alone, as WaitForWorkflowCompletion does.
 func checkoutAt(url string) func(ctx context.Context, id string) error {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.MaxIdleConnsPerHost = 256
@@ -188,7 +188,7 @@ func checkoutAt(url string) func(ctx context.Context, id string) error {
 		if err != nil {
 			return fmt.Errorf("start %s: %w", id, err)
 		}
-		stream, err := checkouts.Watch(ctx, connect.NewRequest(&checkoutv1.WatchRequest{OrderId: id, UntilSettled: true}))
+		stream, err := checkouts.Watch(ctx, connect.NewRequest(&checkoutv1.WatchRequest{OrderId: id, UntilSettled: true, OnlySettled: true}))
 		if err != nil {
 			return fmt.Errorf("watch %s: %w", id, err)
 		}
