@@ -1,7 +1,7 @@
 # Every check and every way to run it, by one name each; CI uses the same ones. `make help` lists them.
 
-# What needs no Dapr: all packages but those that start it.
-WITHOUT_DAPR = $(shell go list ./... | grep -Ev '/(tests/dapr|internal/engine/dapr|internal/daprtest)(/|$$)')
+# The inner loop: all packages but those that start Dapr, and but the whole-system tests, which take minutes.
+FAST = $(shell go list ./... | grep -Ev '/(tests/(dapr|embedded)|internal/engine/dapr|internal/daprtest)(/|$$)')
 # Our own sources; tools/ has modules of its own beside tools/stack.
 SOURCES = $(shell git ls-files -co --exclude-standard '*.go' | grep -v '^gen/')
 STACK = go run ./tools/stack
@@ -33,8 +33,8 @@ clean: ## down, and remove the data under .local/
 test: install build ## every test, on real PostgreSQL, real Dapr and real Redis
 	@$(STACK) test-env
 	@status=0; go test -timeout 30m ./... || status=$$?; $(STACK) test-down; exit $$status
-test-fast: install ## what needs no Dapr: the inner loop
-	@go test -timeout 10m $(WITHOUT_DAPR)
+test-fast: install ## what needs no Dapr and takes no minutes: the inner loop
+	@go test -short -timeout 10m $(FAST)
 bench: install build ## the benchmarks: a table, and bench/out/*.json
 	@$(STACK) test-env
 	@status=0; go run ./bench || status=$$?; $(STACK) test-down; exit $$status
