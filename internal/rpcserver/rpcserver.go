@@ -20,6 +20,9 @@ import (
 const (
 	// maxMessage bounds a request; the largest that anybody sends rightly, 1,000 order ids, has 70 kB.
 	maxMessage = 1 << 20
+	// minCompressed is where answers begin to be compressed: a checkout's, of a few hundred bytes, would cost more CPU than it
+	// saves on any wire.
+	minCompressed = 4 << 10
 	// drain is how long what is in hand may take once the server was told to stop.
 	drain = 10 * time.Second
 )
@@ -82,6 +85,7 @@ func Listen(c Config) (*Server, error) {
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	s.options = []connect.HandlerOption{
 		connect.WithReadMaxBytes(maxMessage),
+		connect.WithCompressMinBytes(minCompressed),
 		connect.WithCodec(protoNamesJSON{name: "json"}),
 		connect.WithCodec(protoNamesJSON{name: "json; charset=utf-8"}),
 		connect.WithInterceptors(&edge{server: s, durations: newDurations(c.Metrics)}),

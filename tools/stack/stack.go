@@ -126,7 +126,8 @@ func (s *stack) stopAll(ctx context.Context) error {
 		s.stopControlPlane(ctx),
 		localstack.StopRedis(ctx, s.local("redis")),
 		localstack.StopPostgres(ctx, s.local("postgres")),
-		localstack.StopPostgres(ctx, s.local("test-postgres")))
+		localstack.StopPostgres(ctx, s.local("test-postgres")),
+		localstack.StopPostgres(ctx, s.local("test-dapr-postgres"))) // Stopped by its tests, unless they were killed.
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
@@ -147,6 +148,7 @@ func (s *stack) clean(ctx context.Context) error {
 	return errors.Join(
 		localstack.RemovePostgres(s.local("postgres")),
 		localstack.RemovePostgres(s.local("test-postgres")),
+		localstack.RemovePostgres(s.local("test-dapr-postgres")),
 		os.RemoveAll(s.local()))
 }
 

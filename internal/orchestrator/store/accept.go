@@ -53,7 +53,7 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}
 	tag, err := s.pool.Exec(ctx, insertCheckout, n.OrderID, n.IdempotencyKey, n.Digest, n.Request, n.Engine, n.CustomerID,
-		n.Amount.Currency, n.Amount.MinorUnits, n.PaymentMethod, items, progress, n.Deadline, patience)
+		n.Amount.Currency, n.Amount.MinorUnits, n.PaymentMethod, items, progress, n.Deadline, startPatience)
 	if err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}

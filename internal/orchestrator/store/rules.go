@@ -11,6 +11,10 @@ import (
 // the engine some more to deliver it. Too short pokes what is merely slow, too long delays what was lost.
 const patience = 20 * time.Second
 
+// startPatience is how long it leaves alone a run that the engine is not known to have started. Starting it again is harmless,
+// and nothing else would start it.
+const startPatience = 5 * time.Second
+
 // maxFruitlessRuns is how many runs the sweeper starts without any progress before it calls for a person.
 const maxFruitlessRuns = 3
 
@@ -49,6 +53,15 @@ func (r *row) expectNews(wait time.Duration) {
 	if early := due.Sub(r.checkAt); early < 0 || early > patience/4 {
 		r.checkAt = due
 	}
+}
+
+// lookAgain lets the sweeper look again after its patience, which is shorter for a run that may not have been started.
+func (r *row) lookAgain() {
+	wait := patience
+	if r.startedRun < r.Run {
+		wait = startPatience
+	}
+	r.checkAt = r.now.Add(wait)
 }
 
 // fence decides whether an attempt may call its participant. It says whether the row was changed by a claim.
@@ -318,7 +331,7 @@ func (r *row) nextRun(why string) {
 	r.Run++
 	r.fruitlessRuns++
 	r.pokes = 0
-	r.checkAt = r.now.Add(patience)
+	r.lookAgain()
 	r.entries = append(r.entries, Entry{Kind: "status", Attempt: r.Run, Actor: actorSweeper, Outcome: "run", Reason: why})
 	if r.fruitlessRuns <= maxFruitlessRuns {
 		return

@@ -101,14 +101,14 @@ func (s *Store) Overdue(ctx context.Context, engine string, limit int) ([]Overdu
 	return overdue, nil
 }
 
-// Postpone sets when the sweeper looks at an overdue checkout again: after the usual time. With poked it counts a wake-up
+// Postpone sets when the sweeper looks at an overdue checkout again. With poked it counts a wake-up
 // call. It does nothing if the run has changed.
 func (s *Store) Postpone(ctx context.Context, o Overdue, poked bool) error {
 	if _, err := s.change(ctx, o.OrderID, func(r *row) bool {
 		if r.Run != o.Run || r.Phase == checkout.Final {
 			return false
 		}
-		r.checkAt = r.now.Add(patience)
+		r.lookAgain()
 		if poked {
 			r.pokes++
 		}
