@@ -22,6 +22,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
+	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 	"github.com/checkoutsaga/orchestrator/participants/participanttest"
 )
 
@@ -486,6 +487,28 @@ func TestI9BadInputIsRefusedWithTheNameOfTheField(t *testing.T) {
 	}
 	_, err := p.sandbox.SetBehaviour(t.Context(), connect.NewRequest(&paymentv1.SetBehaviourRequest{PaymentMethod: "tok_nobody_knows", Void: "works"}))
 	require.Equal(t, connect.CodeNotFound, connect.CodeOf(err), err)
+}
+
+// A network keeps its word for a key: were a repeat judged anew, payment could have recorded a refusal of what is then charged.
+func TestTheNetworkRefusesAKeyAgainAlthoughTheCardWorksByNow(t *testing.T) {
+	t.Parallel()
+	p := start(t, pgtest.URL(t), nil)
+	ask := func(kind Kind, key string) string {
+		t.Helper()
+		refusal, err := p.service.network.Ask(t.Context(), Charge{
+			Kind: kind, Key: key, OrderID: "ord-1", PaymentMethod: "tok_visa", Amount: ledger.Amount{Currency: "EUR", MinorUnits: 100},
+		})
+		require.NoError(t, err)
+		return refusal
+	}
+	p.behave(t, &paymentv1.SetBehaviourRequest{PaymentMethod: "tok_visa", Authorize: "refused", Void: "refused"})
+	require.Equal(t, "card_declined", ask(Authorize, "first"))
+	require.Equal(t, "void_refused", ask(Void, "void"))
+
+	p.behave(t, &paymentv1.SetBehaviourRequest{PaymentMethod: "tok_visa", Authorize: "works", Void: "works"})
+	require.Equal(t, "card_declined", ask(Authorize, "first"))
+	require.Empty(t, ask(Authorize, "second"))
+	require.Empty(t, ask(Void, "void"), "money that has to go back is asked for until it does")
 }
 
 func TestBehavioursOutliveAProcess(t *testing.T) {

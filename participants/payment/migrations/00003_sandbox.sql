@@ -34,6 +34,12 @@ CREATE TABLE sandbox.charges (
 
 CREATE INDEX charges_by_order ON sandbox.charges (order_id);
 
+-- What it refused for good: as at a real network, the same key is refused again whatever has changed since.
+CREATE TABLE sandbox.refusals (
+    idempotency_key text PRIMARY KEY,
+    reason          text NOT NULL
+);
+
 -- How often a key met a method that fails twice.
 CREATE TABLE sandbox.failures (
     idempotency_key text    PRIMARY KEY,

@@ -70,9 +70,9 @@ func New(pool *pgxpool.Pool) *Gateway { return &Gateway{pool: pool} }
 // Charge does what is asked, once for each key. It returns the reason of a refusal, or nothing if the effect is in place. An
 // error says nothing about the effect: ask again with the same key.
 func (g *Gateway) Charge(ctx context.Context, r Request) (refusal string, err error) {
-	done, err := g.charged(ctx, r.Key)
-	if err != nil || done {
-		return "", err
+	answered, refusal, err := g.answered(ctx, r.Key)
+	if err != nil || answered {
+		return refusal, err
 	}
 	b, decline, err := g.behaviour(ctx, r.PaymentMethod, r.Kind)
 	if errors.Is(err, errUnknownMethod) {
@@ -83,7 +83,7 @@ func (g *Gateway) Charge(ctx context.Context, r Request) (refusal string, err er
 	}
 	switch b {
 	case Refused:
-		return refusalOf(r.Kind, decline), nil
+		return g.refuse(ctx, r, refusalOf(r.Kind, decline))
 	case Fails:
 		return "", errDown
 	case FailsTwice:
@@ -126,12 +126,32 @@ func stayAway(ctx context.Context) error {
 	return errLate
 }
 
-func (g *Gateway) charged(ctx context.Context, key string) (done bool, err error) {
-	const query = `SELECT EXISTS (SELECT FROM sandbox.charges WHERE idempotency_key = $1)`
-	if err := g.pool.QueryRow(ctx, query, key).Scan(&done); err != nil {
-		return false, fmt.Errorf("look for charge %s: %w", key, err)
+// answered tells whether a key was answered for good, and how: an empty refusal means that the effect is in place.
+func (g *Gateway) answered(ctx context.Context, key string) (answered bool, refusal string, err error) {
+	const query = `
+		SELECT '' FROM sandbox.charges WHERE idempotency_key = $1
+		UNION ALL
+		SELECT reason FROM sandbox.refusals WHERE idempotency_key = $1`
+	err = g.pool.QueryRow(ctx, query, key).Scan(&refusal)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, "", nil
 	}
-	return done, nil
+	if err != nil {
+		return false, "", fmt.Errorf("look for charge %s: %w", key, err)
+	}
+	return true, refusal, nil
+}
+
+// refuse refuses, for good where a network does: to void or refund may be tried again.
+func (g *Gateway) refuse(ctx context.Context, r Request, reason string) (refusal string, err error) {
+	if r.Kind == Void || r.Kind == Refund {
+		return reason, nil
+	}
+	const query = `INSERT INTO sandbox.refusals (idempotency_key, reason) VALUES ($1, $2) ON CONFLICT (idempotency_key) DO NOTHING`
+	if _, err := g.pool.Exec(ctx, query, r.Key, reason); err != nil {
+		return "", fmt.Errorf("refuse %s: %w", r.Key, err)
+	}
+	return reason, nil
 }
 
 func (g *Gateway) apply(ctx context.Context, r Request) error {
