@@ -58,6 +58,11 @@ func (p *Program) Restart(ctx context.Context) error {
 	if err := p.Launch(); err != nil {
 		return err
 	}
+	return p.WaitReady(ctx)
+}
+
+// WaitReady waits until it is ready.
+func (p *Program) WaitReady(ctx context.Context) error {
 	return p.process.ready(ctx, answers(p.ready))
 }
 

@@ -86,7 +86,8 @@ func (s *Service) checkClock(ctx context.Context) *checkoutv1.Finding {
 func (s *Service) checkEngine(ctx context.Context) *checkoutv1.Finding {
 	name := "engine " + s.engine.Name()
 	if err := s.engine.Check(ctx); err != nil {
-		return wrong(name, err.Error(), "look at the log of the orchestrator and, with Dapr, of its sidecar and scheduler; `make down up` restarts all")
+		return wrong(name, err.Error(), "look at the log of the orchestrator and, with Dapr, of its sidecar and scheduler; "+
+			"a sidecar that has accepted no worker for a minute is to be restarted; `make down up` restarts all")
 	}
 	return fine(name, "works")
 }
