@@ -5,10 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -119,4 +123,54 @@ func TestWriteRuntimeMakesADaprdThatIsTheRealOneOnLoopback(t *testing.T) {
 	out, err = exec.Command(daprd, "--version").Output()
 	require.NoError(t, err)
 	require.Equal(t, " --version\n", string(out))
+}
+
+// I8: see docs/decisions/0006.
+func TestASidecarThatAcceptsNoWorkerIsStartedAgainAndItsWatchEndsWithIt(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	started := filepath.Join(dir, "started")
+	real := filepath.Join(dir, "daprd")
+	require.NoError(t, os.WriteFile(real, []byte("#!/bin/sh\necho $$ >>'"+started+"'\nexec sleep 100\n"), 0o755))
+	require.NoError(t, WriteRuntime(filepath.Join(dir, "rt"), Dapr{Daprd: real}))
+	pids := func() []string {
+		text, _ := os.ReadFile(started) // Not there until the first start.
+		return strings.Fields(string(text))
+	}
+
+	// The orchestrator is deaf until its sidecar was started a second time.
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if len(pids()) < 2 {
+			http.Error(w, "Dapr's sidecar of orchestrator has no workflow worker connected", http.StatusServiceUnavailable)
+		}
+	}))
+	defer app.Close()
+	_, port, err := net.SplitHostPort(app.Listener.Addr().String())
+	require.NoError(t, err)
+
+	sidecar := exec.Command(filepath.Join(dir, "rt", ".dapr", "bin", "daprd"), "--app-id", "orchestrator", "--app-port", port)
+	sidecar.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	require.NoError(t, sidecar.Start())
+	group := sidecar.Process.Pid
+	defer syscall.Kill(-group, syscall.SIGKILL)
+	err = sidecar.Wait()
+	require.ErrorContains(t, err, "killed", "the deaf one is ended")
+
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	require.NoError(t, WaitFor(ctx, "the second start", func(context.Context) error {
+		if len(pids()) != 2 {
+			return fmt.Errorf("started %d times", len(pids()))
+		}
+		return nil
+	}))
+	second, err := strconv.Atoi(pids()[1])
+	require.NoError(t, err)
+	require.NoError(t, syscall.Kill(second, syscall.SIGKILL))
+	require.NoError(t, WaitFor(ctx, "the watch to end", func(context.Context) error {
+		if syscall.Kill(-group, 0) != syscall.ESRCH {
+			return errors.New("it goes on")
+		}
+		return nil
+	}))
 }

@@ -9,7 +9,8 @@ import (
 
 // WriteRuntime makes dir what `dapr run -f` takes as runtimePath: a folder with .dapr/bin/daprd in it. That daprd is a script that
 // adds what the command line has no flag for, so that the whole sidecar is on loopback. The script replaces itself with the
-// real program, which must be called daprd too, or `dapr list` and `dapr stop` do not see it.
+// real program, which must be called daprd too, or `dapr list` and `dapr stop` do not see it. It leaves a watch behind, because
+// nobody else restarts a sidecar that accepts no worker any more (docs/decisions/0006); the watch ends with the sidecar.
 func WriteRuntime(dir string, dapr Dapr) error {
 	bin := filepath.Join(dir, ".dapr", "bin")
 	if err := os.MkdirAll(bin, 0o755); err != nil {
@@ -20,7 +21,27 @@ func WriteRuntime(dir string, dapr Dapr) error {
 # Written by internal/localstack; a change here is lost.
 [ "$1" = --version ] && exec ` + daprd + ` --version
 export DAPR_HOST_IP=127.0.0.1
-exec ` + daprd + ` "$@" --dapr-internal-grpc-listen-address 127.0.0.1 --metrics-listen-address 127.0.0.1
+set -- "$@" --dapr-internal-grpc-listen-address 127.0.0.1 --metrics-listen-address 127.0.0.1
+port= next=
+for word; do
+  [ "$next" ] && port=$word
+  case $word in --app-port) next=1;; --app-port=*) port=${word#*=}; next=;; *) next=;; esac
+done
+[ "$port" ] && (
+  daprd=$$ deaf=0
+  while sleep 3; kill -0 "$daprd"; do
+    case $(curl -s -m 2 "http://127.0.0.1:$port/readyz") in
+      *"no workflow worker connected"*) deaf=$((deaf + 1));;
+      *) deaf=0;;
+    esac
+    [ "$deaf" -lt 5 ] && continue
+    echo "the sidecar of port $port has accepted no worker for 15 s; it is started again"
+    kill -KILL "$daprd"
+    ` + daprd + ` "$@" &
+    daprd=$! deaf=0
+  done
+) </dev/null >>"$0.log" 2>&1 &
+exec ` + daprd + ` "$@"
 `
 	// Whole or not at all: another process may be starting it now.
 	temp, err := os.CreateTemp(bin, ".daprd-")
