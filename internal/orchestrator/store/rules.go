@@ -7,8 +7,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 )
 
-// patience is how long the sweeper leaves a checkout alone in which nothing is written: an attempt takes at most 7 s and
-// the engine some more to deliver it. Too short pokes what is merely slow, too long delays what was lost.
+// patience is how long the sweeper leaves a checkout alone in which nothing is written: an attempt takes at most 9 s
+// (activities: fence, call, record) and the engine some more to deliver it. Too short pokes what is merely slow, too long delays what was lost.
 const patience = 20 * time.Second
 
 // startPatience is how long it leaves alone a run that the engine is not known to have started. Starting it again is harmless,
