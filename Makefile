@@ -60,8 +60,10 @@ check-proto:
 check-generated:
 	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && \
 	{ $(TOOLS) buf generate -o "$$made" && diff -r gen "$$made/gen" && \
-	  $(TOOLS) buf build --exclude-source-info -o "$$made/baseline.binpb" && cmp proto/baseline.binpb "$$made/baseline.binpb"; } || \
-	{ echo "generated code is not that of proto/: run make generate"; exit 1; }
+	  $(TOOLS) buf build --exclude-source-info -o "$$made/baseline.binpb" && cmp proto/baseline.binpb "$$made/baseline.binpb" && \
+	  $(TOOLS) buf build -o - | go run ./tools/topics "$$made" && diff docs/topics.md "$$made/docs/topics.md" && \
+	  diff components/subscriptions.yaml "$$made/components/subscriptions.yaml"; } || \
+	{ echo "what is generated is not that of proto/: run make generate"; exit 1; }
 check-imports:
 	@go test ./internal/architecture
 check-modules:
@@ -78,7 +80,8 @@ install-dapr: ## build Dapr into the user's cache, once per version (the other t
 tools: ## build buf and the linter into the user's cache, once per version (check does it)
 	@$(STACK) tools
 # The baseline follows each change that only adds, so that what was added is held to as well.
-generate: tools ## generate code from proto/; refuses a change that breaks what is out there
+generate: tools ## generate from proto/ code, docs/topics.md and Dapr's subscriptions; refuses what breaks what is out there
 	@$(TOOLS) buf breaking --against proto/baseline.binpb
 	@$(TOOLS) buf generate
 	@$(TOOLS) buf build --exclude-source-info -o proto/baseline.binpb
+	@$(TOOLS) buf build -o - | go run ./tools/topics .

@@ -12,6 +12,10 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/dapr/durabletask-go/task"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
@@ -110,12 +114,26 @@ func (a activity) attempt(ctx context.Context, at checkout.Attempt) (saga.Reply,
 		return reply(pass.Learned, checkout.GoOn), nil
 	}
 
+	// The trace is that of the checkout's start, whoever has this run done, and however much later.
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": pass.Order.TraceParent})
+	ctx, span := otel.Tracer("activities").Start(ctx, name(at), trace.WithAttributes(
+		attribute.String("order_id", at.OrderID), attribute.Int("run", at.Run), attribute.Int("attempt", at.Round)))
+	defer span.End()
 	learned := a.ask(ctx, pass.Order)
+	span.SetAttributes(attribute.String("outcome", string(learned.Outcome)), attribute.String("reason", learned.Reason))
 	standing, err := a.record(ctx, at, learned)
 	if err != nil {
 		return saga.Reply{}, err
 	}
 	return reply(learned, standing), nil
+}
+
+// name is what an attempt is called in traces.
+func name(at checkout.Attempt) string {
+	if at.Undo {
+		return "undo " + at.Step
+	}
+	return at.Step
 }
 
 func (a activity) fence(ctx context.Context, at checkout.Attempt) (checkout.Pass, error) {
@@ -195,6 +213,8 @@ func withoutAnswer(err error) checkout.Learned {
 			learned.Attention = "the participant knows this order with other contents"
 		case connect.CodeInvalidArgument:
 			learned.Attention = "the participant does not accept the request"
+		case connect.CodeFailedPrecondition:
+			learned.Attention = "the participant no longer keeps this order's operations"
 		}
 	}
 	return learned

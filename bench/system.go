@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -44,13 +45,14 @@ type ground struct {
 	postgres  *localstack.Postgres
 	dapr      localstack.Dapr
 	plane     *localstack.ControlPlane
+	broker    *localstack.Broker
 	// checkout is set once the checkout on Dapr runs.
 	checkout *stack.Stack
 	// postmaster is the process id of PostgreSQL's first process.
 	postmaster int
 }
 
-// startGround starts PostgreSQL as in production, durable, on a fresh data folder, and the control plane.
+// startGround starts PostgreSQL as in production, durable, on a fresh data folder, the control plane and a broker.
 func startGround(ctx context.Context, root string, withDapr bool) (*ground, error) {
 	parent := filepath.Join(root, ".local", "bench")
 	if err := os.MkdirAll(parent, 0o755); err != nil {
@@ -76,7 +78,10 @@ func startGround(ctx context.Context, root string, withDapr bool) (*ground, erro
 	if g.dapr, err = localstack.FindDapr(ctx); err != nil {
 		return g, err
 	}
-	g.plane, err = localstack.StartControlPlane(ctx, g.dapr, filepath.Join(dir, "plane"), true)
+	if g.plane, err = localstack.StartControlPlane(ctx, g.dapr, filepath.Join(dir, "plane"), true); err != nil {
+		return g, err
+	}
+	g.broker, err = localstack.StartBroker(ctx, localstack.Redis, root, filepath.Join(dir, "redis"), true)
 	return g, err
 }
 
@@ -87,6 +92,9 @@ func (g *ground) stop(ctx context.Context, keep bool) error {
 	if g.plane != nil {
 		g.plane.KillScheduler() // Its data is thrown away.
 		g.plane.KillPlacement()
+	}
+	if g.broker != nil {
+		g.broker.Kill()
 	}
 	err := localstack.StopPostgres(ctx, g.postgresDir())
 	if keep {
@@ -107,13 +115,13 @@ func (g *ground) databases(ctx context.Context, prefix string, names ...string) 
 
 // startOnDapr starts this project on Dapr.
 func startOnDapr(ctx context.Context, g *ground) (*system, error) {
-	url, err := g.databases(ctx, "a_", stack.Orchestrator, stack.Warehouse, stack.Payment, "dapr")
+	url, err := g.databases(ctx, "a_", append(stack.Names(), "dapr")...)
 	if err != nil {
 		return nil, err
 	}
 	s, err := stack.Start(ctx, stack.Config{
 		Components: filepath.Join(g.root, "components"), Bin: filepath.Join(g.root, "bin"),
-		Dir: filepath.Join(g.dir, "checkout-dapr"), Dapr: g.dapr, Plane: g.plane, DatabaseURL: url,
+		Dir: filepath.Join(g.dir, "checkout-dapr"), Dapr: g.dapr, Plane: g.plane, Broker: g.broker, DatabaseURL: url,
 	})
 	if err != nil {
 		return nil, err
@@ -128,34 +136,35 @@ func startOnDapr(ctx context.Context, g *ground) (*system, error) {
 
 // startEmbedded starts this project in one process.
 func startEmbedded(ctx context.Context, g *ground) (*system, error) {
-	url, err := g.databases(ctx, "c_", stack.Orchestrator, stack.Warehouse, stack.Payment)
+	names := stack.Names()
+	url, err := g.databases(ctx, "c_", names...)
 	if err != nil {
 		return nil, err
 	}
-	ports, err := localstack.FreePorts(3)
+	ports, err := localstack.FreePorts(len(names))
 	if err != nil {
 		return nil, err
 	}
-	at := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
+	at := func(name string) string { return fmt.Sprintf("127.0.0.1:%d", ports[slices.Index(names, name)]) }
+	var env []string
+	for _, name := range names {
+		upper := strings.ToUpper(name)
+		env = append(env, upper+"_LISTEN="+at(name), upper+"_DATABASE_URL="+url(name))
+	}
 	app, err := localstack.StartProgram(ctx, localstack.ProgramConfig{
 		Name: "dev", Path: filepath.Join(g.root, "bin", stack.Orchestrator), Args: []string{"dev"},
-		Env: []string{
-			"ORCHESTRATOR_LISTEN=" + at(0), "WAREHOUSE_LISTEN=" + at(1), "PAYMENT_LISTEN=" + at(2),
-			"ORCHESTRATOR_DATABASE_URL=" + url(stack.Orchestrator),
-			"WAREHOUSE_DATABASE_URL=" + url(stack.Warehouse),
-			"PAYMENT_DATABASE_URL=" + url(stack.Payment),
-		},
-		Dir: filepath.Join(g.dir, "checkout-embedded"), ReadyURL: "http://" + at(0) + "/readyz", Tied: true,
+		Env: env,
+		Dir: filepath.Join(g.dir, "checkout-embedded"), ReadyURL: "http://" + at(stack.Orchestrator) + "/readyz", Tied: true,
 	})
 	if err != nil {
 		return nil, err
 	}
 	stop := func() { app.Stop(15 * time.Second) }
-	if err := fillWarehouse(ctx, "http://"+at(1)); err != nil {
+	if err := fillWarehouse(ctx, "http://"+at(stack.Warehouse)); err != nil {
 		stop()
 		return nil, err
 	}
-	return &system{name: "embedded", one: checkoutAt("http://" + at(0)), stop: stop}, nil
+	return &system{name: "embedded", one: checkoutAt("http://" + at(stack.Orchestrator)), stop: stop}, nil
 }
 
 // articles are those of the catalogue; orders are spread over them, as in a shop.
@@ -266,7 +275,12 @@ func newBareStack(ctx context.Context, g *ground, prefix string) (*bareStack, er
 	}
 	b.databaseURL = url("dapr")
 	// The very component files of the checkout: the same state store with as many connections, the same limits.
-	return b, stack.RenderComponents(filepath.Join(g.root, "components"), b.components(), b.appID)
+	ids := map[string]string{stack.Orchestrator: b.appID(stack.Orchestrator), stack.Warehouse: b.appID(stack.Warehouse)}
+	if err := localstack.RenderComponents(b.components(), ids, filepath.Join(g.root, "components")); err != nil {
+		return nil, err
+	}
+	// A bare workflow hears no events.
+	return b, os.Remove(filepath.Join(b.components(), "subscriptions.yaml"))
 }
 
 func (b *bareStack) program() string          { return filepath.Join(b.dir, "bare") }

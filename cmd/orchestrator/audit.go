@@ -13,6 +13,7 @@ import (
 type auditView struct {
 	Checked    int64           `json:"checked"`
 	Violations []violationView `json:"violations"`
+	Notes      []string        `json:"notes"`
 }
 
 type violationView struct {
@@ -25,9 +26,11 @@ func newAudit(c *client) *cobra.Command {
 	var orderID, since string
 	cmd := &cobra.Command{
 		Use:   "audit",
-		Short: "Compare ended checkouts with what the participants recorded",
-		Long: `Compares every ended checkout with the operations that warehouse and payment recorded, and looks for orders that
-only a participant knows and for checkouts that hang unseen. Exit status 8 if something is wrong.`,
+		Short: "Compare ended checkouts with what the participants recorded and with the events that tell of them",
+		Long: `Compares every ended checkout with the operations that warehouse and payment recorded, and with the events that were
+written, published and received; looks for orders that only a participant knows and for checkouts that hang unseen. For
+events that are on their way it waits up to 15 s. What is no violation and worth knowing, such as events among the dead
+letters or a consumer that cannot be asked, is noted. Exit status 8 if something is wrong; each violation says how to mend it.`,
 		Args: takes(),
 	}
 	cmd.Flags().StringVar(&orderID, "order-id", "", "only this order")
@@ -55,6 +58,11 @@ only a participant knows and for checkouts that hang unseen. Exit status 8 if so
 		if err := out.print(auditResult(view)); err != nil {
 			return err
 		}
+		if !out.structured() {
+			for _, note := range view.Notes {
+				fmt.Fprintln(c.err, "note: "+note)
+			}
+		}
 		if len(view.Violations) > 0 {
 			return exitWith(exitFindings, "the audit found %d violations in %d checkouts", len(view.Violations), view.Checked)
 		}
@@ -67,7 +75,7 @@ only a participant knows and for checkouts that hang unseen. Exit status 8 if so
 const auditProgress = 5000
 
 func audit(cmd *cobra.Command, c *client, request *checkoutv1.AuditRequest) (auditView, error) {
-	view := auditView{Violations: []violationView{}}
+	view := auditView{Violations: []violationView{}, Notes: []string{}}
 	api, err := c.api(cmd.Context())
 	if err != nil {
 		return view, err
@@ -79,6 +87,7 @@ func audit(cmd *cobra.Command, c *client, request *checkoutv1.AuditRequest) (aud
 	told := int64(0)
 	for stream.Receive() {
 		view.Checked = stream.Msg().Checked
+		view.Notes = append(view.Notes, stream.Msg().Notes...)
 		for _, v := range stream.Msg().Violations {
 			view.Violations = append(view.Violations, violationView{OrderID: v.OrderId, Invariant: v.Invariant, What: v.What})
 		}

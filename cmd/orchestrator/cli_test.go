@@ -560,7 +560,7 @@ func TestAuditTellsViolationsAndEndsWithEight(t *testing.T) {
 	s := openShop(t)
 	s.audit = []*checkoutv1.AuditResponse{{}, {Checked: 200}, {Checked: 230}}
 	got := s.types(t, "audit", "-o", "json")
-	require.Equal(t, answer{out: "{\n  \"checked\": 230,\n  \"violations\": []\n}\n"}, got)
+	require.Equal(t, answer{out: "{\n  \"checked\": 230,\n  \"violations\": [],\n  \"notes\": []\n}\n"}, got)
 
 	s.audit[1].Violations = []*checkoutv1.Violation{{OrderId: "ord-1", Invariant: "I1", What: "CONFIRMED, but <nothing> was captured"}}
 	got = s.types(t, "audit")

@@ -14,10 +14,12 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"connectrpc.com/otelconnect"
 	"github.com/spf13/cobra"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
 )
 
 const (
@@ -39,21 +41,43 @@ type client struct {
 	flag string
 }
 
-// api returns the API of the server that the flag, the environment or .local/env names, after making sure that somebody
-// answers there.
+// api returns the API of checkouts of the server that the flag, the environment or .local/env names, after making sure that
+// somebody answers there.
 func (c *client) api(ctx context.Context) (checkoutv1connect.CheckoutServiceClient, error) {
-	address, source, err := c.server()
+	web, address, traced, err := c.reachServer(ctx)
 	if err != nil {
 		return nil, err
 	}
+	return checkoutv1connect.NewCheckoutServiceClient(web, address, traced), nil
+}
+
+// deadLetters returns the API of dead letters of the same server.
+func (c *client) deadLetters(ctx context.Context) (deadletterv1connect.DeadLetterServiceClient, error) {
+	web, address, traced, err := c.reachServer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return deadletterv1connect.NewDeadLetterServiceClient(web, address, traced), nil
+}
+
+func (c *client) reachServer(ctx context.Context) (web *http.Client, address string, traced connect.ClientOption, err error) {
+	address, source, err := c.server()
+	if err != nil {
+		return nil, "", nil, err
+	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DialContext = (&net.Dialer{Timeout: reachTimeout}).DialContext
-	web := &http.Client{Transport: transport}
+	web = &http.Client{Transport: transport}
 	if err := reach(ctx, web, address); err != nil {
-		return nil, exitWith(exitUnreachable, "the orchestrator at %s (%s) cannot be reached: %w\n"+
+		return nil, "", nil, exitWith(exitUnreachable, "the orchestrator at %s (%s) cannot be reached: %w\n"+
 			"  `make up` starts one here; --server or %s names another", address, source, err, serverVariable)
 	}
-	return checkoutv1connect.NewCheckoutServiceClient(web, address), nil
+	// The server goes on with the trace of who types.
+	tracing, err := otelconnect.NewInterceptor(otelconnect.WithoutMetrics())
+	if err != nil {
+		return nil, "", nil, fmt.Errorf("make tracing: %w", err)
+	}
+	return web, address, connect.WithInterceptors(tracing), nil
 }
 
 // reach asks for any HTTP answer.

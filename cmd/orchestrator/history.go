@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,27 +37,46 @@ func newHistory(c *client) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		for _, away := range answer.Unreachable {
+			fmt.Fprintln(c.err, "events are missing here: "+away)
+		}
 		return out.print(historyResult(c.surroundings, viewHistory(answer)))
 	}
 	return cmd
 }
 
-// followHistory prints each entry once. What is new is read anew after each change: entries are only ever added.
+// followHistory prints each entry once. What is new is read anew after each change: entries are only ever added, but events of
+// other apps may turn up between those that were there.
 func followHistory(ctx context.Context, c *client, api checkoutv1connect.CheckoutServiceClient, out *output, orderID string) error {
-	printed := 0
+	printed := make(map[entryKey]bool)
 	return watch(ctx, api, orderID, untilFinal, mayNotExist, func(*checkoutv1.Checkout) error {
 		answer, err := call(ctx, api.History, &checkoutv1.HistoryRequest{OrderId: orderID})
 		if err != nil {
 			return err
 		}
-		entries := viewHistory(answer).Entries
-		for ; printed < len(entries); printed++ {
-			if err := out.printOne(entryResult(c.surroundings, orderID, entries[printed])); err != nil {
+		count := make(map[entryKey]int)
+		for _, e := range viewHistory(answer).Entries {
+			key := entryKey{at: *e.At, kind: e.Kind, eventID: e.EventID}
+			count[key]++
+			key.ordinal = count[key]
+			if printed[key] {
+				continue
+			}
+			printed[key] = true
+			if err := out.printOne(entryResult(c.surroundings, orderID, e)); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+}
+
+// entryKey tells an entry from all others of a checkout.
+type entryKey struct {
+	at            time.Time
+	kind, eventID string
+	// ordinal counts those with the same time, as entries of one transaction may have.
+	ordinal int
 }
 
 func historyResult(s surroundings, h historyView) result {
@@ -105,5 +125,9 @@ func (s surroundings) entryRow(e entryView) []string {
 	if e.Error != "" {
 		why = e.Error
 	}
-	return []string{s.age(e.At), e.Kind, orDash(e.Step), attempt, orDash(e.Outcome), took, orDash(e.Actor), orDash(why)}
+	step := e.Step
+	if e.Kind == "event" {
+		step = e.Topic
+	}
+	return []string{s.age(e.At), e.Kind, orDash(step), attempt, orDash(e.Outcome), took, orDash(e.Actor), orDash(why)}
 }

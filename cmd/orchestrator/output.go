@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -53,6 +55,9 @@ func (o *output) validate() error {
 	}
 	return nil
 }
+
+// structured tells whether the result is for programs and so has all that there is to tell.
+func (o *output) structured() bool { return o.form == asJSON || o.form == asYAML }
 
 // result is what a verb found, in every form.
 type result struct {
@@ -116,7 +121,7 @@ func printYAML(w io.Writer, value any) error {
 		return err
 	}
 	var document yaml.Node
-	if err := yaml.Unmarshal(text, &document); err != nil {
+	if err := yaml.Unmarshal(escaped(text), &document); err != nil {
 		return err
 	}
 	plainStyle(&document)
@@ -126,6 +131,21 @@ func printYAML(w io.Writer, value any) error {
 		return err
 	}
 	return encoder.Close()
+}
+
+// escaped writes the control characters of JSON that YAML does not allow as they are.
+func escaped(text []byte) []byte {
+	var out bytes.Buffer
+	for _, r := range string(text) {
+		if r < 0x7f || unicode.IsPrint(r) {
+			out.WriteRune(r)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{r}) {
+			fmt.Fprintf(&out, `\u%04x`, unit)
+		}
+	}
+	return out.Bytes()
 }
 
 // plainStyle takes JSON's braces and quotes from a node; the encoder quotes again what needs it.

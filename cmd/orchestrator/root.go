@@ -56,7 +56,11 @@ Exit status: 0 done; 1 failed; 2 wrong usage or refused input; 3 no such thing; 
 
 	checkouts := group(&cobra.Command{Use: "checkout", Short: "Start, see and steer checkouts"})
 	checkouts.AddCommand(newStart(c), newStatus(c), newList(c), newHistory(c), newWait(c), newCancel(c))
-	root.AddCommand(newServe(s), newDev(s), checkouts, newAudit(c), newDoctor(c), newVersion(s))
+	deadLetters := group(&cobra.Command{Use: "dead-letter", Short: "See, replay and archive messages that a consumer could not take"})
+	deadLetters.AddCommand(newDeadLetterList(c), newDeadLetterShow(c), newReplay(c), newArchive(c))
+	events := group(&cobra.Command{Use: "event", Short: "See events and who received them, and publish them again"})
+	events.AddCommand(newEventList(c), newRepublish(c))
+	root.AddCommand(newServe(s), newDev(s), checkouts, deadLetters, events, newAudit(c), newDoctor(c), newVersion(s))
 	return root
 }
 

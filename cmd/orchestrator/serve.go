@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/checkoutsaga/orchestrator/internal/node"
+	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/telemetry"
 )
 
@@ -26,10 +28,11 @@ they are set, engine "auto" is Dapr. "orchestrator doctor" shows what a running 
 	flags := cmd.Flags()
 	configFlags(flags, &config)
 	flags.StringVar(&config.Engine, "engine", config.Engine, "auto, dapr or embedded (ORCHESTRATOR_ENGINE)")
-	flags.StringVar(&config.WarehouseURL, "warehouse-url", config.WarehouseURL, "where the warehouse is called, without Dapr (WAREHOUSE_URL)")
-	flags.StringVar(&config.PaymentURL, "payment-url", config.PaymentURL, "where payment is called, without Dapr (PAYMENT_URL)")
-	flags.StringVar(&config.WarehouseAppID, "warehouse-app-id", config.WarehouseAppID, "whom the sidecar calls (WAREHOUSE_APP_ID)")
-	flags.StringVar(&config.PaymentAppID, "payment-app-id", config.PaymentAppID, "whom the sidecar calls (PAYMENT_APP_ID)")
+	for _, name := range node.Participants() {
+		upper := strings.ToUpper(name)
+		flags.Var(entry{config.URLs, name}, name+"-url", fmt.Sprintf("where %s is called, without Dapr (%s_URL)", name, upper))
+		flags.Var(entry{config.AppIDs, name}, name+"-app-id", fmt.Sprintf("whom the sidecar calls for %s (%s_APP_ID)", name, upper))
+	}
 	hideDefaults(flags)
 	complete(cmd, "engine", []string{node.Auto, node.Dapr, node.Embedded})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -55,19 +58,26 @@ func newDev(s surroundings) *cobra.Command {
 	config := node.DevFromEnv(s.getenv)
 	cmd := &cobra.Command{
 		Use:   "dev",
-		Short: "Run everything in one process: orchestrator, embedded engine, warehouse and payment",
-		Long: `Runs the orchestrator with the embedded engine, and warehouse and payment beside it, each on its own database and
-its own address, until SIGTERM or an interrupt. "make up" starts it with a private PostgreSQL.`,
+		Short: "Run everything in one process: orchestrator, embedded engine and all participants",
+		Long: `Runs the orchestrator with the embedded engine, and warehouse, payment, orders, notification and pricing beside it,
+each on its own database and its own address, with their events handed from one to the other, until SIGTERM or an
+interrupt. "make up" starts it with a private PostgreSQL.`,
 		Args: takes(),
 	}
 	flags := cmd.Flags()
 	configFlags(flags, &config.Config)
-	flags.StringVar(&config.WarehouseDatabaseURL, "warehouse-database-url", config.WarehouseDatabaseURL, "the warehouse's database (WAREHOUSE_DATABASE_URL)")
-	flags.StringVar(&config.PaymentDatabaseURL, "payment-database-url", config.PaymentDatabaseURL, "payment's database (PAYMENT_DATABASE_URL)")
-	flags.StringVar(&config.WarehouseListen, "warehouse-listen", config.WarehouseListen, "the warehouse's address (WAREHOUSE_LISTEN)")
-	flags.StringVar(&config.PaymentListen, "payment-listen", config.PaymentListen, "payment's address (PAYMENT_LISTEN)")
+	databases, addresses := make(map[string]string), make(map[string]string)
+	for _, name := range node.Participants() {
+		upper := strings.ToUpper(name)
+		databases[name], addresses[name] = config.Participants[name].DatabaseURL, config.Participants[name].Listen
+		flags.Var(entry{databases, name}, name+"-database-url", fmt.Sprintf("the database of %s (%s_DATABASE_URL)", name, upper))
+		flags.Var(entry{addresses, name}, name+"-listen", fmt.Sprintf("the address of %s (%s_LISTEN)", name, upper))
+	}
 	hideDefaults(flags)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		for _, name := range node.Participants() {
+			config.Participants[name] = process.Settings{DatabaseURL: databases[name], Listen: addresses[name]}
+		}
 		if err := config.Validate(); err != nil {
 			return usage("wrong configuration:\n%w", err)
 		}
@@ -80,7 +90,7 @@ its own address, until SIGTERM or an interrupt. "make up" starts it with a priva
 			return notOpened(cmd.Context(), err)
 		}
 		defer d.Close()
-		log.Info("serving", "url", d.URL(), "warehouse_url", d.WarehouseURL(), "payment_url", d.PaymentURL(), "engine", config.Engine)
+		log.Info("serving", "url", d.URL(), "warehouse_url", d.ParticipantURL("warehouse"), "payment_url", d.ParticipantURL("payment"), "engine", config.Engine)
 		return runToTheEnd(cmd.Context(), log, d)
 	}
 	return cmd
@@ -91,6 +101,16 @@ func configFlags(flags *pflag.FlagSet, config *node.Config) {
 	flags.StringVar(&config.DatabaseURL, "database-url", config.DatabaseURL, "the orchestrator's database (ORCHESTRATOR_DATABASE_URL)")
 	flags.StringVar(&config.Listen, "listen", config.Listen, "the API's address (ORCHESTRATOR_LISTEN, or 127.0.0.1:APP_PORT)")
 }
+
+// entry is a flag that sets one entry of a map.
+type entry struct {
+	of   map[string]string
+	name string
+}
+
+func (e entry) String() string         { return e.of[e.name] }
+func (e entry) Set(value string) error { e.of[e.name] = value; return nil }
+func (e entry) Type() string           { return "string" }
 
 // hideDefaults keeps help from showing what the environment holds, which may be a database's password.
 func hideDefaults(flags *pflag.FlagSet) {

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/event"
 )
 
 // maxOrderFile bounds order.json.
@@ -36,6 +37,7 @@ type startOptions struct {
 	currency      string
 	paymentMethod string
 	deadline      time.Duration
+	coordination  string
 	wait          bool
 	timeout       time.Duration
 }
@@ -52,7 +54,7 @@ be repeated with it.
 
 order.json: {"order_id": "ord-1001", "customer_id": "cus-17", "currency": "EUR",
              "items": [{"sku": "CHAIR-OAK", "quantity": 2}], "payment_method": "tok_visa"}
-"order_id" may be left out, and "deadline": "15m" may be added.`,
+"order_id" may be left out, and "deadline": "15m" and "coordination" may be added.`,
 		Example: "  orchestrator checkout start --item CHAIR-OAK=2 --item LAMP-BRASS=1 --payment-method tok_visa --wait",
 		Args:    cobra.MaximumNArgs(1),
 	}
@@ -72,8 +74,10 @@ order.json: {"order_id": "ord-1001", "customer_id": "cus-17", "currency": "EUR",
 	flags.StringVar(&o.currency, "currency", defaultCurrency, "ISO 4217; without a file")
 	flags.StringVar(&o.paymentMethod, "payment-method", "", "the gateway's token, such as tok_visa")
 	flags.DurationVar(&o.deadline, "deadline", 0, "how long it may take before it is undone, 1s to 720h; 0 means 15m")
+	flags.StringVar(&o.coordination, "coordination", "", "orchestrated (the default): a workflow calls the participants; choreographed: they react to events")
 	flags.BoolVar(&o.wait, "wait", false, "wait for the end; the exit status tells it")
 	flags.DurationVar(&o.timeout, "timeout", defaultWait, "how long --wait waits; 0 means without end")
+	complete(cmd, "coordination", []string{event.Orchestrated, event.Choreographed})
 	out := addOutput(cmd, c.surroundings)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := errors.Join(out.validate(), validateTimeout(o.timeout)); err != nil {
@@ -146,6 +150,9 @@ func (o startOptions) order(in io.Reader, given func(flag string) bool) (*checko
 	}
 	if given("deadline") {
 		view.Deadline = o.deadline.String()
+	}
+	if given("coordination") {
+		view.Coordination = o.coordination
 	}
 	for i, text := range o.items {
 		item, err := parseItem(text)
@@ -235,6 +242,7 @@ func fileName(path string) string {
 func (v orderView) request() (*checkoutv1.StartRequest, error) {
 	req := &checkoutv1.StartRequest{
 		OrderId: v.OrderID, CustomerId: v.CustomerID, Currency: v.Currency, PaymentMethod: v.PaymentMethod,
+		Coordination: v.Coordination,
 	}
 	for _, item := range v.Items {
 		req.Items = append(req.Items, &checkoutv1.Item{Sku: item.SKU, Quantity: item.Quantity})

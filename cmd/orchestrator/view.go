@@ -76,6 +76,7 @@ type orderView struct {
 	Items         []itemView `json:"items"`
 	PaymentMethod string     `json:"payment_method"`
 	Deadline      string     `json:"deadline,omitempty"`
+	Coordination  string     `json:"coordination,omitempty"`
 }
 
 type historyView struct {

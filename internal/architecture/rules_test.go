@@ -59,11 +59,11 @@ var rules = []rule{
 		because: "a participant knows its contract, not who calls it: it must work for any saga",
 	},
 	{
-		packages: []string{"internal/engine"}, mayOnly: []string{"internal/engine", "internal/pg"},
+		packages: []string{"internal/engine"}, mayOnly: []string{"internal/engine", "internal/pg", "internal/sidecar"},
 		because: "the engine seam runs any workflow and knows no checkout",
 	},
 	{
-		packages: []string{"internal/bus", "internal/invoke", "internal/outbox", "internal/inbox", "internal/deadletter", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack"},
+		packages: []string{"internal/bus", "internal/invoke", "internal/outbox", "internal/inbox", "internal/deadletter", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack", "internal/event", "internal/eventrpc", "internal/process", "internal/sidecar"},
 		never:    []string{"internal/checkout", "internal/orchestrator", "participants", "workflows", "activities", "cmd"},
 		because:  "plumbing is used by all and knows none of them",
 	},
@@ -78,7 +78,7 @@ func forTests(pkg string) bool {
 	if helper, ok := strings.CutPrefix(pkg, "internal/"); ok && strings.HasSuffix(strings.Split(helper, "/")[0], "test") {
 		return true
 	}
-	return within(pkg, []string{"internal/architecture", "workflows/saga/sagatest", "participants/participanttest", "tests", "bench"})
+	return within(pkg, []string{"internal/architecture", "workflows/saga/sagatest", "participants/participanttest", "participants/internal/ledger/ledgertest", "tests", "bench"})
 }
 
 // imported is one import of one file: by which package, and what.

@@ -117,6 +117,8 @@ type Order struct {
 	Items         []Item
 	Amount        Money
 	PaymentMethod string
+	// TraceParent is the W3C trace context of the checkout's start.
+	TraceParent string
 }
 
 // OrderIDPattern is what an order id looks like; an id is unique for ever.

@@ -20,11 +20,23 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// parentDir, when it is set, makes the test binary a process that starts a tied process in that folder and waits to be killed.
-const parentDir = "LOCALSTACK_PARENT_DIR"
+// parentDir, when it is set, makes the test binary a process that starts a tied process in that folder and waits to be killed;
+// brokerParent makes that process a broker.
+const (
+	parentDir    = "LOCALSTACK_PARENT_DIR"
+	brokerParent = "LOCALSTACK_PARENT_OF_BROKER"
+)
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(parentDir); dir != "" {
+	if dir, kind := os.Getenv(parentDir), os.Getenv(brokerParent); kind != "" {
+		b, err := StartBroker(context.Background(), kind, moduleRoot, dir, true)
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println(b.Address())
+		select {}
+	} else if dir != "" {
 		p := &process{name: "child", program: "/bin/sleep", args: []string{"1000"}, dir: dir, tied: true}
 		if err := p.start(); err != nil {
 			fmt.Println(err)

@@ -15,6 +15,9 @@ type SidecarConfig struct {
 	AppID string
 	// AppPort is where the application listens; zero for one that is only a client.
 	AppPort int
+	// AppHealthPath is where the application answers the sidecar's health checks, paced as in dapr.yaml. While it does not, the
+	// sidecar delivers no events and passes on no calls. Empty: no checks.
+	AppHealthPath string
 	// AppProtocol is http (the default), h2c or grpc.
 	AppProtocol string
 	// Resources are folders of component files; Configs are configuration files.
@@ -71,6 +74,10 @@ func StartSidecar(ctx context.Context, dapr Dapr, plane *ControlPlane, config Si
 	}
 	if config.AppProtocol != "" {
 		args = append(args, "--app-protocol", config.AppProtocol)
+	}
+	if config.AppHealthPath != "" {
+		args = append(args, "--enable-app-health-check", "--app-health-check-path", config.AppHealthPath,
+			"--app-health-probe-interval", "2", "--app-health-probe-timeout", "1500", "--app-health-threshold", "2")
 	}
 	if config.LogLevel != "" {
 		args = append(args, "--log-level", config.LogLevel)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 )
 
@@ -20,9 +21,10 @@ type systemPackage struct {
 var systemPackages = []systemPackage{
 	{name: "postgresql", present: func() bool { _, err := postgresBinaries(); return err == nil }},
 	{name: "redis-server", present: func() bool { _, err := exec.LookPath("redis-server"); return err == nil }},
+	{name: "rabbitmq-server", present: func() bool { _, err := os.Stat(rabbitServer); return err == nil }},
 }
 
-// Install installs those of PostgreSQL and Redis that this machine lacks, with apt-get, and tells out what it does. It
+// Install installs those of PostgreSQL, Redis and RabbitMQ that this machine lacks, with apt-get, and tells out what it does. It
 // asks nothing: where it may not install, the error says what to type.
 func Install(ctx context.Context, out io.Writer) error {
 	return install(ctx, out, systemPackages, os.Geteuid() == 0)
@@ -41,7 +43,7 @@ func install(ctx context.Context, out io.Writer, packages []systemPackage, root 
 	names := strings.Join(missing, " ")
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return fmt.Errorf("not installed: %s. This is not a Debian system, so please install them yourself: "+
-			"PostgreSQL 14 or newer with its server programs in PATH, and redis-server", names)
+			"PostgreSQL 14 or newer with its server programs in PATH, redis-server, and RabbitMQ in "+filepath.Dir(rabbitServer), names)
 	}
 	// One shell as root for all of it, so that sudo is needed once.
 	command := append([]string{"/bin/sh", "-c", installScript, "install"}, missing...)
@@ -52,7 +54,7 @@ func install(ctx context.Context, out io.Writer, packages []systemPackage, root 
 		}
 		command = append([]string{"sudo", "-n"}, command...)
 	}
-	fmt.Fprintf(out, "Installing %s with apt-get (once; a minute or so) ...\n", strings.Join(missing, " and "))
+	fmt.Fprintf(out, "Installing %s with apt-get (once; a minute or so) ...\n", strings.Join(missing, ", "))
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("install %s: %w: %s", names, err, lastLines(string(text), 15))

@@ -1,5 +1,5 @@
-// Package localstack installs, starts and stops what the project runs on one machine: PostgreSQL, Redis, and Dapr's
-// runtime. The make targets and the tests start their parts through it, so both meet the same ones.
+// Package localstack installs, starts and stops what the project runs on one machine: PostgreSQL, message brokers, and
+// Dapr's runtime. The make targets and the tests start their parts through it, so both meet the same ones.
 package localstack
 
 import (

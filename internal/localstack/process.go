@@ -1,6 +1,7 @@
 package localstack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,12 +17,13 @@ import (
 
 // process is a program that runs in the background and logs to a file.
 type process struct {
-	name    string
-	program string
-	args    []string
-	env     []string
-	dir     string // of its log and of its process id, <name>.log and <name>.pid
-	tied    bool   // dies with this process
+	name       string
+	program    string
+	executable string // what the program replaces itself with, where it is a script
+	args       []string
+	env        []string
+	dir        string // of its log and of its process id, <name>.log and <name>.pid
+	tied       bool   // dies with this process
 
 	pid  int
 	done chan struct{} // closed when a process that this one started has ended
@@ -94,7 +96,7 @@ func (p *process) alive() bool {
 	if err != nil {
 		return false
 	}
-	program, err := filepath.EvalSymlinks(p.program)
+	program, err := filepath.EvalSymlinks(cmp.Or(p.executable, p.program))
 	return err == nil && strings.TrimSuffix(exe, " (deleted)") == program
 }
 

@@ -6,8 +6,11 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/workflows/saga"
 )
 
@@ -28,10 +31,13 @@ type Config struct {
 	Listen string
 	// Engine is Auto, Dapr or Embedded.
 	Engine string
-	// WarehouseURL and PaymentURL are where the participants are called without Dapr.
-	WarehouseURL, PaymentURL string
-	// WarehouseAppID and PaymentAppID are whom the sidecar is asked for.
-	WarehouseAppID, PaymentAppID string
+	// URLs are where the participants are called without Dapr, by name. Warehouse and payment must be there; the others are asked
+	// about events only.
+	URLs map[string]string
+	// AppIDs are whom the sidecar is asked for, by name.
+	AppIDs map[string]string
+	// Bus is what the participants of the same process share with the orchestrator; nil where there are none.
+	Bus *embedded.Bus
 	// DaprHTTPPort and DaprGRPCPort are the sidecar's; empty without one.
 	DaprHTTPPort, DaprGRPCPort string
 	// DaprAPIToken is what the sidecar asks for; empty where it asks for none.
@@ -40,12 +46,19 @@ type Config struct {
 	Policy saga.Policy
 }
 
-// Addresses that are listened on where nothing is said. Loopback only: nobody outside of the machine is let in unasked.
-const (
-	DefaultListen          = "127.0.0.1:8080"
-	DefaultWarehouseListen = "127.0.0.1:8081"
-	DefaultPaymentListen   = "127.0.0.1:8082"
-)
+// DefaultListen is the API's address where nothing is said. Loopback only: nobody outside of the machine is let in unasked.
+const DefaultListen = "127.0.0.1:8080"
+
+// Participants are the names of all participants; the first two do the steps of a checkout.
+func Participants() []string {
+	return []string{checkout.Warehouse, checkout.Payment, "orders", "notification", "pricing"}
+}
+
+// defaultURLs are where the participants that do steps are called where nothing is said.
+var defaultURLs = map[string]string{checkout.Warehouse: "http://127.0.0.1:8081", checkout.Payment: "http://127.0.0.1:8082"}
+
+// variable is the environment variable that says something about a participant, such as WAREHOUSE_URL.
+func variable(participant, what string) string { return strings.ToUpper(participant) + "_" + what }
 
 // FromEnv reads the configuration from environment variables.
 func FromEnv(getenv func(string) string) Config {
@@ -59,18 +72,21 @@ func FromEnv(getenv func(string) string) Config {
 	if port := getenv("APP_PORT"); port != "" { // `dapr run` chose it.
 		listen = net.JoinHostPort("127.0.0.1", port)
 	}
-	return Config{
-		DatabaseURL:    getenv("ORCHESTRATOR_DATABASE_URL"),
-		Listen:         or("ORCHESTRATOR_LISTEN", listen),
-		Engine:         or("ORCHESTRATOR_ENGINE", Auto),
-		WarehouseURL:   or("WAREHOUSE_URL", "http://"+DefaultWarehouseListen),
-		PaymentURL:     or("PAYMENT_URL", "http://"+DefaultPaymentListen),
-		WarehouseAppID: or("WAREHOUSE_APP_ID", "warehouse"),
-		PaymentAppID:   or("PAYMENT_APP_ID", "payment"),
-		DaprHTTPPort:   getenv("DAPR_HTTP_PORT"),
-		DaprGRPCPort:   getenv("DAPR_GRPC_PORT"),
-		DaprAPIToken:   getenv("DAPR_API_TOKEN"),
+	c := Config{
+		DatabaseURL:  getenv("ORCHESTRATOR_DATABASE_URL"),
+		Listen:       or("ORCHESTRATOR_LISTEN", listen),
+		Engine:       or("ORCHESTRATOR_ENGINE", Auto),
+		URLs:         make(map[string]string),
+		AppIDs:       make(map[string]string),
+		DaprHTTPPort: getenv("DAPR_HTTP_PORT"),
+		DaprGRPCPort: getenv("DAPR_GRPC_PORT"),
+		DaprAPIToken: getenv("DAPR_API_TOKEN"),
 	}
+	for _, name := range Participants() {
+		c.URLs[name] = or(variable(name, "URL"), defaultURLs[name])
+		c.AppIDs[name] = or(variable(name, "APP_ID"), name)
+	}
+	return c
 }
 
 // setting is an environment variable with its value.
@@ -101,13 +117,16 @@ func (c *Config) Validate() error {
 				say(port.name, "must be the sidecar's port, not %q; `dapr run` sets it", port.value)
 			}
 		}
-		if c.WarehouseAppID == "" || c.PaymentAppID == "" {
-			say("WAREHOUSE_APP_ID, PAYMENT_APP_ID", "must not be empty with engine dapr")
+		for _, name := range Participants() {
+			if c.AppIDs[name] == "" {
+				say(variable(name, "APP_ID"), "must not be empty with engine dapr")
+			}
 		}
 	case Embedded:
-		for _, address := range []setting{{"WAREHOUSE_URL", c.WarehouseURL}, {"PAYMENT_URL", c.PaymentURL}} {
-			if u, err := url.Parse(address.value); err != nil || u.Host == "" {
-				say(address.name, "must be an address such as http://%s, not %q", DefaultWarehouseListen, address.value)
+		for _, name := range Participants() {
+			address, must := c.URLs[name], defaultURLs[name] != ""
+			if u, err := url.Parse(address); (err != nil || u.Host == "") && (must || address != "") {
+				say(variable(name, "URL"), "must be an address such as %s, not %q", defaultURLs[checkout.Warehouse], address)
 			}
 		}
 	default:
@@ -124,18 +143,24 @@ func (c *Config) settings() []*checkoutv1.Setting {
 		{Name: "ORCHESTRATOR_DATABASE_URL", Value: withoutPassword(c.DatabaseURL)},
 	}
 	if c.Engine == Dapr {
-		return append(list,
+		list = append(list,
 			&checkoutv1.Setting{Name: "DAPR_HTTP_PORT", Value: c.DaprHTTPPort},
-			&checkoutv1.Setting{Name: "DAPR_GRPC_PORT", Value: c.DaprGRPCPort},
-			&checkoutv1.Setting{Name: "WAREHOUSE_APP_ID", Value: c.WarehouseAppID},
-			&checkoutv1.Setting{Name: "PAYMENT_APP_ID", Value: c.PaymentAppID})
+			&checkoutv1.Setting{Name: "DAPR_GRPC_PORT", Value: c.DaprGRPCPort})
 	}
-	return append(list,
-		&checkoutv1.Setting{Name: "WAREHOUSE_URL", Value: withoutPassword(c.WarehouseURL)},
-		&checkoutv1.Setting{Name: "PAYMENT_URL", Value: withoutPassword(c.PaymentURL)})
+	for _, name := range Participants() {
+		if c.Engine == Dapr {
+			list = append(list, &checkoutv1.Setting{Name: variable(name, "APP_ID"), Value: c.AppIDs[name]})
+		} else {
+			list = append(list, &checkoutv1.Setting{Name: variable(name, "URL"), Value: withoutPassword(c.URLs[name])})
+		}
+	}
+	return list
 }
 
 func withoutPassword(address string) string {
+	if address == "" {
+		return ""
+	}
 	u, err := url.Parse(address)
 	if err != nil || u.Host == "" {
 		// A keyword/value connection string may carry a password anywhere in it.

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"time"
 
+	"connectrpc.com/connect"
+	"connectrpc.com/otelconnect"
 	"github.com/dapr/durabletask-go/task"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,16 +19,27 @@ import (
 	"github.com/checkoutsaga/orchestrator/activities"
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
+	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	"github.com/checkoutsaga/orchestrator/internal/bus"
+	daprbus "github.com/checkoutsaga/orchestrator/internal/bus/dapr"
+	embeddedbus "github.com/checkoutsaga/orchestrator/internal/bus/embedded"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/deadletter"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/engine/dapr"
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
+	"github.com/checkoutsaga/orchestrator/internal/eventrpc"
+	"github.com/checkoutsaga/orchestrator/internal/inbox"
 	"github.com/checkoutsaga/orchestrator/internal/invoke"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/sweeper"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/workflows"
 )
@@ -37,13 +50,18 @@ const maxConns = 30
 
 // Node is one orchestrator: open it, run it, close it.
 type Node struct {
-	pool    *pgxpool.Pool
-	store   *store.Store
-	engine  closableEngine
-	sweeper *sweeper.Sweeper
-	server  *rpcserver.Server
-	caller  *invoke.Caller
-	log     *slog.Logger
+	pool        *pgxpool.Pool
+	outbox      *outbox.Outbox
+	inbox       *inbox.Inbox
+	deadLetters *deadletter.Service
+	store       *store.Store
+	engine      closableEngine
+	sweeper     *sweeper.Sweeper
+	server      *rpcserver.Server
+	caller      *invoke.Caller
+	log         *slog.Logger
+	// carrier takes the outbox's events; nil where there is no bus.
+	carrier bus.Publisher
 }
 
 type closableEngine interface {
@@ -72,12 +90,15 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 	if n.pool, err = pg.Open(ctx, config.DatabaseURL, maxConns); err != nil {
 		return err
 	}
-	if err := pg.Migrate(ctx, n.pool, store.Migrations()); err != nil {
+	if err := pg.Migrate(ctx, n.pool, append(store.Migrations(), deadletter.Migrations())...); err != nil {
 		return err
 	}
-	n.store = store.New(n.pool)
+	n.outbox = outbox.New(appName, n.pool, n.log)
+	n.inbox = inbox.New(appName, n.pool, n.log)
+	n.store = store.New(n.pool, n.outbox)
+	orchestrator.Hear(n.inbox, n.store)
 
-	to, err := n.participants(config)
+	clients, err := n.clients(config)
 	if err != nil {
 		return err
 	}
@@ -85,57 +106,125 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 	if err := workflows.Register(registry, config.Policy); err != nil {
 		return err
 	}
-	if err := activities.Register(registry, n.store, to); err != nil {
+	if err := activities.Register(registry, n.store, clients.participants); err != nil {
 		return err
 	}
-	opened, err := openEngine(ctx, config, registry, n.log)
-	if err != nil {
+	if err := n.openEngine(ctx, config, registry); err != nil {
 		return err
 	}
-	n.engine = opened
 	n.sweeper = sweeper.New(n.pool, n.store, n.engine, n.log)
 
 	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	n.server, err = rpcserver.Listen(rpcserver.Config{Address: config.Listen, Ready: n.ready, Metrics: metrics, Log: n.log})
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		n.outbox.Collector(), n.inbox.Collector())
+	n.server, err = rpcserver.Listen(rpcserver.Config{Address: config.Listen, Ready: n.ready, AppHealth: n.pool.Ping, Metrics: metrics, Log: n.log})
 	if err != nil {
 		return err
 	}
+	if err := n.joinBus(config.Bus, clients); err != nil {
+		return err
+	}
 	service := orchestrator.New(orchestrator.Config{
-		Store: n.store, Pool: n.pool, Engine: n.engine, Warehouse: to.Warehouse, Payment: to.Payment,
+		Store: n.store, Pool: n.pool, Engine: n.engine, Warehouse: clients.participants.Warehouse, Payment: clients.participants.Payment,
+		Events: clients.events, DeadLetters: n.deadLetters, HasBus: n.carrier != nil,
 		Log: n.log, Metrics: metrics, Settings: settings,
 	})
 	n.server.Mount(checkoutv1connect.NewCheckoutServiceHandler(service, n.server.Options()...))
+	n.server.Mount(eventv1connect.NewEventServiceHandler(n.ownEvents(), n.server.Options()...))
+	n.server.Mount(deadletterv1connect.NewDeadLetterServiceHandler(n.deadLetters, n.server.Options()...))
 	return nil
 }
 
-// participants makes the clients by which warehouse and payment are called.
-func (n *Node) participants(config Config) (activities.Participants, error) {
-	warehouse, payment := config.WarehouseURL, config.PaymentURL
+// appName is the orchestrator's name among the apps that say and hear events.
+const appName = "orchestrator"
+
+// ownEvents answers for the orchestrator's own outbox and inbox.
+func (n *Node) ownEvents() eventrpc.Service {
+	return eventrpc.Service{Outbox: n.outbox, Inbox: n.inbox}
+}
+
+// clients are those by which the other processes are called.
+type clients struct {
+	participants activities.Participants
+	// events has every process that tells of its events, this one included.
+	events map[string]eventv1connect.EventServiceClient
+}
+
+func (n *Node) clients(config Config) (clients, error) {
+	targets := config.URLs
 	n.caller = invoke.Direct()
 	if config.Engine == Dapr {
 		port, err := strconv.Atoi(config.DaprHTTPPort)
 		if err != nil {
-			return activities.Participants{}, fmt.Errorf("read DAPR_HTTP_PORT: %w", err)
+			return clients{}, fmt.Errorf("read DAPR_HTTP_PORT: %w", err)
 		}
 		n.caller = invoke.ThroughDapr(port, config.DaprAPIToken)
-		warehouse, payment = config.WarehouseAppID, config.PaymentAppID
+		targets = config.AppIDs
 	}
-	warehouseHTTP, warehouseURL := n.caller.To(warehouse)
-	paymentHTTP, paymentURL := n.caller.To(payment)
-	return activities.Participants{
-		Warehouse: warehousev1connect.NewWarehouseServiceClient(warehouseHTTP, warehouseURL),
-		Payment:   paymentv1connect.NewPaymentServiceClient(paymentHTTP, paymentURL),
-	}, nil
+	tracing, err := otelconnect.NewInterceptor(otelconnect.WithoutMetrics())
+	if err != nil {
+		return clients{}, fmt.Errorf("make tracing: %w", err)
+	}
+	traced := connect.WithInterceptors(tracing)
+
+	all := clients{events: map[string]eventv1connect.EventServiceClient{appName: n.ownEvents()}}
+	for _, name := range Participants() {
+		if targets[name] == "" {
+			continue
+		}
+		web, url := n.caller.To(targets[name])
+		all.events[name] = eventv1connect.NewEventServiceClient(web, url, traced)
+		switch name {
+		case checkout.Warehouse:
+			all.participants.Warehouse = warehousev1connect.NewWarehouseServiceClient(web, url, traced)
+		case checkout.Payment:
+			all.participants.Payment = paymentv1connect.NewPaymentServiceClient(web, url, traced)
+		}
+	}
+	return all, nil
 }
 
-func openEngine(ctx context.Context, config Config, registry *task.TaskRegistry, log *slog.Logger) (closableEngine, error) {
-	if config.Engine == Dapr {
-		return dapr.New(dapr.Config{
-			Address: "127.0.0.1:" + config.DaprGRPCPort, Token: config.DaprAPIToken, Registry: registry, Log: log,
-		})
+// joinBus lets this process say and hear events: through its sidecar, or together with the participants in the same process.
+// Otherwise its events stay in the outbox.
+func (n *Node) joinBus(together *embeddedbus.Bus, to clients) error {
+	onDapr, isDapr := n.engine.(*dapr.Engine)
+	switch {
+	case isDapr:
+		n.carrier = daprbus.New(onDapr.Client(), n.log)
+	case together != nil:
+		n.carrier = together
+	default:
+		n.log.Warn("there is no bus, so events are neither published nor received; they stay in the outbox")
 	}
-	return embedded.Open(ctx, embedded.Config{DatabaseURL: config.DatabaseURL, Registry: registry, Log: log})
+	n.deadLetters = deadletter.New(deadletter.Config{Pool: n.pool, Publisher: n.carrier, Consumers: to.events, Log: n.log})
+	subscriptions, err := n.inbox.Subscriptions()
+	if err != nil {
+		return err
+	}
+	subscriptions = append(subscriptions, n.deadLetters.Subscriptions()...)
+	if isDapr {
+		n.server.Mount(daprbus.Routes(subscriptions))
+	} else if together != nil {
+		together.Subscribe(subscriptions...)
+	}
+	return nil
+}
+
+func (n *Node) openEngine(ctx context.Context, config Config, registry *task.TaskRegistry) error {
+	if config.Engine == Dapr {
+		opened, err := dapr.New(dapr.Config{
+			Address: "127.0.0.1:" + config.DaprGRPCPort, Token: config.DaprAPIToken, Registry: registry, Log: n.log,
+		})
+		if err == nil {
+			n.engine = opened
+		}
+		return err
+	}
+	opened, err := embedded.Open(ctx, embedded.Config{DatabaseURL: config.DatabaseURL, Registry: registry, Log: n.log})
+	if err == nil {
+		n.engine = opened
+	}
+	return err
 }
 
 // ready says what keeps this process from driving checkouts.
@@ -150,18 +239,25 @@ func (n *Node) ready(ctx context.Context) error {
 func (n *Node) URL() string { return n.server.URL() }
 
 // Run serves the API and drives checkouts until ctx ends. It stops in order: the API takes no more calls, the engine
-// finishes the activities in hand, and the sweeper goes last, so that nothing is begun that nobody would look after.
+// finishes the activities in hand, then the sweeper, so that nothing is begun that nobody would look after; and the outbox goes
+// last, with the events of all that.
 func (n *Node) Run(ctx context.Context) error {
-	return runParts(ctx, n.log, n.parts()...)
+	return process.RunParts(ctx, n.log, n.parts()...)
 }
 
-func (n *Node) parts() []part {
-	return []part{
-		{"api", n.server.Run},
-		{"engine " + n.engine.Name(), n.engine.Run},
-		{"sweeper", func(ctx context.Context) error { n.sweeper.Run(ctx); return nil }},
-		{"listener for changes", n.listen},
+func (n *Node) parts() []process.Part {
+	parts := []process.Part{
+		{Name: "api", Run: n.server.Run},
+		{Name: "engine " + n.engine.Name(), Run: n.engine.Run},
+		{Name: "sweeper", Run: func(ctx context.Context) error { n.sweeper.Run(ctx); return nil }},
+		{Name: "listener for changes", Run: n.listen},
+		{Name: "inbox", Run: n.inbox.Prune},
+		{Name: "dead letters", Run: n.deadLetters.Run},
 	}
+	if n.carrier != nil {
+		parts = append(parts, process.Part{Name: "outbox", Run: func(ctx context.Context) error { return n.outbox.Relay(ctx, n.carrier) }})
+	}
+	return parts
 }
 
 // listenAgain is the pause after the connection that hears of changes was lost. Watchers look by themselves meanwhile.

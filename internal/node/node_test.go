@@ -17,14 +17,17 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/node"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/process"
 )
 
 // everything is the configuration of a whole system on databases of the test's own.
 func everything(t *testing.T) node.DevConfig {
 	t.Helper()
 	config := node.DevFromEnv(func(string) string { return "" })
-	config.DatabaseURL, config.WarehouseDatabaseURL, config.PaymentDatabaseURL = pgtest.URL(t), pgtest.URL(t), pgtest.URL(t)
-	config.Listen, config.WarehouseListen, config.PaymentListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	config.DatabaseURL, config.Listen = pgtest.URL(t), "127.0.0.1:0"
+	for _, name := range node.Participants() {
+		config.Participants[name] = process.Settings{DatabaseURL: pgtest.URL(t), Listen: "127.0.0.1:0"}
+	}
 	return config
 }
 

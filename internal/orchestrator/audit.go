@@ -3,6 +3,8 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +18,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
 )
 
 const (
@@ -28,18 +31,29 @@ const (
 	// hangsAfter is when an open checkout in which nothing is written, and which calls for nobody, counts as lost: far
 	// longer than the sweeper waits, far longer than a run backs off before it calls for a person.
 	hangsAfter = 10 * time.Minute
+	// auditPatience is how long one audit waits, in all, for events that are on their way, looking every eventsAgain. After
+	// stalledLooks that found no fewer of them it goes on.
+	auditPatience, eventsAgain, stalledLooks = 15 * time.Second, 500 * time.Millisecond, 2
+	// mentioned is how many order ids a note names.
+	mentioned = 10
 )
 
 // Names of the invariants that are looked at.
 const (
 	invariantAgrees   = "I1"
 	invariantEndsSeen = "I3"
+	invariantTold     = "I5"
+	invariantOrdered  = "I6"
 )
 
-// Audit compares every final checkout with what warehouse and payment recorded of it, looks for operations of orders
-// that nobody accepted, and for open checkouts that hang unseen. What it finds wrong it looks at twice.
+// Audit compares every final checkout with what warehouse and payment recorded of it and with the events that tell of it, looks
+// for operations of orders that nobody accepted, and for open checkouts that hang unseen. What it finds wrong it looks at twice,
+// and for events that are on their way it waits a little.
 func (s *Service) Audit(ctx context.Context, req *connect.Request[checkoutv1.AuditRequest], stream *connect.ServerStream[checkoutv1.AuditResponse]) error {
-	a := &audit{Service: s, send: stream.Send, known: make(map[string]bool)}
+	a := &audit{
+		Service: s, send: stream.Send, known: make(map[string]bool), patience: auditPatience,
+		notes: make(map[string]string), mentions: make(map[string][]string),
+	}
 	if req.Msg.Since != nil {
 		a.since = req.Msg.Since.AsTime()
 	}
@@ -47,10 +61,7 @@ func (s *Service) Audit(ctx context.Context, req *connect.Request[checkoutv1.Aud
 	if err := a.report(nil); err != nil {
 		return err
 	}
-	if req.Msg.OrderId != "" {
-		return failureOrNil(a.one(ctx, req.Msg.OrderId))
-	}
-	return failureOrNil(a.all(ctx))
+	return failureOrNil(a.run(ctx, req.Msg.OrderId))
 }
 
 func failureOrNil(err error) error {
@@ -68,10 +79,69 @@ type audit struct {
 	checked int64
 	// known holds the orders that were met as final checkouts.
 	known map[string]bool
+	// eventsBegan is since when events are written.
+	eventsBegan time.Time
+	// patience is how long it may still wait for events.
+	patience time.Duration
+	// notes are what is no violation and worth knowing, each once; mentions are the orders of which there is such a thing.
+	notes    map[string]string
+	mentions map[string][]string
 }
 
 func (a *audit) report(violations []*checkoutv1.Violation) error {
 	return a.send(&checkoutv1.AuditResponse{Checked: a.checked, Violations: violations})
+}
+
+// note says something once, whatever it is called for.
+func (a *audit) note(about, format string, args ...any) {
+	a.notes[about] = fmt.Sprintf(format, args...)
+}
+
+// mention remembers that a note is to name an order.
+func (a *audit) mention(about, orderID string) {
+	if !slices.Contains(a.mentions[about], orderID) {
+		a.mentions[about] = append(a.mentions[about], orderID)
+	}
+}
+
+func (a *audit) run(ctx context.Context, orderID string) (err error) {
+	if len(a.events) > 0 {
+		if a.eventsBegan, err = outbox.Began(ctx, a.pool); err != nil {
+			return err
+		}
+	}
+	if orderID != "" {
+		err = a.one(ctx, orderID)
+	} else {
+		err = a.all(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	return a.send(&checkoutv1.AuditResponse{Checked: a.checked, Notes: a.allNotes()})
+}
+
+func (a *audit) allNotes() []string {
+	for about, format := range map[string]string{
+		"open":     "%d orders have events among the open dead letters, which is how they are known not to be received (%s): `orchestrator dead-letter list`",
+		"archived": "%d orders have events among the archived dead letters, which nobody will receive (%s): `orchestrator dead-letter list --state archived`",
+		"retried":  "%d orders have events that a consumer failed at a moment ago and that are tried again (%s)",
+	} {
+		orders := a.mentions[about]
+		if len(orders) == 0 {
+			continue
+		}
+		names := strings.Join(orders[:min(len(orders), mentioned)], ", ")
+		if len(orders) > mentioned {
+			names += ", …"
+		}
+		a.note(about, format, len(orders), names)
+	}
+	var notes []string
+	for _, about := range slices.Sorted(maps.Keys(a.notes)) {
+		notes = append(notes, a.notes[about])
+	}
+	return notes
 }
 
 func (a *audit) one(ctx context.Context, orderID string) error {
@@ -80,7 +150,7 @@ func (a *audit) one(ctx context.Context, orderID string) error {
 		return err
 	}
 	if !c.Status.IsFinal() {
-		return a.report(nil) // It promises nothing yet.
+		return nil // It promises nothing yet.
 	}
 	return a.comparePage(ctx, []store.Checkout{c})
 }
@@ -108,65 +178,132 @@ func (a *audit) all(ctx context.Context) error {
 			return err
 		}
 	}
-	return a.report(nil)
+	return nil
 }
 
-// comparePage compares final checkouts. A difference is looked at again on fresh rows and fresh records before it is
-// called a violation: the first reading of several databases is no snapshot.
+// finding is something that is wrong with a checkout, as one look shows it.
+type finding struct {
+	invariant, what string
+	// settling says that it may be right a moment later; young that it most likely will.
+	settling, young bool
+}
+
+// comparePage compares final checkouts. What differs is looked at again on fresh rows and fresh records before it is called a
+// violation: the first reading of several databases is no snapshot. While events are on their way it waits for them.
 func (a *audit) comparePage(ctx context.Context, page []store.Checkout) error {
-	differ, err := a.differences(ctx, page)
+	found, err := a.look(ctx, page)
 	if err != nil {
 		return err
 	}
-	if len(differ) > 0 {
+	for looks, stalled, fewest := 1, 0, math.MaxInt; len(found) > 0; looks++ {
+		settling, young := onTheirWay(found)
+		if stalled++; settling < fewest {
+			fewest, stalled = settling, 0
+		}
+		waits := settling > 0 && a.patience > 0 && (young || stalled < stalledLooks)
+		if looks > 1 && !waits {
+			break
+		}
+		if waits {
+			if err := a.wait(ctx); err != nil {
+				return err
+			}
+		}
 		var again []store.Checkout
-		for orderID := range differ {
+		for orderID := range found {
 			c, err := a.find(ctx, orderID)
 			if err != nil {
 				return err
 			}
 			again = append(again, c)
 		}
-		if differ, err = a.differences(ctx, again); err != nil {
+		if found, err = a.look(ctx, again); err != nil {
 			return err
 		}
 	}
 	var violations []*checkoutv1.Violation
 	for _, c := range page {
 		a.known[c.OrderID] = true
-		if what := differ[c.OrderID]; len(what) > 0 {
-			violations = append(violations, &checkoutv1.Violation{
-				OrderId: c.OrderID, Invariant: invariantAgrees, What: string(c.Status) + ", but " + strings.Join(what, "; "),
-			})
+		for _, f := range found[c.OrderID] {
+			violations = append(violations, &checkoutv1.Violation{OrderId: c.OrderID, Invariant: f.invariant, What: f.what})
 		}
 	}
 	a.checked += int64(len(page))
 	return a.report(violations)
 }
 
-// differences tells, by order id, in what the participants' records differ from what the checkouts' ends promise.
-func (a *audit) differences(ctx context.Context, page []store.Checkout) (map[string][]string, error) {
+// onTheirWay counts the findings that may settle by themselves.
+func onTheirWay(found map[string][]finding) (settling int, young bool) {
+	for _, findings := range found {
+		for _, f := range findings {
+			if f.settling {
+				settling++
+				young = young || f.young
+			}
+		}
+	}
+	return settling, young
+}
+
+// wait spends some of the audit's patience.
+func (a *audit) wait(ctx context.Context) error {
+	a.patience -= eventsAgain
+	timer := time.NewTimer(eventsAgain)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
+
+// books are what the participants recorded, by order.
+type books struct{ warehouse, payment map[string]record }
+
+// look tells, by order id, what is wrong with checkouts at this moment.
+func (a *audit) look(ctx context.Context, page []store.Checkout) (map[string][]finding, error) {
+	b, err := a.books(ctx, page)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string][]finding)
+	differ, err := a.differences(ctx, page, b)
+	if err != nil {
+		return nil, err
+	}
+	for i, c := range page {
+		if len(differ[i]) > 0 {
+			found[c.OrderID] = []finding{{invariant: invariantAgrees, what: string(c.Status) + ", but " + strings.Join(differ[i], "; ")}}
+		}
+	}
+	return found, a.compareEvents(ctx, page, b, found)
+}
+
+func (a *audit) books(ctx context.Context, page []store.Checkout) (b books, err error) {
 	ids := make([]string, len(page))
 	for i, c := range page {
 		ids[i] = c.OrderID
 	}
-	var records [2]map[string]record
 	asking, askCtx := errgroup.WithContext(ctx)
-	for i, participant := range []string{checkout.Warehouse, checkout.Payment} {
-		asking.Go(func() (err error) {
-			records[i], err = a.records(askCtx, participant, ids)
-			return err
-		})
-	}
-	if err := asking.Wait(); err != nil {
-		return nil, err
-	}
+	asking.Go(func() (err error) {
+		b.warehouse, err = a.records(askCtx, checkout.Warehouse, ids)
+		return err
+	})
+	asking.Go(func() (err error) {
+		b.payment, err = a.records(askCtx, checkout.Payment, ids)
+		return err
+	})
+	return b, asking.Wait()
+}
 
+// differences tells, for each checkout of a page, in what the participants' records differ from what its end promises.
+func (a *audit) differences(ctx context.Context, page []store.Checkout, b books) ([][]string, error) {
 	found := make([][]string, len(page))
 	looking, lookCtx := errgroup.WithContext(ctx)
 	looking.SetLimit(auditAtOnce)
 	for i, c := range page {
-		found[i] = disagreements(c, records[0][c.OrderID], records[1][c.OrderID])
+		found[i] = disagreements(c, b.warehouse[c.OrderID], b.payment[c.OrderID])
 		if c.Status != checkout.Confirmed || len(found[i]) > 0 {
 			continue
 		}
@@ -176,16 +313,7 @@ func (a *audit) differences(ctx context.Context, page []store.Checkout) (map[str
 			return err
 		})
 	}
-	if err := looking.Wait(); err != nil {
-		return nil, err
-	}
-	differ := make(map[string][]string)
-	for i, c := range page {
-		if len(found[i]) > 0 {
-			differ[c.OrderID] = found[i]
-		}
-	}
-	return differ, nil
+	return found, looking.Wait()
 }
 
 // record is what a participant holds on record of one order, by step.

@@ -11,6 +11,7 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 )
@@ -38,7 +39,7 @@ func (s *Service) Cancel(ctx context.Context, req *connect.Request[checkoutv1.Ca
 	if answer.Outcome == store.CancelTooLate {
 		return nil, tooLate(answer.Checkout)
 	}
-	if answer.Outcome == store.CancelAccepted && !req.Msg.DryRun {
+	if answer.Outcome == store.CancelAccepted && !req.Msg.DryRun && answer.Checkout.Coordination == event.Orchestrated {
 		s.wake(ctx, answer.Checkout, answer.CommandID)
 	}
 	return connect.NewResponse(whatBecomes(answer.Checkout)), nil

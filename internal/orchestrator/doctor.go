@@ -58,7 +58,7 @@ func (s *Service) checkDatabase(ctx context.Context) *checkoutv1.Finding {
 }
 
 func (s *Service) checkMigrations(ctx context.Context) *checkoutv1.Finding {
-	pending, err := pg.Pending(ctx, s.pool, store.Migrations())
+	pending, err := pg.Pending(ctx, s.pool, store.Migrations()...)
 	if err != nil {
 		return wrong("migrations", "cannot be read: "+err.Error(), mendDatabase)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
@@ -20,8 +22,8 @@ import (
 // askTimeout bounds a question to a participant that a person waits for.
 const askTimeout = 2 * time.Second
 
-// History tells all that is known of a checkout. The participants are asked now; one that does not answer costs its own
-// lines only.
+// History tells all that is known of a checkout. The participants, and whoever writes events, are asked now; one that does not
+// answer costs its own lines only.
 func (s *Service) History(ctx context.Context, req *connect.Request[checkoutv1.HistoryRequest]) (*connect.Response[checkoutv1.HistoryResponse], error) {
 	h, err := s.store.History(ctx, req.Msg.OrderId)
 	if errors.Is(err, store.ErrNotFound) {
@@ -43,8 +45,31 @@ func (s *Service) History(ctx context.Context, req *connect.Request[checkoutv1.H
 			DurationMs: e.Duration.Milliseconds(), Outcome: e.Outcome, Error: e.Error,
 		})
 	}
-	answer.Operations = s.operations(ctx, req.Msg.OrderId)
+	var asking sync.WaitGroup
+	asking.Go(func() { answer.Operations = s.operations(ctx, req.Msg.OrderId) })
+	asking.Go(func() {
+		events, away := s.eventEntries(ctx, req.Msg.OrderId)
+		answer.Unreachable = sentences(away)
+		answer.Entries = append(answer.Entries, events...)
+	})
+	asking.Wait()
+	slices.SortStableFunc(answer.Entries, func(a, b *checkoutv1.Entry) int { return a.At.AsTime().Compare(b.At.AsTime()) })
 	return connect.NewResponse(answer), nil
+}
+
+// eventEntries are the events that anybody wrote about an order.
+func (s *Service) eventEntries(ctx context.Context, orderID string) (entries []*checkoutv1.Entry, away map[string]string) {
+	events, _, away := s.newestEvents(ctx, &eventv1.Selection{OrderIds: []string{orderID}}, maxPage)
+	for _, e := range events {
+		outcome := "published"
+		if e.PublishedAt == nil {
+			outcome = "not published yet"
+		}
+		entries = append(entries, &checkoutv1.Entry{
+			At: e.Header.OccurredAt, Kind: "event", Actor: e.Header.Producer, Topic: e.Header.Topic, EventId: e.Header.EventId, Outcome: outcome,
+		})
+	}
+	return entries, away
 }
 
 // operations asks each participant what it recorded of each step, all at once.

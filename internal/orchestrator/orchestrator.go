@@ -18,6 +18,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
@@ -32,7 +33,13 @@ type Config struct {
 	Engine    engine.Engine
 	Warehouse warehousev1connect.WarehouseServiceClient
 	Payment   paymentv1connect.PaymentServiceClient
-	Log       *slog.Logger
+	// Events are asked about events, by app, this one included. One that is missing is told as one that cannot be asked.
+	Events map[string]eventv1connect.EventServiceClient
+	// DeadLetters tells of events that a consumer could not take. Nil where none are kept.
+	DeadLetters DeadLetters
+	// HasBus says that participants hear of this process's events; without it no choreographed checkout can begin.
+	HasBus bool
+	Log    *slog.Logger
 	// Metrics is where the counters are registered.
 	Metrics prometheus.Registerer
 	// Settings is what the process was configured with, passwords left out, for Doctor to show.
@@ -46,9 +53,13 @@ type Service struct {
 	engine    engine.Engine
 	warehouse warehousev1connect.WarehouseServiceClient
 	payment   paymentv1connect.PaymentServiceClient
-	log       *slog.Logger
-	settings  []*checkoutv1.Setting
-	accepted  prometheus.Counter
+	events    map[string]eventv1connect.EventServiceClient
+	// deadLetters may be nil.
+	deadLetters DeadLetters
+	hasBus      bool
+	log         *slog.Logger
+	settings    []*checkoutv1.Setting
+	accepted    prometheus.Counter
 }
 
 var _ checkoutv1connect.CheckoutServiceHandler = (*Service)(nil)
@@ -57,7 +68,7 @@ var _ checkoutv1connect.CheckoutServiceHandler = (*Service)(nil)
 func New(c Config) *Service {
 	s := &Service{
 		store: c.Store, pool: c.Pool, engine: c.Engine, warehouse: c.Warehouse, payment: c.Payment,
-		log: c.Log, settings: c.Settings,
+		events: c.Events, deadLetters: c.DeadLetters, hasBus: c.HasBus, log: c.Log, settings: c.Settings,
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "checkouts_started_total", Help: "Checkouts that this process accepted.",
 		}),

@@ -25,6 +25,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 )
@@ -42,9 +43,9 @@ type fixture struct {
 func setup(t *testing.T) *fixture {
 	t.Helper()
 	pool := pgtest.Pool(t)
-	require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()))
+	require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()...))
 	f := &fixture{
-		pool: pool, store: store.New(pool), engine: &fakeEngine{},
+		pool: pool, store: store.New(pool, outbox.New("orchestrator", pool, slog.New(slog.DiscardHandler))), engine: &fakeEngine{},
 		warehouse: &fakeWarehouse{operations: operations{}, reservations: make(map[string][]*warehousev1.Line)},
 		payment:   &fakePayment{operations: operations{}},
 	}

@@ -12,6 +12,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 )
@@ -27,6 +28,10 @@ func (s *Service) Start(ctx context.Context, req *connect.Request[checkoutv1.Sta
 	if err != nil {
 		return nil, err
 	}
+	if order.Coordination == event.Choreographed && !s.hasBus {
+		return nil, connect.NewError(connect.CodeFailedPrecondition,
+			errors.New("this process has no bus, so participants would not hear of the order: only orchestrated checkouts can be started"))
+	}
 	c, created, err := s.store.Accept(ctx, order)
 	if errors.Is(err, store.ErrConflict) {
 		return nil, connect.NewError(connect.CodeAlreadyExists, whatDiffers(err))
@@ -36,7 +41,9 @@ func (s *Service) Start(ctx context.Context, req *connect.Request[checkoutv1.Sta
 	}
 	if created {
 		s.accepted.Inc()
-		s.begin(ctx, c)
+		if c.Coordination == event.Orchestrated {
+			s.begin(ctx, c)
+		}
 	}
 	return connect.NewResponse(&checkoutv1.StartResponse{Checkout: toWire(c), Created: created}), nil
 }
@@ -65,7 +72,10 @@ func (s *Service) price(ctx context.Context, req *checkoutv1.StartRequest, key s
 	order := store.NewCheckout{
 		OrderID: named.OrderId, IdempotencyKey: key, Digest: digest(named), Engine: s.engine.Name(), Request: request,
 		CustomerID: named.CustomerId, Amount: checkout.Money{Currency: named.Currency},
-		PaymentMethod: named.PaymentMethod, Deadline: defaultDeadline,
+		PaymentMethod: named.PaymentMethod, Deadline: defaultDeadline, Coordination: event.Orchestrated,
+	}
+	if named.Coordination != "" {
+		order.Coordination = named.Coordination
 	}
 	if named.Deadline != nil {
 		order.Deadline = named.Deadline.AsDuration()

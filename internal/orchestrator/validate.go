@@ -2,6 +2,7 @@ package orchestrator
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -9,6 +10,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/event"
 )
 
 // Limits of an order.
@@ -23,6 +25,9 @@ const (
 	minDeadline     = time.Second
 	maxDeadline     = 30 * 24 * time.Hour
 )
+
+// currencyPattern is what an ISO 4217 code looks like.
+var currencyPattern = regexp.MustCompile(`^[A-Z]{3}$`)
 
 // priceList is what is needed of the price list to judge an order.
 type priceList struct {
@@ -82,6 +87,9 @@ func validate(req *checkoutv1.StartRequest, key string, list priceList) []*check
 		if d := req.Deadline.AsDuration(); req.Deadline.CheckValid() != nil || d < minDeadline || d > maxDeadline {
 			refuse("deadline", "must be 1 second to 30 days")
 		}
+	}
+	if c := req.Coordination; c != "" && c != event.Orchestrated && c != event.Choreographed {
+		refuse("coordination", "must be %s or %s, not %q", event.Orchestrated, event.Choreographed, clip(c))
 	}
 	return bad
 }

@@ -34,7 +34,7 @@ func fromWireStatus(wire checkoutv1.Status) (checkout.Status, bool) {
 
 func toWire(c store.Checkout) *checkoutv1.Checkout {
 	out := &checkoutv1.Checkout{
-		OrderId: c.OrderID, Status: statuses[c.Status], Phase: string(c.Phase), Coordination: "orchestrated",
+		OrderId: c.OrderID, Status: statuses[c.Status], Phase: string(c.Phase), Coordination: c.Coordination,
 		Engine: c.Engine, Run: int32(c.Run), CustomerId: c.CustomerID, Amount: toWireMoney(c.Amount),
 		StartedAt: timestamppb.New(c.StartedAt), UpdatedAt: timestamppb.New(c.UpdatedAt), EndedAt: toWireTime(c.EndedAt),
 		Deadline: timestamppb.New(c.Deadline), Reason: c.Reason, Held: held(c),

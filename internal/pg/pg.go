@@ -3,6 +3,7 @@ package pg
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -39,9 +40,26 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	return pool, nil
 }
 
-// Migrate brings the database of pool to the newest of the migrations, which lie as goose files at the root of files. Several
-// processes may call it at once: a lock in the database lets one go first.
-func Migrate(ctx context.Context, pool *pgxpool.Pool, files fs.FS) error {
+// Migrations are the goose files of one owner of tables.
+type Migrations struct {
+	// Files lie at the root.
+	Files fs.FS
+	// Table keeps which were applied; empty means goose's own. Several owners may share a database, each with its own.
+	Table string
+}
+
+// Migrate brings the database of pool to the newest of each owner's migrations, in turn. Several processes may call it at
+// once: a lock in the database lets one go first.
+func Migrate(ctx context.Context, pool *pgxpool.Pool, owners ...Migrations) error {
+	for _, m := range owners {
+		if err := m.apply(ctx, pool); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m Migrations) apply(ctx context.Context, pool *pgxpool.Pool) error {
 	db := stdlib.OpenDBFromPool(pool)
 	defer db.Close()
 	// At most five minutes for another process that is migrating the same database.
@@ -49,7 +67,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, files fs.FS) error {
 	if err != nil {
 		return fmt.Errorf("make migration lock: %w", err)
 	}
-	provider, err := goose.NewProvider(goose.DialectPostgres, db, files, goose.WithSessionLocker(locker))
+	provider, err := m.provider(db, goose.WithSessionLocker(locker))
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
@@ -59,11 +77,30 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, files fs.FS) error {
 	return nil
 }
 
-// Pending returns how many of the migrations in files the database of pool still lacks.
-func Pending(ctx context.Context, pool *pgxpool.Pool, files fs.FS) (int, error) {
+func (m Migrations) provider(db *sql.DB, options ...goose.ProviderOption) (*goose.Provider, error) {
+	if m.Table != "" {
+		options = append(options, goose.WithTableName(m.Table))
+	}
+	return goose.NewProvider(goose.DialectPostgres, db, m.Files, options...)
+}
+
+// Pending returns how many of the migrations the database of pool still lacks.
+func Pending(ctx context.Context, pool *pgxpool.Pool, owners ...Migrations) (int, error) {
+	pending := 0
+	for _, m := range owners {
+		lacking, err := m.pending(ctx, pool)
+		if err != nil {
+			return 0, err
+		}
+		pending += lacking
+	}
+	return pending, nil
+}
+
+func (m Migrations) pending(ctx context.Context, pool *pgxpool.Pool) (int, error) {
 	db := stdlib.OpenDBFromPool(pool)
 	defer db.Close()
-	provider, err := goose.NewProvider(goose.DialectPostgres, db, files)
+	provider, err := m.provider(db)
 	if err != nil {
 		return 0, fmt.Errorf("read migrations: %w", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"connectrpc.com/otelconnect"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
@@ -33,6 +34,9 @@ type Config struct {
 	Address string
 	// Ready answers /readyz: nil while the process can do its work, otherwise what it lacks. A nil Ready is always ready.
 	Ready func(context.Context) error
+	// AppHealth answers /apphealthz, which the sidecar asks before it delivers events: nil while what this process needs is there,
+	// the sidecar excepted, which would else wait for itself. A nil AppHealth is Ready.
+	AppHealth func(context.Context) error
 	// Metrics is what /metrics shows; the server's own metrics are added to it. Nil makes a registry of the server's own.
 	Metrics *prometheus.Registry
 	// CallTimeout bounds a unary call whose caller set no shorter deadline. Zero means 30 s. Too small ends calls that are
@@ -77,23 +81,32 @@ func Listen(c Config) (*Server, error) {
 	if c.Ready == nil {
 		c.Ready = func(context.Context) error { return nil }
 	}
+	if c.AppHealth == nil {
+		c.AppHealth = c.Ready
+	}
 	listener, err := net.Listen("tcp", c.Address)
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", c.Address, err)
 	}
 	s := &Server{config: c, listener: listener, mux: http.NewServeMux()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
+	// A caller's trace goes on here, and an answer tells no address.
+	tracing, err := otelconnect.NewInterceptor(otelconnect.WithTrustRemote(), otelconnect.WithoutMetrics(), otelconnect.WithoutServerPeerAttributes())
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make tracing: %w", err), listener.Close())
+	}
 	s.options = []connect.HandlerOption{
 		connect.WithReadMaxBytes(maxMessage),
 		connect.WithCompressMinBytes(minCompressed),
 		connect.WithCodec(protoNamesJSON{name: "json"}),
 		connect.WithCodec(protoNamesJSON{name: "json; charset=utf-8"}),
-		connect.WithInterceptors(&edge{server: s, durations: newDurations(c.Metrics)}),
+		connect.WithInterceptors(tracing, &edge{server: s, durations: newDurations(c.Metrics)}),
 		// Innermost, so that the edge counts a panic as the error it becomes.
 		connect.WithRecover(s.recovered),
 	}
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
-	s.mux.HandleFunc("GET /readyz", s.readyz)
+	s.mux.HandleFunc("GET /readyz", s.answers(c.Ready))
+	s.mux.HandleFunc("GET /apphealthz", s.answers(c.AppHealth))
 	s.mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
 
 	protocols := new(http.Protocols)
@@ -146,16 +159,19 @@ func (s *Server) Close() error {
 	return s.listener.Close()
 }
 
-func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
-	defer cancel()
-	err := s.config.Ready(ctx)
-	if s.stopping.Err() != nil {
-		err = errors.New("stopping")
+// answers is a handler that says whether a check finds all well; a server that stops is not well.
+func (s *Server) answers(check func(context.Context) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)
+		defer cancel()
+		err := check(ctx)
+		if s.stopping.Err() != nil {
+			err = errors.New("stopping")
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ok")
 	}
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	fmt.Fprintln(w, "ok")
 }

@@ -7,20 +7,20 @@ import (
 	"github.com/checkoutsaga/orchestrator/participants/payment/sandbox"
 )
 
-// Kind is what a card network is asked for.
-type Kind string
+// Action is what a card network is asked to do.
+type Action string
 
-// The kinds.
+// The actions.
 const (
-	Authorize Kind = "authorize"
-	Capture   Kind = "capture"
-	Void      Kind = "void"
-	Refund    Kind = "refund"
+	Authorize Action = "authorize"
+	Capture   Action = "capture"
+	Void      Action = "void"
+	Refund    Action = "refund"
 )
 
 // Charge is one effect that a card network is asked for.
 type Charge struct {
-	Kind Kind
+	Action Action
 	// Key is the idempotency key. The network applies at most one effect for it, whoever asks how often.
 	Key           string
 	OrderID       string
@@ -43,7 +43,7 @@ type sandboxNetwork struct{ gateway *sandbox.Gateway }
 
 func (n sandboxNetwork) Ask(ctx context.Context, c Charge) (string, error) {
 	return n.gateway.Charge(ctx, sandbox.Request{
-		Kind: sandbox.Kind(c.Kind), Key: c.Key, OrderID: c.OrderID, PaymentMethod: c.PaymentMethod,
+		Kind: sandbox.Kind(c.Action), Key: c.Key, OrderID: c.OrderID, PaymentMethod: c.PaymentMethod,
 		Currency: c.Amount.Currency, MinorUnits: c.Amount.MinorUnits,
 	})
 }

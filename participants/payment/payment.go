@@ -1,7 +1,8 @@
 // Package payment is the participant that moves money: it authorizes, voids, captures and refunds at a card network. Each
 // operation is recorded (package ledger), and because the network's effect is outside the database, it is recorded as started,
-// with the network's idempotency key, before the network is asked: whoever finds it started asks again with the same key. It
-// knows nothing of who calls it or of what else a checkout does.
+// with the network's idempotency key, before the network is asked: whoever finds it started asks again with the same key. What
+// the network answered is told in an event of the transaction that records it (package outbox). It knows nothing of who calls it
+// or of what else a checkout does; in a choreographed one, an event of the warehouse takes the place of the calls.
 package payment
 
 import (
@@ -10,6 +11,11 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
+	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 )
 
@@ -59,7 +65,6 @@ var moves = map[state][]state{
 type movement string
 
 const (
-	noMovement    movement = ""
 	bookAuthorize movement = "authorize"
 	bookVoid      movement = "void"
 	bookExpire    movement = "expire"
@@ -82,41 +87,92 @@ func (m movement) accounts() (from, to string) {
 	}
 }
 
+// authorizationHolds is how long a card network holds an authorization.
+const authorizationHolds = 7 * 24 * time.Hour
+
 // payment is what is held or was taken for one order. Its row decides every race about the order's money.
 type payment struct {
-	orderID    string
-	state      state
-	customerID string
-	method     string
-	amount     ledger.Amount
-	// authorizedUntil is zero until it was authorized; lapsed says that the database's clock is past it.
-	authorizedUntil time.Time
+	orderID string
+	state   state
+	// coordination is the checkout's, as its events say it.
+	coordination string
+	customerID   string
+	method       string
+	amount       ledger.Amount
+	// authorizedUntil is nil until it was authorized; lapsed says that the database's clock is past it.
+	authorizedUntil *time.Time
 	lapsed          bool
+	// refusedStep was refused by the card network, or because the authorization had lapsed; empty if none was.
+	refusedStep, refusedReason string
+
+	// now is the database's clock when the payment was read.
+	now time.Time
+	// booked and told are what its moves mean since then: for the book, and for everybody else.
+	booked []movement
+	told   []event.Message
 }
 
-// to moves the payment on.
+// to moves the payment on. What that books and tells is decided here and nowhere else, so that neither happens without a move,
+// or twice.
 func (p *payment) to(next state) error {
-	if !slices.Contains(moves[p.state], next) {
-		return fmt.Errorf("move payment of %s from %s to %s: not a legal move", p.orderID, p.state, next)
+	from := p.state
+	if !slices.Contains(moves[from], next) {
+		return fmt.Errorf("move payment of %s from %s to %s: not a legal move", p.orderID, from, next)
 	}
 	p.state = next
+	switch {
+	case next == authorized && from == authorizing:
+		until := p.now.Add(authorizationHolds)
+		p.authorizedUntil = &until
+		p.booked = append(p.booked, bookAuthorize)
+		p.told = append(p.told, &paymentv1.PaymentAuthorized{Amount: p.money(), AuthorizedUntil: timestamppb.New(until)})
+	case next == captured:
+		p.booked = append(p.booked, bookCapture)
+		p.told = append(p.told, &paymentv1.PaymentCompleted{Amount: p.money()})
+	case next == refunded:
+		p.booked = append(p.booked, bookRefund)
+		p.told = append(p.told, &paymentv1.PaymentRefunded{Amount: p.money()})
+	case next == voided && from == voiding:
+		p.booked = append(p.booked, bookVoid)
+		p.tellVoided()
+	case next == expired:
+		p.booked = append(p.booked, bookExpire)
+	}
+	// A refused payment has failed once nothing is held: where the authorization stands, that is when it is voided.
+	if p.refusedStep != "" && (next == declined || next == expired || next == voided) {
+		p.told = append(p.told, &paymentv1.PaymentFailed{Amount: p.money(), Step: p.refusedStep, Reason: p.refusedReason})
+	}
 	return nil
 }
 
-// decision is what a request means for a payment as it stands: one of the three.
+// tellVoided tells that somebody gave the authorization up. Where it had run out before, no move of the payment says so.
+func (p *payment) tellVoided() {
+	p.told = append(p.told, &paymentv1.PaymentVoided{Amount: p.money()})
+}
+
+// refuse notes that a step was refused; the move that follows tells it, or one that comes later.
+func (p *payment) refuse(step, reason string) { p.refusedStep, p.refusedReason = step, reason }
+
+func (p *payment) money() *operationv1.Money {
+	return &operationv1.Money{Currency: p.amount.Currency, MinorUnits: p.amount.MinorUnits}
+}
+
+// decision is what a request means for a payment as it stands.
 type decision struct {
 	// wait: something else is at the network; nothing is recorded and the caller asks again.
 	wait bool
 	// refused is the reason of a refusal.
 	refused string
-	// next is the state to move to. Where that is not at the network, the request is fulfilled by the move.
+	// next is the state to move to, if any. Where that is not at the network, the request is answered by the move.
 	next state
 }
 
 // onCapture decides a capture.
 func (p *payment) onCapture() decision {
 	switch {
-	case p.state == authorized && p.lapsed, p.state == expired:
+	case p.state == authorized && p.lapsed:
+		return decision{refused: authorizationExpired, next: expired}
+	case p.state == expired:
 		return decision{refused: authorizationExpired}
 	case p.state == authorized:
 		return decision{next: capturing}
@@ -145,29 +201,32 @@ func (p *payment) onVoid() decision {
 	}
 }
 
-// learn moves the payment on as the card network answered, and tells what to book. A refusal is empty where the effect is
-// in place; voiding and refunding are not refused here (see Network).
-func (p *payment) learn(kind Kind, refusal string) (movement, error) {
+// learn moves the payment on as the card network answered. A refusal is empty where the effect is in place; voiding and
+// refunding are not refused here (see Network).
+func (p *payment) learn(a Action, refusal string) error {
 	switch {
-	case kind == Authorize && refusal == "":
-		return bookAuthorize, p.to(authorized)
-	case kind == Authorize:
-		return noMovement, p.to(declined)
-	case kind == Capture && refusal == "":
-		return bookCapture, p.to(captured)
-	case kind == Capture && refusal == authorizationExpired:
-		return bookExpire, p.to(expired)
-	case kind == Capture:
-		return noMovement, p.to(authorized)
-	case kind == Void:
-		return bookVoid, p.to(voided)
+	case a == Authorize && refusal == "":
+		return p.to(authorized)
+	case a == Authorize:
+		p.refuse(stepAuthorize, refusal)
+		return p.to(declined)
+	case a == Capture && refusal == "":
+		return p.to(captured)
+	case a == Capture:
+		p.refuse(stepCapture, refusal)
+		if refusal == authorizationExpired {
+			return p.to(expired)
+		}
+		return p.to(authorized)
+	case a == Void:
+		return p.to(voided)
 	default:
-		return bookRefund, p.to(refunded)
+		return p.to(refunded)
 	}
 }
 
-// kindOf tells what the network is asked for in one direction of a step.
-func kindOf(step string, d ledger.Direction) Kind {
+// actionOf tells what the network is asked for in one direction of a step.
+func actionOf(step string, d ledger.Direction) Action {
 	switch {
 	case step == stepAuthorize && d == ledger.Doing:
 		return Authorize

@@ -34,36 +34,6 @@ const (
 	notAsked     = operationv1.Outcome_OUTCOME_UNSPECIFIED
 )
 
-func TestEveryOperationKeepsTheRules(t *testing.T) {
-	t.Parallel()
-	p := start(t, pgtest.URL(t), nil)
-
-	participanttest.Prove(t, p.pool, participanttest.Step{
-		Name: stepAuthorize, Do: p.authorizing("tok_visa", 4999), DoOther: p.authorizing("tok_visa", 5000),
-		Refuse: func(t *testing.T, order string) *operationv1.Result {
-			return p.authorize(t, order, "tok_declined", 4999)
-		},
-		Undo: p.voiding, Get: p.get, Effect: p.effect, Inside: p.book,
-		None: "book [] network []", Done: "book [held 4999] network [authorize×1]", Undone: "book [] network [authorize×1 void×1]",
-	})
-	participanttest.Prove(t, p.pool, participanttest.Step{
-		Name: stepCapture,
-		Prepare: func(t *testing.T, order string) {
-			require.Equal(t, applied, p.authorize(t, order, "tok_visa", 4999).Outcome)
-		},
-		Do: p.capturing(4999), DoOther: p.capturing(5000),
-		Refuse: func(t *testing.T, order string) *operationv1.Result {
-			p.authorize(t, order, "tok_expires", 4999)
-			return p.capture(t, order, 4999)
-		},
-		Undo: p.refunding, Get: p.get, Effect: p.effect, Inside: p.book,
-		None:   "book [held 4999] network [authorize×1]",
-		Done:   "book [merchant 4999] network [authorize×1 capture×1]",
-		Undone: "book [] network [authorize×1 capture×1 refund×1]",
-	})
-	p.requireBookBalances(t)
-}
-
 func TestPaymentMethodsDoWhatTheyAreNamedFor(t *testing.T) {
 	t.Parallel()
 	p := start(t, pgtest.URL(t), nil)
@@ -324,24 +294,24 @@ func TestI8RecoveryFinishesWhatACrashLeftStarted(t *testing.T) {
 		"crashed before the network applied it":  "before",
 		"crashed before the answer was recorded": "after",
 	} {
-		for kind, end := range map[Kind]string{
+		for action, end := range map[Action]string{
 			Authorize: "book [held 100] network [authorize×1]",
 			Void:      "book [] network [authorize×1 void×1]",
 			Capture:   "book [merchant 100] network [authorize×1 capture×1]",
 			Refund:    "book [] network [authorize×1 capture×1 refund×1]",
 		} {
-			t.Run(fmt.Sprintf("%s %s", kind, name), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s %s", action, name), func(t *testing.T) {
 				t.Parallel()
 				database := pgtest.URL(t)
 				doomed := newGate()
 				p := start(t, database, doomed)
 				doomed.open()
-				path := map[Kind][]participanttest.Call{
+				path := map[Action][]participanttest.Call{
 					Authorize: {p.authorizing("tok_visa", 100)},
 					Void:      {p.authorizing("tok_visa", 100), p.voiding},
 					Capture:   {p.authorizing("tok_visa", 100), p.capturing(100)},
 					Refund:    {p.authorizing("tok_visa", 100), p.capturing(100), p.refunding},
-				}[kind]
+				}[action]
 				last := len(path) - 1
 				for _, call := range path[:last] {
 					r, err := call(t.Context(), "ord-1")
@@ -493,10 +463,10 @@ func TestI9BadInputIsRefusedWithTheNameOfTheField(t *testing.T) {
 func TestTheNetworkRefusesAKeyAgainAlthoughTheCardWorksByNow(t *testing.T) {
 	t.Parallel()
 	p := start(t, pgtest.URL(t), nil)
-	ask := func(kind Kind, key string) string {
+	ask := func(a Action, key string) string {
 		t.Helper()
 		refusal, err := p.service.network.Ask(t.Context(), Charge{
-			Kind: kind, Key: key, OrderID: "ord-1", PaymentMethod: "tok_visa", Amount: ledger.Amount{Currency: "EUR", MinorUnits: 100},
+			Action: a, Key: key, OrderID: "ord-1", PaymentMethod: "tok_visa", Amount: ledger.Amount{Currency: "EUR", MinorUnits: 100},
 		})
 		require.NoError(t, err)
 		return refusal
@@ -527,6 +497,7 @@ type gate struct {
 	opened  chan struct{} // closed while the gate is open
 	refusal string
 	death   string // "before" or "after" the next network has applied it
+	only    Action // what it refuses or dies of; empty means all
 	count   int
 	callers chan struct{}
 }
@@ -537,6 +508,9 @@ func (g *gate) Ask(ctx context.Context, c Charge) (string, error) {
 	g.mu.Lock()
 	g.count++
 	opened, refusal, death := g.opened, g.refusal, g.death
+	if g.only != "" && g.only != c.Action {
+		refusal, death = "", ""
+	}
 	g.mu.Unlock()
 	select {
 	case g.callers <- struct{}{}:
@@ -566,6 +540,7 @@ func (g *gate) close() {
 }
 func (g *gate) refuse(reason string) { g.set(func() { g.refusal = reason }) }
 func (g *gate) dieAt(point string)   { g.set(func() { g.death = point }) }
+func (g *gate) troubles(a Action)    { g.set(func() { g.only = a }) }
 func (g *gate) set(change func())    { g.mu.Lock(); defer g.mu.Unlock(); change() }
 func (g *gate) asked() (n int)       { g.set(func() { n = g.count }); return n }
 

@@ -16,7 +16,11 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/inbox"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
@@ -39,6 +43,17 @@ const (
 	recoverAtOnce = 5
 )
 
+// Kind is payment as its process runs it.
+var Kind = process.Kind{
+	Name: app, Listen: "127.0.0.1:8082",
+	Open: func(ctx context.Context, databaseURL string, log *slog.Logger) (process.Service, error) {
+		return Open(ctx, Config{DatabaseURL: databaseURL}, log)
+	},
+}
+
+// app names payment in events.
+const app = "payment"
+
 // Config is what a payment service needs.
 type Config struct {
 	DatabaseURL string
@@ -46,10 +61,11 @@ type Config struct {
 	MaxConns int32
 }
 
-// Service is payment with its sandbox gateway: open it, mount it on a server, run both, close it.
+// Service is payment with its sandbox gateway: open it, mount it on a server, have its events carried, run all of it, close it.
 type Service struct {
 	*ledger.Reads
 	store   *store
+	inbox   *inbox.Inbox
 	network Network
 	sandbox *sandbox.Controls
 	log     *slog.Logger
@@ -57,10 +73,13 @@ type Service struct {
 	askTimeout time.Duration
 }
 
-var _ paymentv1connect.PaymentServiceHandler = (*Service)(nil)
+var (
+	_ paymentv1connect.PaymentServiceHandler = (*Service)(nil)
+	_ process.Service                        = (*Service)(nil)
+)
 
-// Open reaches the database and brings it to the newest migration. The caller closes the service when no call is in hand and
-// Run has returned.
+// Open reaches the database and brings it to the newest migration. The caller closes the service when no call and no event is
+// in hand and Run has returned.
 func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	if c.DatabaseURL == "" {
 		return nil, errors.New("open payment: no database url")
@@ -74,18 +93,22 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	}
 	migrations, err := fs.Sub(migrationFiles, "migrations")
 	if err == nil {
-		err = pg.Migrate(ctx, pool, migrations)
+		err = pg.Migrate(ctx, pool, pg.Migrations{Files: migrations}, outbox.Migrations(), inbox.Migrations())
 	}
 	if err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("open payment: %w", err)
 	}
 	gateway := sandbox.New(pool)
-	return &Service{
-		Reads: ledger.NewReads(pool), store: &store{pool: pool},
+	s := &Service{
+		Reads:   ledger.NewReads(pool),
+		store:   &store{pool: pool, outbox: outbox.New(app, pool, log)},
+		inbox:   inbox.New(app, pool, log),
 		network: sandboxNetwork{gateway}, sandbox: sandbox.NewControls(gateway), log: log,
 		askTimeout: networkTimeout,
-	}, nil
+	}
+	s.subscribe()
+	return s, nil
 }
 
 // Mount serves payment's methods and the sandbox's on a server.
@@ -96,6 +119,12 @@ func (s *Service) Mount(server *rpcserver.Server) {
 
 // Ready tells whether the database answers.
 func (s *Service) Ready(ctx context.Context) error { return s.store.pool.Ping(ctx) }
+
+// Outbox is where payment writes its events.
+func (s *Service) Outbox() *outbox.Outbox { return s.store.outbox }
+
+// Inbox is where it receives those that it reacts to.
+func (s *Service) Inbox() *inbox.Inbox { return s.inbox }
 
 // Close ends the connections to the database.
 func (s *Service) Close() { s.store.pool.Close() }
@@ -140,7 +169,8 @@ func (s *Service) recoverAll(ctx context.Context) error {
 }
 
 // advance asks the card network about what an operation has under way, and records the answers, until nothing is under way
-// or the network gives no answer. It goes on when the caller hangs up: an answer once given must not be lost for that.
+// or the network gives no answer; and about the operations that payment begins by itself on the way. It goes on when the
+// caller hangs up: an answer once given must not be lost for that.
 func (s *Service) advance(ctx context.Context, op ledger.Operation) (ledger.Operation, error) {
 	ctx = context.WithoutCancel(ctx)
 	for {
@@ -149,8 +179,8 @@ func (s *Service) advance(ctx context.Context, op ledger.Operation) (ledger.Oper
 			return op, nil
 		}
 		refusal, err := s.ask(ctx, op, d)
-		if kind := kindOf(op.Step, d); err == nil && refusal != "" && (kind == Void || kind == Refund) {
-			err = fmt.Errorf("the card network refused to %s: %s", kind, refusal)
+		if action := actionOf(op.Step, d); err == nil && refusal != "" && (action == Void || action == Refund) {
+			err = fmt.Errorf("the card network refused to %s: %s", action, refusal)
 		}
 		if err != nil {
 			s.log.WarnContext(ctx, "the card network left an operation open",
@@ -159,10 +189,16 @@ func (s *Service) advance(ctx context.Context, op ledger.Operation) (ledger.Oper
 			return op, nil
 		}
 		recording, cancel := context.WithTimeout(ctx, recordTimeout)
-		op, err = s.store.settle(recording, op, d, refusal)
+		var next *ledger.Operation
+		op, next, err = s.store.settle(recording, op, d, refusal)
 		cancel()
 		if err != nil {
 			return op, fmt.Errorf("record the card network's answer: %w", err)
+		}
+		if next != nil {
+			if _, err := s.advance(ctx, *next); err != nil {
+				return op, err
+			}
 		}
 	}
 }
@@ -176,7 +212,7 @@ func (s *Service) ask(ctx context.Context, op ledger.Operation, d ledger.Directi
 		return "", err
 	}
 	return s.network.Ask(ctx, Charge{
-		Kind: kindOf(op.Step, d), Key: op.Side(d).Key, OrderID: op.OrderID, PaymentMethod: p.method, Amount: p.amount,
+		Action: actionOf(op.Step, d), Key: op.Side(d).Key, OrderID: op.OrderID, PaymentMethod: p.method, Amount: p.amount,
 	})
 }
 
@@ -190,7 +226,10 @@ func (s *Service) Authorize(ctx context.Context, req *connect.Request[paymentv1.
 	if err := bad.Err(); err != nil {
 		return nil, err
 	}
-	op, err := s.store.beginAuthorize(ctx, req.Msg.OrderId, req.Msg.CustomerId, req.Msg.PaymentMethod, amountOf(req.Msg.Amount))
+	op, err := s.store.beginAuthorize(ctx, request{
+		orderID: req.Msg.OrderId, coordination: event.Orchestrated,
+		customerID: req.Msg.CustomerId, method: req.Msg.PaymentMethod, amount: amountOf(req.Msg.Amount),
+	})
 	result, err := s.outcome(ctx, op, ledger.Doing, err)
 	if err != nil {
 		return nil, err
@@ -271,14 +310,13 @@ func (s *Service) GetPayment(ctx context.Context, req *connect.Request[paymentv1
 		return nil, err
 	}
 	res := &paymentv1.GetPaymentResponse{}
-	money := &operationv1.Money{Currency: p.amount.Currency, MinorUnits: p.amount.MinorUnits}
 	switch p.state {
 	case authorized, voiding, capturing:
 		if !p.lapsed {
-			res.Authorized, res.AuthorizedUntil = money, timestamppb.New(p.authorizedUntil)
+			res.Authorized, res.AuthorizedUntil = p.money(), timestamppb.New(*p.authorizedUntil)
 		}
 	case captured, refunding:
-		res.Captured = money
+		res.Captured = p.money()
 	}
 	return connect.NewResponse(res), nil
 }

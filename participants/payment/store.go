@@ -4,11 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 )
@@ -21,42 +22,65 @@ var (
 	errAmount = errors.New("amount: must be the amount that was authorized")
 )
 
-// store runs payment's SQL. Locks are taken in this order: operation, payment. No transaction waits for the card network.
-type store struct{ pool *pgxpool.Pool }
+// store runs payment's SQL. Locks are taken in this order: payment, operation. The payment comes first because one answer of the
+// card network may concern two operations. No transaction waits for the network.
+type store struct {
+	pool   *pgxpool.Pool
+	outbox *outbox.Outbox
+}
+
+// withPayment runs work in a transaction that alone holds the order's payment, and has the events relayed that come of it.
+func (s *store) withPayment(ctx context.Context, orderID string, work func(tx pgx.Tx, p *payment) error) error {
+	var p payment
+	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+		if p, err = lockPayment(ctx, tx, orderID); err != nil {
+			return err
+		}
+		return work(tx, &p)
+	})
+	if err == nil && len(p.told) > 0 {
+		s.outbox.Committed()
+	}
+	return err
+}
+
+// request asks for an authorization.
+type request struct {
+	orderID, coordination string
+	customerID, method    string
+	amount                ledger.Amount
+}
 
 // beginAuthorize records that an authorization is started, or returns what is recorded.
-func (s *store) beginAuthorize(ctx context.Context, orderID, customerID, method string, amount ledger.Amount) (op ledger.Operation, err error) {
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		var known bool
-		op, known, err = ledger.BeginDoing(ctx, tx, orderID, stepAuthorize, authorizeDigest(customerID, method, amount))
-		if err != nil || known {
-			return err
-		}
-		p, err := lockPayment(ctx, tx, orderID)
-		if err != nil {
-			return err
-		}
-		if err := p.to(authorizing); err != nil {
-			return err
-		}
-		p.customerID, p.method, p.amount = customerID, method, amount
-		op.Amount = amount
-		op.Do.Start(op.Key(ledger.Doing))
-		return save(ctx, tx, &op, &p, noMovement)
+func (s *store) beginAuthorize(ctx context.Context, r request) (op ledger.Operation, err error) {
+	err = s.withPayment(ctx, r.orderID, func(tx pgx.Tx, p *payment) (err error) {
+		op, _, err = s.authorizeIn(ctx, tx, p, r)
+		return err
 	})
 	return op, err
 }
 
+// authorizeIn is beginAuthorize in a transaction that holds the payment. If known is true, this call has started nothing.
+func (s *store) authorizeIn(ctx context.Context, tx pgx.Tx, p *payment, r request) (op ledger.Operation, known bool, err error) {
+	op, known, err = ledger.BeginDoing(ctx, tx, r.orderID, stepAuthorize, authorizeDigest(r.customerID, r.method, r.amount))
+	if err != nil || known {
+		return op, known, err
+	}
+	if err := p.to(authorizing); err != nil {
+		return op, false, err
+	}
+	p.coordination, p.customerID, p.method, p.amount = r.coordination, r.customerID, r.method, r.amount
+	op.Amount = r.amount
+	op.Do.Start(op.Key(ledger.Doing))
+	return op, false, s.save(ctx, tx, p, &op)
+}
+
 // beginCapture records that a capture is started or refused, or returns what is recorded.
 func (s *store) beginCapture(ctx context.Context, orderID string, amount ledger.Amount) (op ledger.Operation, err error) {
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+	err = s.withPayment(ctx, orderID, func(tx pgx.Tx, p *payment) (err error) {
 		var known bool
 		op, known, err = ledger.BeginDoing(ctx, tx, orderID, stepCapture, captureDigest(amount))
 		if err != nil || known {
-			return err
-		}
-		p, err := lockPayment(ctx, tx, orderID)
-		if err != nil {
 			return err
 		}
 		op.Amount = amount
@@ -66,29 +90,29 @@ func (s *store) beginCapture(ctx context.Context, orderID string, amount ledger.
 			return errWait
 		case d.refused != "":
 			op.Do.Reject(d.refused, fmt.Sprintf("the payment is %s", p.state))
-			return ledger.Save(ctx, tx, &op)
+			if d.next == "" {
+				return ledger.Save(ctx, tx, &op)
+			}
+			p.refuse(stepCapture, d.refused)
 		case amount != p.amount:
 			return errAmount
+		default:
+			op.Do.Start(op.Key(ledger.Doing))
 		}
 		if err := p.to(d.next); err != nil {
 			return err
 		}
-		op.Do.Start(op.Key(ledger.Doing))
-		return save(ctx, tx, &op, &p, noMovement)
+		return s.save(ctx, tx, p, &op)
 	})
 	return op, err
 }
 
 // beginVoid records that a void is started, wanted, refused or done, or returns what is recorded.
 func (s *store) beginVoid(ctx context.Context, orderID string) (op ledger.Operation, err error) {
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+	err = s.withPayment(ctx, orderID, func(tx pgx.Tx, p *payment) (err error) {
 		var known bool
 		op, known, err = ledger.BeginUndoing(ctx, tx, orderID, stepAuthorize)
 		if err != nil || known && op.Do.State != ledger.None {
-			return err
-		}
-		p, err := lockPayment(ctx, tx, orderID)
-		if err != nil {
 			return err
 		}
 		if known { // Voided before it was made: the payment remembers it too, for a capture that comes astray.
@@ -98,7 +122,7 @@ func (s *store) beginVoid(ctx context.Context, orderID string) (op ledger.Operat
 			if err := p.to(voided); err != nil {
 				return err
 			}
-			return savePayment(ctx, tx, &p)
+			return s.save(ctx, tx, p)
 		}
 		d := p.onVoid()
 		switch {
@@ -107,50 +131,45 @@ func (s *store) beginVoid(ctx context.Context, orderID string) (op ledger.Operat
 		case d.refused != "":
 			op.Undo.Reject(d.refused, fmt.Sprintf("the payment is %s", p.state))
 			return ledger.Save(ctx, tx, &op)
-		case d.next == voiding:
+		case d.next == expired:
+			op.Undo.Apply("")
+			p.tellVoided()
+		default:
 			op.Undo.Start(op.Key(ledger.Undoing))
-			if err := p.to(voiding); err != nil {
+		}
+		if p.state != d.next {
+			if err := p.to(d.next); err != nil {
 				return err
 			}
-			return save(ctx, tx, &op, &p, noMovement)
 		}
-		op.Undo.Apply("")
-		if p.state == expired {
-			return ledger.Save(ctx, tx, &op)
-		}
-		if err := p.to(expired); err != nil {
-			return err
-		}
-		return save(ctx, tx, &op, &p, bookExpire)
+		return s.save(ctx, tx, p, &op)
 	})
 	return op, err
 }
 
 // beginRefund records that a refund is started, wanted or done, or returns what is recorded.
 func (s *store) beginRefund(ctx context.Context, orderID string) (op ledger.Operation, err error) {
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+	err = s.withPayment(ctx, orderID, func(tx pgx.Tx, p *payment) (err error) {
 		var known bool
 		op, known, err = ledger.BeginUndoing(ctx, tx, orderID, stepCapture)
 		if err != nil || known {
-			return err
-		}
-		p, err := lockPayment(ctx, tx, orderID)
-		if err != nil {
 			return err
 		}
 		if err := p.to(refunding); err != nil {
 			return err
 		}
 		op.Undo.Start(op.Key(ledger.Undoing))
-		return save(ctx, tx, &op, &p, noMovement)
+		return s.save(ctx, tx, p, &op)
 	})
 	return op, err
 }
 
 // settle records what the network answered about what an operation has under way in one direction, with all that follows
-// from it: the payment, the book, and, where undoing was wanted meanwhile, that it is started now.
-func (s *store) settle(ctx context.Context, asked ledger.Operation, d ledger.Direction, refusal string) (op ledger.Operation, err error) {
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+// from it: the payment, the book, the events, where undoing was wanted meanwhile, that it is started now, and, in a
+// choreographed checkout, the operation that payment begins by itself: next, if it is another one.
+func (s *store) settle(ctx context.Context, asked ledger.Operation, d ledger.Direction, refusal string) (op ledger.Operation, next *ledger.Operation, err error) {
+	err = s.withPayment(ctx, asked.OrderID, func(tx pgx.Tx, p *payment) (err error) {
+		next = nil
 		op, err = ledger.Lock(ctx, tx, asked.OrderID, asked.Step)
 		if err != nil {
 			return err
@@ -159,19 +178,14 @@ func (s *store) settle(ctx context.Context, asked ledger.Operation, d ledger.Dir
 		if side.State != ledger.Started {
 			return nil // Somebody else asked with the same key and was faster.
 		}
-		p, err := lockPayment(ctx, tx, op.OrderID)
-		if err != nil {
-			return err
-		}
-		kind := kindOf(op.Step, d)
-		m, err := p.learn(kind, refusal)
-		if err != nil {
+		action := actionOf(op.Step, d)
+		if err := p.learn(action, refusal); err != nil {
 			return err
 		}
 		if refusal == "" {
-			side.Apply(string(kind) + "-" + op.OrderID)
+			side.Apply(string(action) + "-" + op.OrderID)
 		} else {
-			side.Reject(refusal, fmt.Sprintf("the card network refused to %s", kind))
+			side.Reject(refusal, fmt.Sprintf("the card network refused to %s", action))
 		}
 		switch {
 		case op.Undo.State == ledger.Wanted && op.Do.State == ledger.Rejected:
@@ -182,9 +196,18 @@ func (s *store) settle(ctx context.Context, asked ledger.Operation, d ledger.Dir
 				return err
 			}
 		}
-		return save(ctx, tx, &op, &p, m)
+		changed := []*ledger.Operation{&op}
+		if p.coordination == event.Choreographed && p.state == authorized {
+			if next, err = captureOrVoid(ctx, tx, p, &op); err != nil {
+				return err
+			}
+			if next != nil {
+				changed = append(changed, next)
+			}
+		}
+		return s.save(ctx, tx, p, changed...)
 	})
-	return op, err
+	return op, next, err
 }
 
 // undoingOf is the state in which the effect of a state is being undone at the network.
@@ -218,8 +241,8 @@ func lockPayment(ctx context.Context, tx pgx.Tx, orderID string) (payment, error
 
 // The database's clock judges whether an authorization has lapsed.
 const readPayment = `
-	SELECT order_id, state, customer_id, payment_method, currency, minor_units,
-	       coalesce(authorized_until, 'epoch'), coalesce(authorized_until <= clock_timestamp(), false)
+	SELECT order_id, state, coordination, customer_id, payment_method, currency, minor_units,
+	       authorized_until, coalesce(authorized_until <= clock_timestamp(), false), refused_step, refused_reason, clock_timestamp()
 	FROM payments WHERE order_id = $1`
 
 // paymentOf tells how an order's payment stands; one in state none where there is no payment.
@@ -235,51 +258,48 @@ func (s *store) paymentOf(ctx context.Context, orderID string) (payment, error) 
 }
 
 func scanPayment(row pgx.Row) (p payment, err error) {
-	err = row.Scan(&p.orderID, &p.state, &p.customerID, &p.method, &p.amount.Currency, &p.amount.MinorUnits, &p.authorizedUntil, &p.lapsed)
+	err = row.Scan(&p.orderID, &p.state, &p.coordination, &p.customerID, &p.method, &p.amount.Currency, &p.amount.MinorUnits,
+		&p.authorizedUntil, &p.lapsed, &p.refusedStep, &p.refusedReason, &p.now)
 	return p, err
 }
 
-// save writes an operation, its payment and what moved, all of which this transaction holds.
-func save(ctx context.Context, tx pgx.Tx, op *ledger.Operation, p *payment, m movement) error {
-	if err := savePayment(ctx, tx, p); err != nil {
-		return err
+// save writes the payment, what its moves book and tell, and the operations, all of which this transaction holds, in one batch.
+func (s *store) save(ctx context.Context, tx pgx.Tx, p *payment, operations ...*ledger.Operation) error {
+	writes := &pgx.Batch{}
+	queuePayment(writes, p)
+	for _, m := range p.booked {
+		queueEntries(writes, p, m)
 	}
-	if m != noMovement {
-		if err := book(ctx, tx, p, m); err != nil {
+	for _, op := range operations {
+		ledger.QueueSave(writes, op)
+	}
+	for _, told := range p.told {
+		if err := s.outbox.Queue(ctx, writes, outbox.Order(p.orderID, p.coordination), told); err != nil {
 			return err
 		}
 	}
-	return ledger.Save(ctx, tx, op)
-}
-
-// authorizationHolds is how long a card network holds an authorization.
-const authorizationHolds = 7 * 24 * time.Hour
-
-func savePayment(ctx context.Context, tx pgx.Tx, p *payment) error {
-	// The time is set with the first state that comes of being authorized, which is voiding where that was wanted meanwhile.
-	const query = `
-		UPDATE payments
-		SET state = $2, customer_id = $3, payment_method = $4, currency = $5, minor_units = $6,
-		    authorized_until = CASE WHEN $2 IN ('authorized', 'voiding')
-		                            THEN coalesce(authorized_until, clock_timestamp() + $7::interval)
-		                            ELSE authorized_until END,
-		    updated_at = clock_timestamp()
-		WHERE order_id = $1`
-	_, err := tx.Exec(ctx, query, p.orderID, p.state, p.customerID, p.method, p.amount.Currency, p.amount.MinorUnits, authorizationHolds)
-	if err != nil {
+	if err := tx.SendBatch(ctx, writes).Close(); err != nil {
 		return fmt.Errorf("save payment of %s: %w", p.orderID, err)
 	}
 	return nil
 }
 
-// book writes both entries of a movement in one statement: a trigger refuses entries that do not sum to zero.
-func book(ctx context.Context, tx pgx.Tx, p *payment, m movement) error {
+func queuePayment(writes *pgx.Batch, p *payment) {
+	const query = `
+		UPDATE payments
+		SET state = $2, coordination = $3, customer_id = $4, payment_method = $5, currency = $6, minor_units = $7,
+		    authorized_until = $8, refused_step = $9, refused_reason = $10,
+		    updated_at = clock_timestamp()
+		WHERE order_id = $1`
+	writes.Queue(query, p.orderID, p.state, p.coordination, p.customerID, p.method, p.amount.Currency, p.amount.MinorUnits,
+		p.authorizedUntil, p.refusedStep, p.refusedReason)
+}
+
+// queueEntries writes both entries of a movement in one statement: a trigger refuses entries that do not sum to zero.
+func queueEntries(writes *pgx.Batch, p *payment, m movement) {
 	const query = `
 		INSERT INTO entries (order_id, movement, account, currency, minor_units)
 		VALUES ($1, $2, $3, $5, -$6::bigint), ($1, $2, $4, $5, $6::bigint)`
 	from, to := m.accounts()
-	if _, err := tx.Exec(ctx, query, p.orderID, m, from, to, p.amount.Currency, p.amount.MinorUnits); err != nil {
-		return fmt.Errorf("book %s of %s: %w", m, p.orderID, err)
-	}
-	return nil
+	writes.Queue(query, p.orderID, m, from, to, p.amount.Currency, p.amount.MinorUnits)
 }

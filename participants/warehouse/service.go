@@ -6,12 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 
 	"connectrpc.com/connect"
 
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/inbox"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
@@ -20,6 +25,17 @@ import (
 //go:embed migrations/*.sql
 var migrationFiles embed.FS
 
+// Kind is the warehouse as its process runs it.
+var Kind = process.Kind{
+	Name: app, Listen: "127.0.0.1:8081",
+	Open: func(ctx context.Context, databaseURL string, log *slog.Logger) (process.Service, error) {
+		return Open(ctx, Config{DatabaseURL: databaseURL}, log)
+	},
+}
+
+// app names the warehouse in events.
+const app = "warehouse"
+
 // Config is what a warehouse needs.
 type Config struct {
 	DatabaseURL string
@@ -27,16 +43,21 @@ type Config struct {
 	MaxConns int32
 }
 
-// Service is the warehouse: open it, mount it on a server, run the server, close it.
+// Service is the warehouse: open it, mount it on a server, have its events carried, run all of it, close it.
 type Service struct {
 	*ledger.Reads
 	store *store
+	inbox *inbox.Inbox
 }
 
-var _ warehousev1connect.WarehouseServiceHandler = (*Service)(nil)
+var (
+	_ warehousev1connect.WarehouseServiceHandler = (*Service)(nil)
+	_ process.Service                            = (*Service)(nil)
+)
 
-// Open reaches the database and brings it to the newest migration. The caller closes the service when no call is in hand.
-func Open(ctx context.Context, c Config) (*Service, error) {
+// Open reaches the database and brings it to the newest migration. The caller closes the service when no call and no event is
+// in hand.
+func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	if c.DatabaseURL == "" {
 		return nil, errors.New("open warehouse: no database url")
 	}
@@ -49,13 +70,19 @@ func Open(ctx context.Context, c Config) (*Service, error) {
 	}
 	migrations, err := fs.Sub(migrationFiles, "migrations")
 	if err == nil {
-		err = pg.Migrate(ctx, pool, migrations)
+		err = pg.Migrate(ctx, pool, pg.Migrations{Files: migrations}, outbox.Migrations(), inbox.Migrations())
 	}
 	if err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("open warehouse: %w", err)
 	}
-	return &Service{Reads: ledger.NewReads(pool), store: &store{pool: pool}}, nil
+	s := &Service{
+		Reads: ledger.NewReads(pool),
+		store: &store{pool: pool, outbox: outbox.New(app, pool, log)},
+		inbox: inbox.New(app, pool, log),
+	}
+	s.subscribe()
+	return s, nil
 }
 
 // Mount serves the warehouse's methods on a server.
@@ -65,6 +92,18 @@ func (s *Service) Mount(server *rpcserver.Server) {
 
 // Ready tells whether the database answers.
 func (s *Service) Ready(ctx context.Context) error { return s.store.pool.Ping(ctx) }
+
+// Outbox is where the warehouse writes its events.
+func (s *Service) Outbox() *outbox.Outbox { return s.store.outbox }
+
+// Inbox is where it receives those that it reacts to.
+func (s *Service) Inbox() *inbox.Inbox { return s.inbox }
+
+// Run waits for the end: the warehouse does nothing by itself.
+func (s *Service) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return nil
+}
 
 // Close ends the connections to the database.
 func (s *Service) Close() { s.store.pool.Close() }
@@ -81,7 +120,7 @@ func (s *Service) Reserve(ctx context.Context, req *connect.Request[warehousev1.
 	if err := bad.Err(); err != nil {
 		return nil, err
 	}
-	side, err := s.store.reserve(ctx, req.Msg.OrderId, inOrder(lines))
+	side, err := s.store.reserve(ctx, wanted{orderID: req.Msg.OrderId, lines: inOrder(lines), coordination: event.Orchestrated})
 	if err != nil {
 		return nil, connectError(err)
 	}
@@ -165,14 +204,11 @@ func (s *Service) GetReservation(ctx context.Context, req *connect.Request[wareh
 	if err != nil && !errors.Is(err, errNoReservation) {
 		return nil, err
 	}
-	res := &warehousev1.GetReservationResponse{State: map[reservationState]warehousev1.ReservationState{
+	res := &warehousev1.GetReservationResponse{Lines: messages(lines), State: map[reservationState]warehousev1.ReservationState{
 		reserved:  warehousev1.ReservationState_RESERVATION_STATE_RESERVED,
 		released:  warehousev1.ReservationState_RESERVATION_STATE_RELEASED,
 		committed: warehousev1.ReservationState_RESERVATION_STATE_COMMITTED,
 	}[state]}
-	for _, l := range lines {
-		res.Lines = append(res.Lines, &warehousev1.Line{Sku: l.sku, Quantity: l.quantity})
-	}
 	return connect.NewResponse(res), nil
 }
 

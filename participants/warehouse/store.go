@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 )
@@ -22,93 +24,130 @@ var (
 
 // store runs the warehouse's SQL. Locks are taken in this order, so that no two transactions wait for each other: operation,
 // reservation, stock by article. Everybody who buys an article waits for its row, so it is locked last, and what is written
-// under its lock goes to the database in one batch.
-type store struct{ pool *pgxpool.Pool }
+// under its lock, the event included, goes to the database in one batch.
+type store struct {
+	pool   *pgxpool.Pool
+	outbox *outbox.Outbox
+}
 
-// reserve reserves all lines, which are in order, or none.
-func (s *store) reserve(ctx context.Context, orderID string, lines []line) (side ledger.Side, err error) {
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		op, known, err := ledger.BeginDoing(ctx, tx, orderID, stepReserve, digest(lines))
-		if err != nil || known {
-			side = op.Do
-			return err
-		}
-		have, err := lockStock(ctx, tx, lines)
-		if err != nil {
-			return err
-		}
-		writes := &pgx.Batch{}
-		if reason, detail := refusal(lines, have); reason != "" {
-			op.Do.Reject(reason, detail)
-		} else {
-			queueReservation(writes, orderID, lines)
-			queueMovement(writes, lines, movement{reserved: +1})
-			op.Do.Apply("rsv-" + orderID)
-		}
-		side = op.Do
-		return send(ctx, tx, writes, &op)
+// inTx runs one operation in a transaction of its own, and has its event relayed.
+func (s *store) inTx(ctx context.Context, operation func(tx pgx.Tx) (ledger.Side, error)) (side ledger.Side, err error) {
+	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+		side, err = operation(tx)
+		return err
 	})
+	if err == nil {
+		s.outbox.Committed()
+	}
 	return side, err
+}
+
+// wanted is a reservation that is asked for.
+type wanted struct {
+	orderID string
+	// lines are in order.
+	lines []line
+	// coordination of the checkout, which its events say from now on.
+	coordination string
+	// payment is handed on in the event; nil in an orchestrated checkout.
+	payment *warehousev1.PaymentRequest
+}
+
+// reserve reserves all lines or none.
+func (s *store) reserve(ctx context.Context, w wanted) (ledger.Side, error) {
+	return s.inTx(ctx, func(tx pgx.Tx) (ledger.Side, error) { return s.reserveIn(ctx, tx, w) })
+}
+
+func (s *store) reserveIn(ctx context.Context, tx pgx.Tx, w wanted) (ledger.Side, error) {
+	op, known, err := ledger.BeginDoing(ctx, tx, w.orderID, stepReserve, digest(w.lines))
+	if err != nil || known {
+		return op.Do, err
+	}
+	have, err := lockStock(ctx, tx, w.lines)
+	if err != nil {
+		return op.Do, err
+	}
+	writes, about := &pgx.Batch{}, outbox.Order(w.orderID, w.coordination)
+	if reason, detail := refusal(w.lines, have); reason != "" {
+		op.Do.Reject(reason, detail)
+		err = s.outbox.Queue(ctx, writes, about, &warehousev1.InventoryReservationRejected{Reason: op.Do.Reason, Detail: op.Do.Detail})
+	} else {
+		queueReservation(writes, w)
+		queueMovement(writes, w.lines, movement{reserved: +1})
+		op.Do.Apply("rsv-" + w.orderID)
+		err = s.outbox.Queue(ctx, writes, about, &warehousev1.InventoryReserved{Lines: messages(w.lines), Payment: w.payment})
+	}
+	if err != nil {
+		return op.Do, err
+	}
+	return op.Do, send(ctx, tx, writes, &op)
 }
 
 // release makes the reservation be gone.
-func (s *store) release(ctx context.Context, orderID string) (side ledger.Side, err error) {
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		op, known, err := ledger.BeginUndoing(ctx, tx, orderID, stepReserve)
-		if err != nil || known {
-			side = op.Undo
-			return err
-		}
-		state, err := lockReservation(ctx, tx, orderID)
-		if err != nil {
-			return err
-		}
-		writes := &pgx.Batch{}
-		if state == committed {
-			op.Undo.Reject(alreadyCommitted, "the stock has been shipped")
-		} else {
-			lines, err := lockReserved(ctx, tx, orderID)
-			if err != nil {
-				return err
-			}
-			queueMovement(writes, lines, movement{reserved: -1})
-			queueState(writes, orderID, released)
-			op.Undo.Apply("rsv-" + orderID)
-		}
-		side = op.Undo
-		return send(ctx, tx, writes, &op)
-	})
-	return side, err
+func (s *store) release(ctx context.Context, orderID string) (ledger.Side, error) {
+	return s.inTx(ctx, func(tx pgx.Tx) (ledger.Side, error) { return s.releaseIn(ctx, tx, orderID, "") })
+}
+
+// releaseIn releases for a reason, which is empty where somebody asked for it.
+func (s *store) releaseIn(ctx context.Context, tx pgx.Tx, orderID, reason string) (ledger.Side, error) {
+	op, known, err := ledger.BeginUndoing(ctx, tx, orderID, stepReserve)
+	if err != nil || known {
+		return op.Undo, err
+	}
+	r, err := lockReservation(ctx, tx, orderID)
+	if err != nil {
+		return op.Undo, err
+	}
+	writes := &pgx.Batch{}
+	if r.state == committed {
+		op.Undo.Reject(alreadyCommitted, "the stock has been shipped")
+		return op.Undo, send(ctx, tx, writes, &op)
+	}
+	lines, err := lockReserved(ctx, tx, orderID)
+	if err != nil {
+		return op.Undo, err
+	}
+	queueMovement(writes, lines, movement{reserved: -1})
+	queueState(writes, orderID, released)
+	op.Undo.Apply("rsv-" + orderID)
+	told := &warehousev1.InventoryReleased{Lines: messages(lines), Reason: reason}
+	if err := s.outbox.Queue(ctx, writes, outbox.Order(orderID, r.coordination), told); err != nil {
+		return op.Undo, err
+	}
+	return op.Undo, send(ctx, tx, writes, &op)
 }
 
 // commit turns the reservation into a shipment.
-func (s *store) commit(ctx context.Context, orderID string) (side ledger.Side, err error) {
-	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
-		op, known, err := ledger.BeginDoing(ctx, tx, orderID, stepCommit, ledger.Digest(1))
-		if err != nil || known {
-			side = op.Do
-			return err
-		}
-		state, err := lockReservation(ctx, tx, orderID)
-		if err != nil && !errors.Is(err, errNoReservation) {
-			return err
-		}
-		writes := &pgx.Batch{}
-		if state == reserved {
-			lines, err := lockReserved(ctx, tx, orderID)
-			if err != nil {
-				return err
-			}
-			queueMovement(writes, lines, movement{onHand: -1, reserved: -1, committed: +1})
-			queueState(writes, orderID, committed)
-			op.Do.Apply("shp-" + orderID)
-		} else {
-			op.Do.Reject(noReservation, "nothing is reserved for this order")
-		}
-		side = op.Do
-		return send(ctx, tx, writes, &op)
-	})
-	return side, err
+func (s *store) commit(ctx context.Context, orderID string) (ledger.Side, error) {
+	return s.inTx(ctx, func(tx pgx.Tx) (ledger.Side, error) { return s.commitIn(ctx, tx, orderID) })
+}
+
+func (s *store) commitIn(ctx context.Context, tx pgx.Tx, orderID string) (ledger.Side, error) {
+	op, known, err := ledger.BeginDoing(ctx, tx, orderID, stepCommit, ledger.Digest(1))
+	if err != nil || known {
+		return op.Do, err
+	}
+	r, err := lockReservation(ctx, tx, orderID)
+	if err != nil && !errors.Is(err, errNoReservation) {
+		return op.Do, err
+	}
+	writes := &pgx.Batch{}
+	if r.state != reserved {
+		op.Do.Reject(noReservation, "nothing is reserved for this order")
+		return op.Do, send(ctx, tx, writes, &op)
+	}
+	lines, err := lockReserved(ctx, tx, orderID)
+	if err != nil {
+		return op.Do, err
+	}
+	queueMovement(writes, lines, movement{onHand: -1, reserved: -1, committed: +1})
+	queueState(writes, orderID, committed)
+	op.Do.Apply("shp-" + orderID)
+	told := &warehousev1.InventoryCommitted{Lines: messages(lines)}
+	if err := s.outbox.Queue(ctx, writes, outbox.Order(orderID, r.coordination), told); err != nil {
+		return op.Do, err
+	}
+	return op.Do, send(ctx, tx, writes, &op)
 }
 
 // send writes the effect and its record.
@@ -132,7 +171,7 @@ func lockStock(ctx context.Context, tx pgx.Tx, lines []line) (map[string]stock, 
 	if err != nil {
 		return nil, fmt.Errorf("lock stock: %w", err)
 	}
-	found, err := pgx.CollectRows(rows, scanStock)
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (stock, error) { return scanStock(row) })
 	if err != nil {
 		return nil, fmt.Errorf("lock stock: %w", err)
 	}
@@ -175,26 +214,32 @@ func queueMovement(writes *pgx.Batch, lines []line, m movement) {
 	})
 }
 
-func queueReservation(writes *pgx.Batch, orderID string, lines []line) {
+func queueReservation(writes *pgx.Batch, w wanted) {
 	const (
-		reservation = `INSERT INTO reservations (order_id, state) VALUES ($1, 'reserved')`
+		reservation = `INSERT INTO reservations (order_id, state, coordination) VALUES ($1, 'reserved', $2)`
 		ofLines     = `INSERT INTO reservation_lines (order_id, sku, quantity) SELECT $1, * FROM unnest($2::text[], $3::integer[])`
 	)
-	skus, quantities := split(lines)
-	writes.Queue(reservation, orderID)
-	writes.Queue(ofLines, orderID, skus, quantities)
+	skus, quantities := split(w.lines)
+	writes.Queue(reservation, w.orderID, w.coordination)
+	writes.Queue(ofLines, w.orderID, skus, quantities)
 }
 
-func lockReservation(ctx context.Context, tx pgx.Tx, orderID string) (state reservationState, err error) {
-	const query = `SELECT state FROM reservations WHERE order_id = $1 FOR UPDATE`
-	err = tx.QueryRow(ctx, query, orderID).Scan(&state)
+// reservation is one that was made.
+type reservation struct {
+	state        reservationState
+	coordination string
+}
+
+func lockReservation(ctx context.Context, tx pgx.Tx, orderID string) (r reservation, err error) {
+	const query = `SELECT state, coordination FROM reservations WHERE order_id = $1 FOR UPDATE`
+	err = tx.QueryRow(ctx, query, orderID).Scan(&r.state, &r.coordination)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return "", errNoReservation
+		return r, errNoReservation
 	}
 	if err != nil {
-		return "", fmt.Errorf("lock reservation: %w", err)
+		return r, fmt.Errorf("lock reservation: %w", err)
 	}
-	return state, nil
+	return r, nil
 }
 
 func queueState(writes *pgx.Batch, orderID string, state reservationState) {
@@ -238,33 +283,46 @@ func (s *store) reservation(ctx context.Context, orderID string) (state reservat
 }
 
 // setStock counts an article anew, or takes it into the catalogue; errBelowReserved if more is promised than would be there.
-func (s *store) setStock(ctx context.Context, sku string, onHand int32) (stock, error) {
-	const query = `
-		INSERT INTO stock (sku, on_hand) VALUES ($1, $2)
-		ON CONFLICT (sku) DO UPDATE SET on_hand = excluded.on_hand WHERE stock.reserved <= excluded.on_hand
-		RETURNING sku, on_hand, reserved, committed`
-	rows, err := s.pool.Query(ctx, query, sku, onHand)
+func (s *store) setStock(ctx context.Context, sku string, onHand int32) (a stock, err error) {
+	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+		a, err = s.setStockIn(ctx, tx, sku, onHand)
+		return err
+	})
 	if err != nil {
-		return stock{}, fmt.Errorf("set stock of %s: %w", sku, err)
+		return stock{}, fmt.Errorf("set stock of %s to %d: %w", sku, onHand, err)
 	}
-	a, err := pgx.CollectExactlyOneRow(rows, scanStock)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return stock{}, fmt.Errorf("set stock of %s to %d: %w", sku, onHand, errBelowReserved)
-	}
-	if err != nil {
-		return stock{}, fmt.Errorf("set stock of %s: %w", sku, err)
-	}
+	s.outbox.Committed()
 	return a, nil
+}
+
+func (s *store) setStockIn(ctx context.Context, tx pgx.Tx, sku string, onHand int32) (stock, error) {
+	const (
+		// It returns the article only if that changed it, and locks it in any case.
+		set = `
+			INSERT INTO stock (sku, on_hand) VALUES ($1, $2)
+			ON CONFLICT (sku) DO UPDATE SET on_hand = excluded.on_hand
+			WHERE stock.reserved <= excluded.on_hand AND stock.on_hand <> excluded.on_hand
+			RETURNING sku, on_hand, reserved, committed`
+		unchanged = `SELECT sku, on_hand, reserved, committed FROM stock WHERE sku = $1`
+	)
+	a, err := scanStock(tx.QueryRow(ctx, set, sku, onHand))
+	if err == nil {
+		told := &warehousev1.InventoryStockChanged{OnHand: a.onHand, Reserved: a.reserved, Committed: a.committed}
+		return a, s.outbox.Write(ctx, tx, outbox.Article(sku), told)
+	}
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return a, err
+	}
+	if a, err = scanStock(tx.QueryRow(ctx, unchanged, sku)); err == nil && a.onHand != onHand {
+		return a, errBelowReserved
+	}
+	return a, err
 }
 
 // stockOf tells the stock of an article, or errNoArticle.
 func (s *store) stockOf(ctx context.Context, sku string) (stock, error) {
 	const query = `SELECT sku, on_hand, reserved, committed FROM stock WHERE sku = $1`
-	rows, err := s.pool.Query(ctx, query, sku)
-	if err != nil {
-		return stock{}, fmt.Errorf("read stock of %s: %w", sku, err)
-	}
-	a, err := pgx.CollectExactlyOneRow(rows, scanStock)
+	a, err := scanStock(s.pool.QueryRow(ctx, query, sku))
 	if errors.Is(err, pgx.ErrNoRows) {
 		return stock{}, fmt.Errorf("read stock of %s: %w", sku, errNoArticle)
 	}
@@ -281,14 +339,14 @@ func (s *store) allStock(ctx context.Context) ([]stock, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list stock: %w", err)
 	}
-	all, err := pgx.CollectRows(rows, scanStock)
+	all, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (stock, error) { return scanStock(row) })
 	if err != nil {
 		return nil, fmt.Errorf("list stock: %w", err)
 	}
 	return all, nil
 }
 
-func scanStock(row pgx.CollectableRow) (a stock, err error) {
+func scanStock(row pgx.Row) (a stock, err error) {
 	err = row.Scan(&a.sku, &a.onHand, &a.reserved, &a.committed)
 	return a, err
 }

@@ -1,6 +1,7 @@
 // Package warehouse is the participant that keeps stock: it reserves it for orders, releases it and ships it. Each operation is
-// recorded with its effect in one transaction (package ledger), so that it may be asked for any number of times, undone before
-// it arrives, and asked about afterwards. It knows nothing of who calls it or of what else a checkout does.
+// recorded with its effect and the event that tells of it in one transaction (packages ledger and outbox), so that it may be
+// asked for any number of times, undone before it arrives, and asked about afterwards. It knows nothing of who calls it or of
+// what else a checkout does; in a choreographed one, events of others take the place of the calls.
 package warehouse
 
 import (

@@ -23,55 +23,12 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/participanttest"
 )
 
 const (
 	applied      = operationv1.Outcome_OUTCOME_APPLIED
 	rejectedDone = operationv1.Outcome_OUTCOME_REJECTED
 )
-
-func TestEveryOperationKeepsTheRules(t *testing.T) {
-	t.Parallel()
-	w := open(t)
-	reserve := func(lines ...*warehousev1.Line) participanttest.Call {
-		return func(ctx context.Context, order string) (*operationv1.Result, error) {
-			return w.reserve(ctx, order, lines...)
-		}
-	}
-	prepared := func(t *testing.T, order string) {
-		r, err := w.reserve(t.Context(), order, pieces("CHAIR-OAK", 2), pieces("LAMP-BRASS", 1))
-		require.NoError(t, err)
-		require.Equal(t, applied, r.Outcome)
-	}
-
-	participanttest.Prove(t, w.pool, participanttest.Step{
-		Name: "reserve-stock",
-		Do:   reserve(pieces("CHAIR-OAK", 2), pieces("LAMP-BRASS", 1)),
-		// The same lines in another order are the same order, so other pieces make the other content.
-		DoOther: reserve(pieces("CHAIR-OAK", 3), pieces("LAMP-BRASS", 1)),
-		Refuse: func(t *testing.T, order string) *operationv1.Result {
-			r, err := w.reserve(t.Context(), order, pieces("CHAIR-OAK", 1), pieces("NO-SUCH-CHAIR", 1))
-			require.NoError(t, err)
-			return r
-		},
-		Undo: w.release, Get: w.get, Effect: w.effect,
-		None: "holds nothing", Done: "reserved CHAIR-OAK×2 LAMP-BRASS×1", Undone: "released CHAIR-OAK×2 LAMP-BRASS×1",
-	})
-	w.requireBooksBalance(t)
-
-	participanttest.Prove(t, w.pool, participanttest.Step{
-		Name: "commit-stock", Prepare: prepared, Do: w.commit,
-		Refuse: func(t *testing.T, order string) *operationv1.Result {
-			r, err := w.commit(t.Context(), order)
-			require.NoError(t, err)
-			return r
-		},
-		Get: w.get, Effect: w.effect,
-		None: "reserved CHAIR-OAK×2 LAMP-BRASS×1", Done: "committed CHAIR-OAK×2 LAMP-BRASS×1",
-	})
-	w.requireBooksBalance(t)
-}
 
 func TestReleaseWaitsForAReservationInFlightAndThenUndoesIt(t *testing.T) {
 	t.Parallel()
@@ -374,16 +331,18 @@ func TestOperationsAreListedPageByPage(t *testing.T) {
 
 // fixture is a warehouse on a real server and a database of its own.
 type fixture struct {
-	client warehousev1connect.WarehouseServiceClient
-	pool   *pgxpool.Pool
+	service *Service
+	client  warehousev1connect.WarehouseServiceClient
+	pool    *pgxpool.Pool
 }
 
 func open(t *testing.T) *fixture {
 	t.Helper()
-	service, err := Open(t.Context(), Config{DatabaseURL: pgtest.URL(t)})
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	service, err := Open(t.Context(), Config{DatabaseURL: pgtest.URL(t)}, log)
 	require.NoError(t, err)
 	t.Cleanup(service.Close)
-	server, err := rpcserver.Listen(rpcserver.Config{Address: "127.0.0.1:0", Ready: service.Ready, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	server, err := rpcserver.Listen(rpcserver.Config{Address: "127.0.0.1:0", Ready: service.Ready, Log: log})
 	require.NoError(t, err)
 	service.Mount(server)
 	ctx, stop := context.WithCancel(context.Background())
@@ -393,7 +352,10 @@ func open(t *testing.T) *fixture {
 		stop()
 		require.NoError(t, <-served)
 	})
-	return &fixture{client: warehousev1connect.NewWarehouseServiceClient(http.DefaultClient, server.URL()), pool: service.store.pool}
+	return &fixture{
+		service: service, pool: service.store.pool,
+		client: warehousev1connect.NewWarehouseServiceClient(http.DefaultClient, server.URL()),
+	}
 }
 
 // begin begins a transaction of the test's own, which a failing test must not leave in the way of the service's end.

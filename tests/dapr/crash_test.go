@@ -30,7 +30,7 @@ func TestI8WorkGoesOnAfterACrash(t *testing.T) {
 		{"the orchestrator", time.Minute, s.Stack.Orchestrator.App.Kill, func(ctx context.Context) error { return restartOrchestrator(ctx, t, s) }},
 		{"the sidecar of the orchestrator", time.Minute, s.Stack.Orchestrator.Sidecar.Kill, s.Stack.Orchestrator.Sidecar.Restart},
 		{"the sidecar of payment", time.Minute, s.Stack.Payment.Sidecar.Kill, s.Stack.Payment.Sidecar.Restart},
-		{"the scheduler", 2 * time.Minute, s.plane.KillScheduler, s.plane.StartScheduler},
+		{"the scheduler", 2 * time.Minute, s.Plane.KillScheduler, s.Plane.StartScheduler},
 	} {
 		t.Run(victim.name, func(t *testing.T) {
 			s := open(t)
@@ -130,7 +130,7 @@ type rows struct{ pool *pgxpool.Pool }
 
 func rowsOf(t *testing.T, s system) rows {
 	t.Helper()
-	pool, err := pg.Open(t.Context(), s.url(stack.Orchestrator), 2)
+	pool, err := pg.Open(t.Context(), s.DatabaseURL(stack.Orchestrator), 2)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	return rows{pool}

@@ -115,7 +115,7 @@ func TestI1CancelAtEachPoint(t *testing.T) {
 func TestI1CancelBeforeAnybodyWasAsked(t *testing.T) {
 	t.Parallel()
 	n := harness.StartInProcess(t, harness.InProcess{})
-	release := holdEngine(t, n.Databases.Orchestrator)
+	release := holdEngine(t, n.Databases["orchestrator"])
 	n.Start(t, harness.Order{ID: "untouched"})
 	_, err := n.Cancel(t.Context(), "untouched")
 	require.NoError(t, err)

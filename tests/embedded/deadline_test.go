@@ -72,7 +72,7 @@ func TestI1TheDeadlinePassesAtEachPoint(t *testing.T) {
 func TestI1TheDeadlinePassesBeforeAnybodyWasAsked(t *testing.T) {
 	t.Parallel()
 	n := harness.StartInProcess(t, harness.InProcess{})
-	release := holdEngine(t, n.Databases.Orchestrator)
+	release := holdEngine(t, n.Databases["orchestrator"])
 	started := n.Start(t, harness.Order{ID: "untouched", Deadline: time.Second}) // The shortest that there is.
 	harness.Eventually(t, "the deadline to pass", func(context.Context) error {
 		if time.Now().Before(started.Deadline.AsTime()) {
@@ -91,7 +91,7 @@ func TestI1TheDeadlinePassesBeforeAnybodyWasAsked(t *testing.T) {
 // judges deadlines, so it is the row that is moved and not the time.
 func passDeadline(t *testing.T, s *harness.System, orderID string) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), s.Databases.Orchestrator)
+	conn, err := pgx.Connect(t.Context(), s.Databases["orchestrator"])
 	require.NoError(t, err)
 	defer conn.Close(t.Context())
 	tag, err := conn.Exec(t.Context(), `UPDATE checkouts SET deadline = clock_timestamp() WHERE order_id = $1 AND phase <> 'final'`, orderID)

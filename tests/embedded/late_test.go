@@ -69,7 +69,7 @@ func TestI2ACopyOfACallThatArrivesAfterTheEndChangesNothing(t *testing.T) {
 func TestI1AReleaseArrivesWhileItsReservationIsOpen(t *testing.T) {
 	t.Parallel()
 	n := harness.StartInProcess(t, harness.InProcess{})
-	warehouse, err := pgx.Connect(t.Context(), n.Databases.Warehouse)
+	warehouse, err := pgx.Connect(t.Context(), n.Databases["warehouse"])
 	require.NoError(t, err)
 	defer warehouse.Close(context.Background())
 	tx, err := warehouse.Begin(t.Context())
@@ -98,7 +98,7 @@ func TestI1AReleaseArrivesWhileItsReservationIsOpen(t *testing.T) {
 // that should have waited did not: the judge finds that.
 func awaitWaiting(t *testing.T, s *harness.System, orderID string, want int) {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), s.Databases.Warehouse)
+	conn, err := pgx.Connect(t.Context(), s.Databases["warehouse"])
 	require.NoError(t, err)
 	defer conn.Close(t.Context())
 	harness.Eventually(t, "sessions to wait for a lock", func(ctx context.Context) error {

@@ -6,10 +6,10 @@ import (
 	"github.com/checkoutsaga/orchestrator/tests/judge"
 )
 
-// Connect is a system that runs already, without proxies, at the addresses of its three processes.
-func Connect(t testing.TB, orchestrator, warehouse, payment string, d judge.Databases) *System {
+// Connect is a system that runs already, without proxies, at the addresses of its processes, by name.
+func Connect(t testing.TB, urls map[string]string, d judge.Databases) *System {
 	t.Helper()
 	s := &System{Databases: d}
-	s.connect(t, orchestrator, warehouse, payment)
+	s.connect(t, urls)
 	return s
 }

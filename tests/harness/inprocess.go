@@ -3,16 +3,14 @@ package harness
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
 
-	"golang.org/x/sync/errgroup"
-
+	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/node"
-	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/payment"
-	"github.com/checkoutsaga/orchestrator/participants/warehouse"
+	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/workflows/saga"
 )
 
@@ -22,73 +20,48 @@ type InProcess struct {
 	Policy saga.Policy
 }
 
-// StartInProcess starts warehouse, payment and orchestrator in the test's process, with the embedded engine and a proxy
-// before each participant. All of it ends with the test.
+// StartInProcess starts all participants and the orchestrator in the test's process, with the embedded engine, the embedded bus,
+// and a proxy before warehouse and payment. All of it ends with the test.
 func StartInProcess(t testing.TB, o InProcess) *System {
 	t.Helper()
 	s := &System{Databases: databases(t)}
-	warehouseURL := startWarehouse(t, s.Databases.Warehouse)
-	paymentURL := startPayment(t, s.Databases.Payment)
-	s.WarehouseProxy, s.PaymentProxy = StartProxy(t, warehouseURL), StartProxy(t, paymentURL)
-
 	config := node.FromEnv(func(string) string { return "" })
 	config.Engine, config.Policy = node.Embedded, o.Policy
-	config.DatabaseURL, config.Listen = s.Databases.Orchestrator, "127.0.0.1:0"
-	config.WarehouseURL, config.PaymentURL = s.WarehouseProxy.URL(), s.PaymentProxy.URL()
+	config.DatabaseURL, config.Listen = s.Databases["orchestrator"], "127.0.0.1:0"
+	config.Bus = embedded.New()
+
+	urls := make(map[string]string)
+	for _, kind := range node.Kinds(func(string) string { return "" }) {
+		p, err := process.Open(t.Context(), kind, process.Settings{DatabaseURL: s.Databases[kind.Name], Listen: "127.0.0.1:0"}, logger(t, kind.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.UseEmbedded(config.Bus)
+		background(t, p.Close, p.Parts()...)
+		urls[kind.Name] = p.URL()
+	}
+	s.WarehouseProxy, s.PaymentProxy = StartProxy(t, urls["warehouse"]), StartProxy(t, urls["payment"])
+	maps.Copy(config.URLs, urls)
+	config.URLs["warehouse"], config.URLs["payment"] = s.WarehouseProxy.URL(), s.PaymentProxy.URL()
 	orchestrator, err := node.Open(t.Context(), config, logger(t, "orchestrator"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	background(t, orchestrator.Close, orchestrator.Run)
-	s.connect(t, orchestrator.URL(), warehouseURL, paymentURL)
+	background(t, orchestrator.Close, process.Part{Name: "orchestrator", Run: orchestrator.Run})
+	urls["orchestrator"] = orchestrator.URL()
+	s.connect(t, urls)
 	return s
 }
 
-func startWarehouse(t testing.TB, databaseURL string) (url string) {
-	t.Helper()
-	service, err := warehouse.Open(t.Context(), warehouse.Config{DatabaseURL: databaseURL})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := listen(t, logger(t, "warehouse"), service.Ready)
-	service.Mount(server)
-	background(t, service.Close, server.Run)
-	return server.URL()
-}
-
-func startPayment(t testing.TB, databaseURL string) (url string) {
-	t.Helper()
-	log := logger(t, "payment")
-	service, err := payment.Open(t.Context(), payment.Config{DatabaseURL: databaseURL}, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := listen(t, log, service.Ready)
-	service.Mount(server)
-	background(t, service.Close, server.Run, service.Run)
-	return server.URL()
-}
-
-func listen(t testing.TB, log *slog.Logger, ready func(context.Context) error) *rpcserver.Server {
-	t.Helper()
-	server, err := rpcserver.Listen(rpcserver.Config{Address: "127.0.0.1:0", Ready: ready, Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return server
-}
-
 // background runs parts until the test ends, waits for them, and closes what they worked with.
-func background(t testing.TB, close func(), parts ...func(context.Context) error) {
+func background(t testing.TB, close func(), parts ...process.Part) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
-	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range parts {
-		group.Go(func() error { return part(ctx) })
-	}
+	ended := make(chan error, 1)
+	go func() { ended <- process.RunParts(ctx, slog.New(slog.DiscardHandler), parts...) }()
 	t.Cleanup(func() {
 		stop()
-		if err := group.Wait(); err != nil {
+		if err := <-ended; err != nil {
 			t.Errorf("stop: %v", err)
 		}
 		close()

@@ -2,6 +2,7 @@ package harness
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
@@ -35,10 +36,12 @@ func StartProcesses(t testing.TB, options ...func(*processOptions)) *Processes {
 		address[i] = fmt.Sprintf("127.0.0.1:%d", port)
 	}
 	p := &Processes{System: System{Databases: databases(t)}}
+	// The embedded bus is for apps of one process, so here events stay in their outboxes, and nobody else is there to hear them.
+	maps.DeleteFunc(p.Databases, func(name, _ string) bool { return name != "orchestrator" && name != "warehouse" && name != "payment" })
 	p.WarehouseProcess = NewProcess(t, "warehouse", "http://"+address[0], []string{
-		"WAREHOUSE_DATABASE_URL=" + p.Databases.Warehouse, "WAREHOUSE_LISTEN=" + address[0]})
+		"WAREHOUSE_DATABASE_URL=" + p.Databases["warehouse"], "WAREHOUSE_LISTEN=" + address[0]})
 	p.PaymentProcess = NewProcess(t, "payment", "http://"+address[1], []string{
-		"PAYMENT_DATABASE_URL=" + p.Databases.Payment, "PAYMENT_LISTEN=" + address[1]})
+		"PAYMENT_DATABASE_URL=" + p.Databases["payment"], "PAYMENT_LISTEN=" + address[1]})
 
 	warehouse, payment := p.WarehouseProcess.URL(), p.PaymentProcess.URL()
 	if !o.direct {
@@ -46,7 +49,7 @@ func StartProcesses(t testing.TB, options ...func(*processOptions)) *Processes {
 		warehouse, payment = p.WarehouseProxy.URL(), p.PaymentProxy.URL()
 	}
 	p.OrchestratorProcess = NewProcess(t, "orchestrator", "http://"+address[2], []string{
-		"ORCHESTRATOR_DATABASE_URL=" + p.Databases.Orchestrator, "ORCHESTRATOR_LISTEN=" + address[2],
+		"ORCHESTRATOR_DATABASE_URL=" + p.Databases["orchestrator"], "ORCHESTRATOR_LISTEN=" + address[2],
 		"ORCHESTRATOR_ENGINE=embedded", "WAREHOUSE_URL=" + warehouse, "PAYMENT_URL=" + payment}, "serve")
 
 	p.WarehouseProcess.Launch(t)
@@ -55,6 +58,8 @@ func StartProcesses(t testing.TB, options ...func(*processOptions)) *Processes {
 	for _, process := range []*Process{p.WarehouseProcess, p.PaymentProcess, p.OrchestratorProcess} {
 		process.AwaitReady(t)
 	}
-	p.connect(t, p.OrchestratorProcess.URL(), p.WarehouseProcess.URL(), p.PaymentProcess.URL())
+	p.connect(t, map[string]string{
+		"orchestrator": p.OrchestratorProcess.URL(), "warehouse": p.WarehouseProcess.URL(), "payment": p.PaymentProcess.URL(),
+	})
 	return p
 }

@@ -14,10 +14,14 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
+	"github.com/checkoutsaga/orchestrator/gen/orders/v1/ordersv1connect"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
+	"github.com/checkoutsaga/orchestrator/gen/pricing/v1/pricingv1connect"
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	"github.com/checkoutsaga/orchestrator/internal/node"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/tests/judge"
 )
@@ -29,11 +33,15 @@ type System struct {
 	Warehouse warehousev1connect.WarehouseServiceClient
 	Payment   paymentv1connect.PaymentServiceClient
 	Sandbox   paymentv1connect.SandboxServiceClient
+	Orders    ordersv1connect.OrdersServiceClient
+	Pricing   pricingv1connect.PricingServiceClient
+	// DeadLetters and Events are the orchestrator's.
+	DeadLetters deadletterv1connect.DeadLetterServiceClient
 
 	// WarehouseProxy and PaymentProxy stand between the orchestrator and the participants.
 	WarehouseProxy, PaymentProxy *Proxy
 
-	// Databases are the addresses of the three databases, by process.
+	// Databases are the addresses of the databases, by process.
 	Databases judge.Databases
 	Judge     *judge.Judge
 }
@@ -52,27 +60,34 @@ func (s *System) Arm(t testing.TB, f Fault) *Armed {
 	return s.Proxy(f.Procedure).Arm(t, f)
 }
 
-// systems bounds the systems that run at once. Each may take some 60 of PostgreSQL's 400 connections, which all tests share.
+// systems bounds the systems that run at once. Each may take some 100 of PostgreSQL's connections, which all tests share.
 var systems = make(chan struct{}, 6)
 
-// databases makes the three databases of a test's system, once there is room for one more system.
+// databases makes the databases of a test's system, once there is room for one more system.
 func databases(t testing.TB) judge.Databases {
 	t.Helper()
 	systems <- struct{}{}
 	t.Cleanup(func() { <-systems }) // Runs last, when the databases are gone.
-	return judge.Databases{Orchestrator: pgtest.URL(t), Warehouse: pgtest.URL(t), Payment: pgtest.URL(t)}
+	d := judge.Databases{"orchestrator": pgtest.URL(t)}
+	for _, participant := range node.Participants() {
+		d[participant] = pgtest.URL(t)
+	}
+	return d
 }
 
 // connect fills in the clients. The judge connects when the databases have their tables.
-func (s *System) connect(t testing.TB, orchestrator, warehouse, payment string) {
+func (s *System) connect(t testing.TB, urls map[string]string) {
 	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 128}
 	t.Cleanup(transport.CloseIdleConnections)
 	client := &http.Client{Transport: transport}
-	s.Checkouts = checkoutv1connect.NewCheckoutServiceClient(client, orchestrator)
-	s.Warehouse = warehousev1connect.NewWarehouseServiceClient(client, warehouse)
-	s.Payment = paymentv1connect.NewPaymentServiceClient(client, payment)
-	s.Sandbox = paymentv1connect.NewSandboxServiceClient(client, payment)
+	s.Checkouts = checkoutv1connect.NewCheckoutServiceClient(client, urls["orchestrator"])
+	s.DeadLetters = deadletterv1connect.NewDeadLetterServiceClient(client, urls["orchestrator"])
+	s.Warehouse = warehousev1connect.NewWarehouseServiceClient(client, urls["warehouse"])
+	s.Payment = paymentv1connect.NewPaymentServiceClient(client, urls["payment"])
+	s.Sandbox = paymentv1connect.NewSandboxServiceClient(client, urls["payment"])
+	s.Orders = ordersv1connect.NewOrdersServiceClient(client, urls["orders"])
+	s.Pricing = pricingv1connect.NewPricingServiceClient(client, urls["pricing"])
 	s.Judge = judge.New(t, s.Databases)
 }
 
@@ -82,12 +97,15 @@ type Order struct {
 	Items    []*checkoutv1.Item
 	Method   string
 	Deadline time.Duration
+	// Coordination is orchestrated where nothing is said.
+	Coordination string
 }
 
 // Request is the order as the API takes it: by default one CHAIR-OAK, paid with tok_visa.
 func (o Order) Request() *checkoutv1.StartRequest {
 	request := &checkoutv1.StartRequest{
 		OrderId: o.ID, CustomerId: "cus-1", Currency: "EUR", Items: o.Items, PaymentMethod: o.Method,
+		Coordination: o.Coordination,
 	}
 	if len(o.Items) == 0 {
 		request.Items = []*checkoutv1.Item{{Sku: "CHAIR-OAK", Quantity: 1}}
@@ -268,9 +286,13 @@ func (s *System) AwaitAllEnded(t testing.TB, limit time.Duration) time.Duration 
 	})
 }
 
-// Audit lets the judge look at everything and fails the test if something is wrong.
+// eventPatience is how long events may be on their way when all checkouts have ended.
+const eventPatience = time.Minute
+
+// Audit waits until no event is on its way, lets the judge look at everything and fails the test if something is wrong.
 func (s *System) Audit(t testing.TB) {
 	t.Helper()
+	s.AwaitEvents(t, eventPatience)
 	violations, err := s.Judge.Judge(context.WithoutCancel(t.Context()))
 	if err != nil {
 		t.Fatal(err)
@@ -281,6 +303,29 @@ func (s *System) Audit(t testing.TB) {
 			break
 		}
 		t.Error(v)
+	}
+}
+
+// AwaitEvents waits until every event that was written has been received, at most for limit. What is still on its way then the
+// judge will name.
+func (s *System) AwaitEvents(t testing.TB, limit time.Duration) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		underWay, err := s.Judge.EventsUnderWay(ctx)
+		if err == nil && underWay == 0 || ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
 	}
 }
 

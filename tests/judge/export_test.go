@@ -1,6 +1,12 @@
 package judge
 
-// Of is a judge over databases that are open, such as transactions in which something was made wrong.
-func Of(orchestrator, warehouse, payment querier) *Judge {
-	return &Judge{orchestrator: orchestrator, warehouse: warehouse, payment: payment, pieces: make(map[string]int64)}
+import "github.com/jackc/pgx/v5"
+
+// Of is a judge over transactions in which something was made wrong.
+func Of(transactions map[string]pgx.Tx) *Judge {
+	databases := make(map[string]querier, len(transactions))
+	for name, tx := range transactions {
+		databases[name] = tx
+	}
+	return of(databases)
 }

@@ -1,5 +1,5 @@
-// Package judge says whether the system kept its promises, by SQL of its own over the databases of orchestrator, warehouse and
-// payment and over the sandbox gateway's charges. It shares no code with what it judges: it knows their tables and the
+// Package judge says whether the system kept its promises, by SQL of its own over the databases of all processes and over the
+// sandbox gateway's charges. It shares no code with what it judges: it knows their tables and the
 // invariants of design.md, nothing else.
 package judge
 
@@ -16,16 +16,18 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
-// Databases are the addresses of the three databases.
-type Databases struct{ Orchestrator, Warehouse, Payment string }
+// Databases are the addresses of the databases, by process. Orchestrator, warehouse and payment must be there; without the others
+// nobody hears events, and they are not judged.
+type Databases map[string]string
 
 // querier is a pool, or a transaction in which something was made wrong.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// Judge reads three databases. Its methods may be called from many goroutines.
+// Judge reads the databases. Its methods may be called from many goroutines.
 type Judge struct {
+	databases                        map[string]querier
 	orchestrator, warehouse, payment querier
 
 	mu sync.Mutex
@@ -40,16 +42,23 @@ const pieces0 = 1000
 // New connects to databases whose tables exist.
 func New(t testing.TB, d Databases) *Judge {
 	t.Helper()
-	j := &Judge{pieces: make(map[string]int64)}
-	for url, to := range map[string]*querier{d.Orchestrator: &j.orchestrator, d.Warehouse: &j.warehouse, d.Payment: &j.payment} {
+	databases := make(map[string]querier)
+	for name, url := range d {
 		pool, err := pg.Open(t.Context(), url, 3)
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(pool.Close)
-		*to = pool
+		databases[name] = pool
 	}
-	return j
+	return of(databases)
+}
+
+func of(databases map[string]querier) *Judge {
+	return &Judge{
+		databases: databases, orchestrator: databases["orchestrator"], warehouse: databases["warehouse"], payment: databases["payment"],
+		pieces: make(map[string]int64),
+	}
 }
 
 // Pieces tells the judge that an article was counted anew: so many pieces there are, shipped ones included.
@@ -61,7 +70,7 @@ func (j *Judge) Pieces(sku string, n int64) {
 
 // Violation is one broken promise.
 type Violation struct {
-	Invariant string // "I1" to "I4"
+	Invariant string // "I1" to "I6"
 	// Subject is the order, the article or the currency.
 	Subject string
 	What    string
@@ -71,7 +80,7 @@ func (v Violation) String() string {
 	return fmt.Sprintf("%s broken for %s: %s", v.Invariant, v.Subject, v.What)
 }
 
-// Judge looks at everything, when all is at rest: no checkout under way, no call in hand.
+// Judge looks at everything, when all is at rest: no checkout under way, no call in hand, no event on its way.
 func (j *Judge) Judge(ctx context.Context) ([]Violation, error) {
 	sums, err := j.Moment(ctx)
 	if err != nil {
@@ -81,7 +90,15 @@ func (j *Judge) Judge(ctx context.Context) ([]Violation, error) {
 	if err != nil {
 		return nil, err
 	}
-	return append(sums, e.violations()...), nil
+	found := append(sums, e.violations()...)
+	if !j.hearsEvents() {
+		return found, nil
+	}
+	told, err := j.events(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return append(found, told.violations()...), nil
 }
 
 // Open counts the checkouts that are not final.

@@ -3,9 +3,12 @@ package judge_test
 import (
 	"testing"
 
+	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	pricingv1 "github.com/checkoutsaga/orchestrator/gen/pricing/v1"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
 	"github.com/checkoutsaga/orchestrator/tests/judge"
 )
@@ -18,16 +21,25 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 	} {
 		n.Start(t, harness.Order{ID: order, Method: method})
 	}
+	n.Start(t, harness.Order{ID: "ord-danced", Coordination: "choreographed"})
+	_, err := n.Pricing.SetPrice(t.Context(), connect.NewRequest(&pricingv1.SetPriceRequest{
+		Sku: "BOWL-OLIVE", UnitPrice: &operationv1.Money{Currency: "EUR", MinorUnits: 2399},
+	}))
+	require.NoError(t, err)
+	n.AwaitEnd(t, "ord-danced", harness.Confirmed)
 	n.AwaitEnd(t, "ord-ok", harness.Confirmed)
 	n.AwaitEnd(t, "ord-other", harness.Confirmed)
 	n.AwaitEnd(t, "ord-declined", harness.Rejected)
 	n.AwaitEnd(t, "ord-expires", harness.Rejected)
 	n.Audit(t) // As it is, all is well.
 
-	const orchestrator, warehouse, payment = 0, 1, 2
+	const (
+		orchestrator, warehouse, payment = "orchestrator", "warehouse", "payment"
+		orders, notification, pricing    = "orders", "notification", "pricing"
+	)
 	cases := []struct {
 		name      string
-		database  int
+		database  string
 		sql       string
 		invariant string
 		subject   string
@@ -111,24 +123,41 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 			`ALTER TABLE stock DROP CONSTRAINT stock_check; UPDATE stock SET reserved = on_hand + 1 WHERE sku = 'CHAIR-OAK'`, "I4", "CHAIR-OAK"},
 		{"an entry without its counterpart", payment,
 			`DELETE FROM entries WHERE order_id = 'ord-ok' AND movement = 'capture' AND account = 'held'`, "I4", "ord-ok"},
+		{"an event that was not published", orchestrator,
+			`UPDATE outbox SET published_at = NULL WHERE key = 'ord-ok' AND topic = 'checkout.order.confirmed'`, "I5", "ord-ok"},
+		{"an event that was lost before its outbox", warehouse,
+			`DELETE FROM outbox WHERE key = 'ord-ok' AND topic = 'warehouse.inventory.committed'`, "I5", "ord-ok"},
+		{"an event without its change", payment,
+			`DELETE FROM operations WHERE order_id = 'ord-ok' AND step = 'capture-payment'`, "I5", "ord-ok"},
+		{"a change whose event was never written", orchestrator,
+			`DELETE FROM outbox WHERE key = 'ord-declined' AND seq = 2; UPDATE outbox_counters SET seq = 1 WHERE key = 'ord-declined'`, "I5", "ord-declined"},
+		{"an event that a consumer never received", orders,
+			`DELETE FROM inbox WHERE key = 'ord-ok' AND topic = 'checkout.order.created'`, "I5", "ord-ok"},
+		{"an event of a choreographed checkout that payment never received", payment,
+			`DELETE FROM inbox WHERE key = 'ord-danced'`, "I5", "ord-danced"},
+		{"an event that nobody wrote", orders, `UPDATE inbox SET event_id = 'made-up' WHERE key = 'ord-ok' AND seq = 1`, "I5", "made-up"},
+		{"an older event that has undone a newer one's status", orders, `UPDATE orders SET status = 'placed' WHERE order_id = 'ord-ok'`, "I6", "ord-ok"},
+		{"an older price over a newer one", orchestrator, `UPDATE prices SET minor_units = 1 WHERE sku = 'BOWL-OLIVE' AND currency = 'EUR'`, "I6", "BOWL-OLIVE EUR"},
+		{"a customer who was not told", notification,
+			`UPDATE notifications SET state = 'failed', error = 'x', sent_at = NULL WHERE order_id = 'ord-ok'`, "I5", "ord-ok"},
+		{"a price that pricing has taken back unseen", pricing, `UPDATE prices SET minor_units = 1 WHERE sku = 'BOWL-OLIVE' AND currency = 'EUR'`, "I6", "BOWL-OLIVE EUR"},
 		{"money that the network never took", payment,
 			`DELETE FROM sandbox.charges WHERE kind = 'capture'`, "I4", "EUR"},
 	}
-	urls := []string{n.Databases.Orchestrator, n.Databases.Warehouse, n.Databases.Payment}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			var txs [3]pgx.Tx
-			for i, url := range urls {
+			txs := make(map[string]pgx.Tx)
+			for name, url := range n.Databases {
 				conn, err := pgx.Connect(t.Context(), url)
 				require.NoError(t, err)
 				defer conn.Close(t.Context())
-				txs[i], err = conn.Begin(t.Context()) // Never committed.
+				txs[name], err = conn.Begin(t.Context()) // Never committed.
 				require.NoError(t, err)
 			}
 			_, err := txs[c.database].Exec(t.Context(), c.sql)
 			require.NoError(t, err)
 
-			found, err := judge.Of(txs[orchestrator], txs[warehouse], txs[payment]).Judge(t.Context())
+			found, err := judge.Of(txs).Judge(t.Context())
 			require.NoError(t, err)
 			for _, v := range found {
 				if v.Invariant == c.invariant && v.Subject == c.subject {

@@ -4,31 +4,29 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 )
 
-// apps are the applications of dapr.yaml with the key of their address in .local/env.
-var apps = []struct{ id, address string }{
-	{"warehouse", "WAREHOUSE_URL"},
-	{"payment", "PAYMENT_URL"},
-	{"orchestrator", "ORCHESTRATOR_SERVER"},
-}
-
-// upDapr starts the applications of dapr.yaml with `dapr run -f`, on a private PostgreSQL, Redis and control plane.
-func (s *stack) upDapr(ctx context.Context) error {
+// upDapr starts the applications of dapr.yaml with `dapr run -f`, on a private PostgreSQL, broker and control plane.
+func (s *stack) upDapr(ctx context.Context, broker string) error {
 	dapr, err := s.dapr(ctx)
 	if err != nil {
 		return err
 	}
-	url, err := s.startPostgres(ctx, "orchestrator", "warehouse", "payment", "dapr")
+	url, err := s.startPostgres(ctx, slices.Concat(apps, []string{"dapr"})...)
 	if err != nil {
 		return err
 	}
-	s.say("Starting Redis ...")
-	if _, err := localstack.StartRedis(ctx, s.local("redis")); err != nil {
+	s.say("Starting the broker, %s ...", broker)
+	bus, err := localstack.StartBroker(ctx, broker, s.root, s.local(broker), false)
+	if err != nil {
 		return err
 	}
 	s.say("Starting Dapr's placement and scheduler (up to half a minute) ...")
@@ -52,25 +50,22 @@ func (s *stack) upDapr(ctx context.Context) error {
 		Logs:      s.local("log"),
 		Apps:      map[string]renderedApp{},
 	}
-	databases := map[string]string{
-		"ORCHESTRATOR_DATABASE_URL": url("orchestrator"),
-		"WAREHOUSE_DATABASE_URL":    url("warehouse"),
-		"PAYMENT_DATABASE_URL":      url("payment"),
-	}
-	env := merged(databases)
 	ports, err := localstack.FreePorts(5 * len(apps))
 	if err != nil {
 		return err
 	}
+	databases := databaseURLs(url)
+	addresses := map[string]string{}
 	for i, app := range apps {
 		p := ports[5*i:]
-		r.Apps[app.id] = renderedApp{AppPort: p[0], HTTPPort: p[1], GRPCPort: p[2], InternalGRPCPort: p[3], MetricsPort: p[4], Env: databases}
-		env[app.address] = fmt.Sprintf("http://127.0.0.1:%d", p[0])
+		r.Apps[app] = renderedApp{AppPort: p[0], HTTPPort: p[1], GRPCPort: p[2], InternalGRPCPort: p[3], MetricsPort: p[4], Env: databases}
+		addresses[addressKey(app)] = fmt.Sprintf("http://127.0.0.1:%d", p[0])
 	}
-	if err := renderResources(s.root+"/components", r); err != nil {
+	components := filepath.Join(s.root, "components")
+	if err := localstack.RenderComponents(r.Resources, r.appIDs(), components, filepath.Join(components, "brokers", broker)); err != nil {
 		return err
 	}
-	template, err := os.ReadFile(s.root + "/dapr.yaml")
+	template, err := os.ReadFile(filepath.Join(s.root, "dapr.yaml"))
 	if err != nil {
 		return err
 	}
@@ -82,17 +77,18 @@ func (s *stack) upDapr(ctx context.Context) error {
 		return err
 	}
 
-	s.say("Starting warehouse, payment and orchestrator, each with a sidecar: dapr run -f .local/dapr.yaml ...")
-	st := state{Engine: onDapr}
-	// The sidecars read the state store's address from here; what the template lists reaches the applications only.
-	run, err := s.start(&st, "dapr", map[string]string{"WORKFLOW_DATABASE_URL": url("dapr")}, dapr.CLI, "run", "-f", s.local("dapr.yaml"))
+	s.say("Starting %s, each with a sidecar: dapr run -f .local/dapr.yaml ...", strings.Join(apps, ", "))
+	st := state{Engine: onDapr, Broker: broker}
+	// The sidecars read these addresses from here; what the template lists reaches the applications only.
+	name, value, _ := strings.Cut(bus.Env(), "=")
+	run, err := s.start(&st, "dapr", map[string]string{"WORKFLOW_DATABASE_URL": url("dapr"), name: value}, dapr.CLI, "run", "-f", s.local("dapr.yaml"))
 	if err != nil {
 		return err
 	}
-	if err := s.awaitReady(ctx, 2*time.Minute, run, env["WAREHOUSE_URL"], env["PAYMENT_URL"], env["ORCHESTRATOR_SERVER"]); err != nil {
+	if err := s.awaitReady(ctx, 2*time.Minute, run, slices.Collect(maps.Values(addresses))...); err != nil {
 		return err
 	}
-	return s.writeEnv(env)
+	return s.writeEnv(merged(databases, addresses))
 }
 
 // dapr finds Dapr, or builds it.

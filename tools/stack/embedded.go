@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
@@ -11,36 +14,27 @@ import (
 
 // upEmbedded starts everything in one process, on a private PostgreSQL.
 func (s *stack) upEmbedded(ctx context.Context) error {
-	url, err := s.startPostgres(ctx, "orchestrator", "warehouse", "payment")
+	url, err := s.startPostgres(ctx, apps...)
 	if err != nil {
 		return err
 	}
-	ports, err := localstack.FreePorts(3)
+	ports, err := localstack.FreePorts(len(apps))
 	if err != nil {
 		return err
 	}
-	listen := func(i int) string { return fmt.Sprintf("127.0.0.1:%d", ports[i]) }
-	databases := map[string]string{
-		"ORCHESTRATOR_DATABASE_URL": url("orchestrator"),
-		"WAREHOUSE_DATABASE_URL":    url("warehouse"),
-		"PAYMENT_DATABASE_URL":      url("payment"),
+	databases, listen, addresses := databaseURLs(url), map[string]string{}, map[string]string{}
+	for i, app := range apps {
+		address := fmt.Sprintf("127.0.0.1:%d", ports[i])
+		listen[strings.ToUpper(app)+"_LISTEN"] = address
+		addresses[addressKey(app)] = "http://" + address
 	}
-	addresses := map[string]string{
-		"ORCHESTRATOR_SERVER": "http://" + listen(0),
-		"WAREHOUSE_URL":       "http://" + listen(1),
-		"PAYMENT_URL":         "http://" + listen(2),
-	}
-	s.say("Starting orchestrator, warehouse and payment in one process ...")
+	s.say("Starting %s in one process ...", strings.Join(apps, ", "))
 	st := state{Engine: embedded}
-	dev, err := s.start(&st, "orchestrator", merged(databases, map[string]string{
-		"ORCHESTRATOR_LISTEN": listen(0),
-		"WAREHOUSE_LISTEN":    listen(1),
-		"PAYMENT_LISTEN":      listen(2),
-	}), filepath.Join(s.root, "bin", "orchestrator"), "dev")
+	dev, err := s.start(&st, "orchestrator", merged(databases, listen), filepath.Join(s.root, "bin", "orchestrator"), "dev")
 	if err != nil {
 		return err
 	}
-	if err := s.awaitReady(ctx, time.Minute, dev, addresses["WAREHOUSE_URL"], addresses["PAYMENT_URL"], addresses["ORCHESTRATOR_SERVER"]); err != nil {
+	if err := s.awaitReady(ctx, time.Minute, dev, slices.Collect(maps.Values(addresses))...); err != nil {
 		return err
 	}
 	return s.writeEnv(merged(databases, addresses))

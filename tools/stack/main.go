@@ -9,6 +9,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -33,14 +35,14 @@ func newCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	cmd.AddCommand(
-		verb("install", "Install PostgreSQL and Redis where they are missing", func(ctx context.Context, s *stack) error {
+		verb("install", "Install PostgreSQL, Redis and RabbitMQ where they are missing", func(ctx context.Context, s *stack) error {
 			return localstack.Install(ctx, s.out)
 		}),
-		engineVerb("up", "Start the system in the background and return when it is ready", func(ctx context.Context, s *stack, engine string) error {
-			return s.up(ctx, engine)
+		engineVerb("up", "Start the system in the background and return when it is ready", func(ctx context.Context, s *stack, engine, broker string) error {
+			return s.up(ctx, engine, broker)
 		}),
-		engineVerb("run", "Start the system, run the demonstration, and stop it", func(ctx context.Context, s *stack, engine string) error {
-			return s.run(ctx, engine)
+		engineVerb("run", "Start the system, run the demonstration, and stop it", func(ctx context.Context, s *stack, engine, broker string) error {
+			return s.run(ctx, engine, broker)
 		}),
 		verb("demo", "Run the demonstration on the system that is up", func(ctx context.Context, s *stack) error { return s.demo(ctx) }),
 		verb("down", "Stop whatever up started; data stays", func(ctx context.Context, s *stack) error { return s.down(ctx) }),
@@ -52,7 +54,7 @@ func newCommand() *cobra.Command {
 			_, err := s.dapr(ctx)
 			return err
 		}),
-		verb("test-env", "Start the tests' PostgreSQL and build Dapr, so that tests side by side need not", func(ctx context.Context, s *stack) error {
+		verb("test-env", "Start the tests' PostgreSQL and build Dapr and what stands in for Kafka, so that tests side by side need not", func(ctx context.Context, s *stack) error {
 			return s.testEnv(ctx)
 		}),
 		verb("test-down", "Stop the tests' PostgreSQL", func(ctx context.Context, s *stack) error {
@@ -72,15 +74,19 @@ func verb(use, short string, do func(context.Context, *stack) error) *cobra.Comm
 	}}
 }
 
-func engineVerb(use, short string, do func(context.Context, *stack, string) error) *cobra.Command {
-	var engine string
+func engineVerb(use, short string, do func(ctx context.Context, s *stack, engine, broker string) error) *cobra.Command {
+	var engine, broker string
 	cmd := verb(use, short, func(ctx context.Context, s *stack) error {
 		if engine != embedded && engine != onDapr {
 			return fmt.Errorf("--engine must be %s or %s, not %q", embedded, onDapr, engine)
 		}
-		return do(ctx, s, engine)
+		if !slices.Contains(localstack.Brokers, broker) {
+			return fmt.Errorf("--broker must be %s, not %q", strings.Join(localstack.Brokers, " or "), broker)
+		}
+		return do(ctx, s, engine, broker)
 	})
 	cmd.Flags().StringVar(&engine, "engine", embedded, "what runs the workflows: embedded or dapr")
+	cmd.Flags().StringVar(&broker, "broker", localstack.Redis, "what carries the events on Dapr: redis, rabbitmq or kafka; embedded needs none")
 	return cmd
 }
 

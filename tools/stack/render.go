@@ -1,9 +1,7 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"gopkg.in/yaml.v3"
@@ -57,6 +55,7 @@ func renderTemplate(template []byte, r rendering) ([]byte, error) {
 	}
 	common["daprdLogDestination"], common["appLogDestination"] = "console", "console"
 
+	ids := r.appIDs()
 	for _, entry := range apps {
 		app, _ := entry.(map[string]any)
 		id, _ := app["appID"].(string)
@@ -65,7 +64,7 @@ func renderTemplate(template []byte, r rendering) ([]byte, error) {
 			return nil, fmt.Errorf("read run template: unknown app %q", id)
 		}
 		dir, _ := app["appDirPath"].(string)
-		app["appID"] = id + r.Suffix
+		app["appID"] = ids[id]
 		app["appDirPath"] = filepath.Join(r.Root, dir)
 		app["appPort"] = here.AppPort
 		app["daprHTTPPort"] = here.HTTPPort
@@ -76,75 +75,24 @@ func renderTemplate(template []byte, r rendering) ([]byte, error) {
 		app["command"] = append([]any{"sh", "-c", restart, filepath.Join(r.Logs, id+".log")}, command...)
 		env, _ := app["env"].(map[string]any)
 		for key, value := range env {
-			env[key] = r.rename(value)
-		}
-		for key := range env {
-			if value, ok := here.Env[key]; ok {
-				env[key] = value
+			if renamed, ok := ids[fmt.Sprint(value)]; ok {
+				env[key] = renamed
+			}
+			if private, ok := here.Env[key]; ok {
+				env[key] = private
 			}
 		}
 	}
 	return marshal("dapr.yaml", file)
 }
 
-// renderResources writes the resource files of dapr.yaml's components with this checkout's app ids.
-func renderResources(components string, r rendering) error {
-	if err := errors.Join(os.RemoveAll(r.Resources), os.MkdirAll(r.Resources, 0o755)); err != nil {
-		return err
+// appIDs are the app ids of this checkout of the repository by those of dapr.yaml.
+func (r rendering) appIDs() map[string]string {
+	ids := map[string]string{}
+	for id := range r.Apps {
+		ids[id] = id + r.Suffix
 	}
-	files, err := filepath.Glob(filepath.Join(components, "*.yaml"))
-	if err != nil {
-		return err
-	}
-	for _, path := range files {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		name := filepath.Base(path)
-		rendered, err := renderResource(name, text, r)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(filepath.Join(r.Resources, name), rendered, 0o644); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// renderResource renames applications where a resource names them: those it is for, and those it sets policies for.
-func renderResource(name string, text []byte, r rendering) ([]byte, error) {
-	var resource map[string]any
-	if err := yaml.Unmarshal(text, &resource); err != nil {
-		return nil, fmt.Errorf("read components/%s: %w", name, err)
-	}
-	if scopes, ok := resource["scopes"].([]any); ok {
-		for i := range scopes {
-			scopes[i] = r.rename(scopes[i])
-		}
-	}
-	spec, _ := resource["spec"].(map[string]any)
-	targets, _ := spec["targets"].(map[string]any)
-	if apps, ok := targets["apps"].(map[string]any); ok {
-		for id := range r.Apps {
-			if policy, ok := apps[id]; ok {
-				delete(apps, id)
-				apps[id+r.Suffix] = policy
-			}
-		}
-	}
-	return marshal("components/"+name, resource)
-}
-
-// rename gives an app id its suffix and leaves everything else as it is.
-func (r rendering) rename(value any) any {
-	if id, ok := value.(string); ok {
-		if _, known := r.Apps[id]; known {
-			return id + r.Suffix
-		}
-	}
-	return value
+	return ids
 }
 
 func marshal(source string, content any) ([]byte, error) {

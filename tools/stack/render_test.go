@@ -4,10 +4,13 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
+
+	"github.com/checkoutsaga/orchestrator/internal/localstack"
 )
 
 var update = flag.Bool("update", false, "write what is rendered to testdata")
@@ -16,13 +19,13 @@ func TestRenderingChangesOnlyWhatMustDiffer(t *testing.T) {
 	r := rendering{
 		Root: "/repo", Suffix: "-a1b2c3", Runtime: "/repo/.local/runtime", Resources: filepath.Join(t.TempDir(), "components"),
 		Placement: "127.0.0.1:101", Scheduler: "127.0.0.1:102", Logs: "/repo/.local/log",
-		Apps: map[string]renderedApp{
-			"warehouse":    {1, 2, 3, 4, 5, map[string]string{"WAREHOUSE_DATABASE_URL": "postgres://private/warehouse"}},
-			"payment":      {11, 12, 13, 14, 15, map[string]string{"PAYMENT_DATABASE_URL": "postgres://private/payment"}},
-			"orchestrator": {21, 22, 23, 24, 25, map[string]string{"ORCHESTRATOR_DATABASE_URL": "postgres://private/orchestrator"}},
-		},
+		Apps: map[string]renderedApp{},
 	}
-	require.NoError(t, renderResources("../../components", r))
+	for i, app := range apps {
+		p := 10 * i
+		r.Apps[app] = renderedApp{p + 1, p + 2, p + 3, p + 4, p + 5, map[string]string{strings.ToUpper(app) + "_DATABASE_URL": "postgres://private/" + app}}
+	}
+	require.NoError(t, localstack.RenderComponents(r.Resources, r.appIDs(), "../../components", "../../components/brokers/redis"))
 	files, err := filepath.Glob(filepath.Join(r.Resources, "*"))
 	require.NoError(t, err)
 	rendered := map[string]string{}
@@ -31,6 +34,8 @@ func TestRenderingChangesOnlyWhatMustDiffer(t *testing.T) {
 		require.NoError(t, err)
 		rendered[filepath.Base(path)] = string(text)
 	}
+	require.Contains(t, rendered["subscriptions.yaml"], "- orders-a1b2c3\n")
+	delete(rendered, "subscriptions.yaml") // Its text is generated, and follows the contracts.
 	r.Resources = "/repo/.local/components"
 	template, err := os.ReadFile("../../dapr.yaml")
 	require.NoError(t, err)

@@ -50,9 +50,8 @@ func (s *stack) start(st *state, name string, env map[string]string, program str
 // lead them elsewhere; then values.
 func environment(own []string, values map[string]string) []string {
 	env := slices.DeleteFunc(slices.Clone(own), func(entry string) bool {
-		return slices.ContainsFunc([]string{"ORCHESTRATOR_", "WAREHOUSE_", "PAYMENT_", "WORKFLOW_", "DAPR_", "APP_"}, func(prefix string) bool {
-			return strings.HasPrefix(entry, prefix)
-		})
+		prefix, _, _ := strings.Cut(entry, "_")
+		return slices.Contains([]string{"WORKFLOW", "DAPR", "APP", "REDIS", "RABBITMQ", "KAFKA"}, prefix) || slices.Contains(apps, strings.ToLower(prefix))
 	})
 	for _, key := range sortedKeys(values) {
 		env = append(env, key+"="+values[key])

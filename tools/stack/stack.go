@@ -24,6 +24,26 @@ const (
 	onDapr   = "dapr"
 )
 
+// apps are the applications, by the names that dapr.yaml, their databases and the variables in their environment have.
+var apps = []string{"orchestrator", "warehouse", "payment", "orders", "notification", "pricing"}
+
+// addressKey is what an application's address is called in .local/env. The orchestrator's is the one that its command line reads.
+func addressKey(app string) string {
+	if app == "orchestrator" {
+		return "ORCHESTRATOR_SERVER"
+	}
+	return strings.ToUpper(app) + "_URL"
+}
+
+// databaseURLs is the variable with each application's database.
+func databaseURLs(url func(database string) string) map[string]string {
+	variables := map[string]string{}
+	for _, app := range apps {
+		variables[strings.ToUpper(app)+"_DATABASE_URL"] = url(app)
+	}
+	return variables
+}
+
 // stopGrace is what applications get to finish what they have in hand; the engine allows itself 10 s for that.
 const stopGrace = 15 * time.Second
 
@@ -36,6 +56,8 @@ type stack struct {
 // state is what has to be stopped, as .local/stack.json keeps it from up to down.
 type state struct {
 	Engine string `json:"engine"`
+	// Broker is empty where there is none: embedded.
+	Broker string `json:"broker,omitempty"`
 	// Sessions in the order in which they were started.
 	Sessions []session `json:"sessions"`
 }
@@ -47,20 +69,22 @@ func (s *stack) local(elem ...string) string {
 func (s *stack) say(format string, args ...any) { fmt.Fprintf(s.out, format+"\n", args...) }
 
 // up starts the system, or finds it running, and says how to go on.
-func (s *stack) up(ctx context.Context, engine string) error {
-	if running, engineNow := s.running(); !running {
-		if err := s.begin(ctx, engine); err != nil {
+func (s *stack) up(ctx context.Context, engine, broker string) error {
+	if running, now := s.running(); !running {
+		if err := s.begin(ctx, engine, broker); err != nil {
 			return err
 		}
-	} else if engineNow != engine {
-		return fmt.Errorf("it runs on the %s engine here; `make down` stops it", engineNow)
+	} else if now.Engine != engine {
+		return fmt.Errorf("it runs on the %s engine here; `make down` stops it", now.Engine)
+	} else if engine == onDapr && now.Broker != broker {
+		return fmt.Errorf("it runs with %s as its broker here; `make down` stops it", now.Broker)
 	}
 	s.sayHowToGoOn(engine)
 	return nil
 }
 
 // begin starts a system that does not run. If that fails it stops what it had started.
-func (s *stack) begin(ctx context.Context, engine string) error {
+func (s *stack) begin(ctx context.Context, engine, broker string) error {
 	unlock, err := s.lock()
 	if err != nil {
 		return err
@@ -72,7 +96,7 @@ func (s *stack) begin(ctx context.Context, engine string) error {
 	}
 	start := s.upEmbedded
 	if engine == onDapr {
-		start = s.upDapr
+		start = func(ctx context.Context) error { return s.upDapr(ctx, broker) }
 	}
 	// Logs are those of this start, so that their ends tell of it.
 	if err := errors.Join(os.RemoveAll(s.local("log")), os.MkdirAll(s.local("log"), 0o755)); err != nil {
@@ -87,8 +111,8 @@ func (s *stack) begin(ctx context.Context, engine string) error {
 }
 
 // run is the main job from nothing to nothing: up, the demonstration, down.
-func (s *stack) run(ctx context.Context, engine string) (err error) {
-	if err := s.begin(ctx, engine); err != nil {
+func (s *stack) run(ctx context.Context, engine, broker string) (err error) {
+	if err := s.begin(ctx, engine, broker); err != nil {
 		return err
 	}
 	defer func() {
@@ -122,9 +146,11 @@ func (s *stack) stopAll(ctx context.Context) error {
 	for _, started := range slices.Backward(st.Sessions) {
 		errs = append(errs, started.end(ctx, s.root, stopGrace))
 	}
+	for _, broker := range localstack.Brokers {
+		errs = append(errs, localstack.StopBroker(broker, s.local(broker)))
+	}
 	errs = append(errs,
 		s.stopControlPlane(ctx),
-		localstack.StopRedis(ctx, s.local("redis")),
 		localstack.StopPostgres(ctx, s.local("postgres")),
 		localstack.StopPostgres(ctx, s.local("test-postgres")),
 		localstack.StopPostgres(ctx, s.local("test-dapr-postgres"))) // Stopped by its tests, unless they were killed.
@@ -155,6 +181,9 @@ func (s *stack) clean(ctx context.Context) error {
 // testEnv readies what tests in packages side by side would otherwise all find missing at once.
 func (s *stack) testEnv(ctx context.Context) error {
 	if _, err := localstack.StartPostgres(ctx, s.local("test-postgres"), localstack.PostgresOptions{Throwaway: true}); err != nil {
+		return err
+	}
+	if _, err := localstack.BuildKafka(ctx, s.root, s.out); err != nil {
 		return err
 	}
 	_, err := s.dapr(ctx)
@@ -223,7 +252,7 @@ func (s *stack) logTails() string {
 	host, _ := os.Hostname()
 	redact := strings.NewReplacer(s.root+"/", "", " instance="+host, "")
 	var logs []string
-	for _, dir := range []string{"log", "dapr"} {
+	for _, dir := range append([]string{"log", "dapr"}, localstack.Brokers...) {
 		found, _ := filepath.Glob(s.local(dir, "*.log"))
 		logs = append(logs, found...)
 	}
@@ -261,14 +290,14 @@ The system is up (%s). Try:
 Addresses and databases are in .local/env, logs in .local/log/. "make down" stops it.`, where)
 }
 
-// running tells whether a system that up started is alive, and on which engine.
-func (s *stack) running() (bool, string) {
+// running tells whether a system that up started is alive, and how it was started.
+func (s *stack) running() (bool, state) {
 	st, err := s.readState()
 	if err != nil {
-		return false, ""
+		return false, st
 	}
 	alive := func(started session) bool { return len(started.members(s.root)) > 0 }
-	return slices.ContainsFunc(st.Sessions, alive), st.Engine
+	return slices.ContainsFunc(st.Sessions, alive), st
 }
 
 func (s *stack) stateFile() string { return s.local("stack.json") }

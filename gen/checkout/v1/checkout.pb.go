@@ -9,6 +9,7 @@
 package checkoutv1
 
 import (
+	v11 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	v1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -211,7 +212,9 @@ type StartRequest struct {
 	Items         []*Item `protobuf:"bytes,4,rep,name=items,proto3" json:"items,omitempty"`
 	PaymentMethod string  `protobuf:"bytes,5,opt,name=payment_method,json=paymentMethod,proto3" json:"payment_method,omitempty"`
 	// How long the checkout may take before it is undone; unset means 15 minutes, at most 30 days.
-	Deadline      *durationpb.Duration `protobuf:"bytes,6,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	Deadline *durationpb.Duration `protobuf:"bytes,6,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// "orchestrated" (the default) or "choreographed".
+	Coordination  string `protobuf:"bytes,7,opt,name=coordination,proto3" json:"coordination,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -288,6 +291,13 @@ func (x *StartRequest) GetDeadline() *durationpb.Duration {
 	return nil
 }
 
+func (x *StartRequest) GetCoordination() string {
+	if x != nil {
+		return x.Coordination
+	}
+	return ""
+}
+
 type StartResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Checkout *Checkout              `protobuf:"bytes,1,opt,name=checkout,proto3" json:"checkout,omitempty"`
@@ -347,7 +357,7 @@ type Checkout struct {
 	Status  Status                 `protobuf:"varint,2,opt,name=status,proto3,enum=checkout.v1.Status" json:"status,omitempty"`
 	// "forward", "pivoted", "undoing" or "final".
 	Phase string `protobuf:"bytes,3,opt,name=phase,proto3" json:"phase,omitempty"`
-	// "orchestrated".
+	// "orchestrated" (the workflow calls the participants) or "choreographed" (they react to events).
 	Coordination string `protobuf:"bytes,4,opt,name=coordination,proto3" json:"coordination,omitempty"`
 	// "dapr" or "embedded".
 	Engine     string                 `protobuf:"bytes,5,opt,name=engine,proto3" json:"engine,omitempty"`
@@ -1064,8 +1074,10 @@ type HistoryResponse struct {
 	Request *StartRequest `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
 	Prices  []*Price      `protobuf:"bytes,3,rep,name=prices,proto3" json:"prices,omitempty"`
 	// Oldest first.
-	Entries       []*Entry                `protobuf:"bytes,4,rep,name=entries,proto3" json:"entries,omitempty"`
-	Operations    []*ParticipantOperation `protobuf:"bytes,5,rep,name=operations,proto3" json:"operations,omitempty"`
+	Entries    []*Entry                `protobuf:"bytes,4,rep,name=entries,proto3" json:"entries,omitempty"`
+	Operations []*ParticipantOperation `protobuf:"bytes,5,rep,name=operations,proto3" json:"operations,omitempty"`
+	// Processes whose events are missing among the entries, and why.
+	Unreachable   []string `protobuf:"bytes,6,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1131,6 +1143,13 @@ func (x *HistoryResponse) GetEntries() []*Entry {
 func (x *HistoryResponse) GetOperations() []*ParticipantOperation {
 	if x != nil {
 		return x.Operations
+	}
+	return nil
+}
+
+func (x *HistoryResponse) GetUnreachable() []string {
+	if x != nil {
+		return x.Unreachable
 	}
 	return nil
 }
@@ -1694,8 +1713,10 @@ func (x *AuditRequest) GetSince() *timestamppb.Timestamp {
 type AuditResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Checkouts compared so far.
-	Checked       int64        `protobuf:"varint,1,opt,name=checked,proto3" json:"checked,omitempty"`
-	Violations    []*Violation `protobuf:"bytes,2,rep,name=violations,proto3" json:"violations,omitempty"`
+	Checked    int64        `protobuf:"varint,1,opt,name=checked,proto3" json:"checked,omitempty"`
+	Violations []*Violation `protobuf:"bytes,2,rep,name=violations,proto3" json:"violations,omitempty"`
+	// What is no violation and yet worth knowing: who could not be asked, which events are among the dead letters.
+	Notes         []string `protobuf:"bytes,3,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1740,6 +1761,13 @@ func (x *AuditResponse) GetChecked() int64 {
 func (x *AuditResponse) GetViolations() []*Violation {
 	if x != nil {
 		return x.Violations
+	}
+	return nil
+}
+
+func (x *AuditResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
 	}
 	return nil
 }
@@ -1806,6 +1834,358 @@ func (x *Violation) GetWhat() string {
 	return ""
 }
 
+type ListEventsRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Selection *v11.Selection         `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"`
+	// At most 1,000 in all, the newest; 0 means 100.
+	Limit         int32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEventsRequest) Reset() {
+	*x = ListEventsRequest{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEventsRequest) ProtoMessage() {}
+
+func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
+func (*ListEventsRequest) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListEventsRequest) GetSelection() *v11.Selection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *ListEventsRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+type ListEventsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Oldest first.
+	Events []*TracedEvent `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	// Processes that could not be asked, and why.
+	Unreachable []string `protobuf:"bytes,2,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
+	// There are older ones that fit.
+	More          bool `protobuf:"varint,3,opt,name=more,proto3" json:"more,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEventsResponse) Reset() {
+	*x = ListEventsResponse{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEventsResponse) ProtoMessage() {}
+
+func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
+func (*ListEventsResponse) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListEventsResponse) GetEvents() []*TracedEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *ListEventsResponse) GetUnreachable() []string {
+	if x != nil {
+		return x.Unreachable
+	}
+	return nil
+}
+
+func (x *ListEventsResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+type TracedEvent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Event *v11.Event             `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
+	// One for each consumer that must receive it.
+	Deliveries    []*Delivery `protobuf:"bytes,2,rep,name=deliveries,proto3" json:"deliveries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TracedEvent) Reset() {
+	*x = TracedEvent{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TracedEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TracedEvent) ProtoMessage() {}
+
+func (x *TracedEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TracedEvent.ProtoReflect.Descriptor instead.
+func (*TracedEvent) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *TracedEvent) GetEvent() *v11.Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *TracedEvent) GetDeliveries() []*Delivery {
+	if x != nil {
+		return x.Deliveries
+	}
+	return nil
+}
+
+type Delivery struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Consumer string                 `protobuf:"bytes,1,opt,name=consumer,proto3" json:"consumer,omitempty"`
+	// "applied", "late", "missing", "failed", "dead-letter", or "unknown" where the consumer could not be asked.
+	Outcome       string                 `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	ReceivedAt    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=received_at,json=receivedAt,proto3" json:"received_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Delivery) Reset() {
+	*x = Delivery{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Delivery) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Delivery) ProtoMessage() {}
+
+func (x *Delivery) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
+func (*Delivery) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Delivery) GetConsumer() string {
+	if x != nil {
+		return x.Consumer
+	}
+	return ""
+}
+
+func (x *Delivery) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *Delivery) GetReceivedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReceivedAt
+	}
+	return nil
+}
+
+type RepublishEventsRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Selection *v11.Selection         `protobuf:"bytes,1,opt,name=selection,proto3" json:"selection,omitempty"`
+	// Why, and who asks; the log keeps them.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Actor         string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	DryRun        bool   `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepublishEventsRequest) Reset() {
+	*x = RepublishEventsRequest{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepublishEventsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepublishEventsRequest) ProtoMessage() {}
+
+func (x *RepublishEventsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepublishEventsRequest.ProtoReflect.Descriptor instead.
+func (*RepublishEventsRequest) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *RepublishEventsRequest) GetSelection() *v11.Selection {
+	if x != nil {
+		return x.Selection
+	}
+	return nil
+}
+
+func (x *RepublishEventsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RepublishEventsRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *RepublishEventsRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type RepublishEventsResponse struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Events int64                  `protobuf:"varint,1,opt,name=events,proto3" json:"events,omitempty"`
+	// Processes that could not be asked, and why.
+	Unreachable   []string `protobuf:"bytes,2,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepublishEventsResponse) Reset() {
+	*x = RepublishEventsResponse{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepublishEventsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepublishEventsResponse) ProtoMessage() {}
+
+func (x *RepublishEventsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepublishEventsResponse.ProtoReflect.Descriptor instead.
+func (*RepublishEventsResponse) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RepublishEventsResponse) GetEvents() int64 {
+	if x != nil {
+		return x.Events
+	}
+	return 0
+}
+
+func (x *RepublishEventsResponse) GetUnreachable() []string {
+	if x != nil {
+		return x.Unreachable
+	}
+	return nil
+}
+
 type DoctorRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1814,7 +2194,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[24]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +2206,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[24]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +2219,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{24}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{30}
 }
 
 type DoctorResponse struct {
@@ -1853,7 +2233,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[25]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1865,7 +2245,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[25]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1878,7 +2258,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{25}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -1906,7 +2286,7 @@ type Setting struct {
 
 func (x *Setting) Reset() {
 	*x = Setting{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +2298,7 @@ func (x *Setting) String() string {
 func (*Setting) ProtoMessage() {}
 
 func (x *Setting) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2311,7 @@ func (x *Setting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Setting.ProtoReflect.Descriptor instead.
 func (*Setting) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{26}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Setting) GetName() string {
@@ -1962,7 +2342,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[27]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1974,7 +2354,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[27]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1987,7 +2367,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{27}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Finding) GetCheck() string {
@@ -2022,13 +2402,13 @@ var File_checkout_v1_checkout_proto protoreflect.FileDescriptor
 
 const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\n" +
-	"\x1acheckout/v1/checkout.proto\x12\vcheckout.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\":\n" +
+	"\x1acheckout/v1/checkout.proto\x12\vcheckout.v1\x1a\x14event/v1/event.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\":\n" +
 	"\bBadField\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x18\n" +
 	"\aproblem\x18\x02 \x01(\tR\aproblem\"4\n" +
 	"\x04Item\x12\x10\n" +
 	"\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n" +
-	"\bquantity\x18\x02 \x01(\x05R\bquantity\"\xed\x01\n" +
+	"\bquantity\x18\x02 \x01(\x05R\bquantity\"\x91\x02\n" +
 	"\fStartRequest\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1f\n" +
 	"\vcustomer_id\x18\x02 \x01(\tR\n" +
@@ -2036,7 +2416,8 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12'\n" +
 	"\x05items\x18\x04 \x03(\v2\x11.checkout.v1.ItemR\x05items\x12%\n" +
 	"\x0epayment_method\x18\x05 \x01(\tR\rpaymentMethod\x125\n" +
-	"\bdeadline\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\"\\\n" +
+	"\bdeadline\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12\"\n" +
+	"\fcoordination\x18\a \x01(\tR\fcoordination\"\\\n" +
 	"\rStartResponse\x121\n" +
 	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\"\x87\x05\n" +
@@ -2108,7 +2489,7 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\tcheckouts\x18\x01 \x03(\v2\x15.checkout.v1.CheckoutR\tcheckouts\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"+\n" +
 	"\x0eHistoryRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\"\xfe\x01\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\"\xa0\x02\n" +
 	"\x0fHistoryResponse\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x123\n" +
 	"\arequest\x18\x02 \x01(\v2\x19.checkout.v1.StartRequestR\arequest\x12*\n" +
@@ -2116,7 +2497,8 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\aentries\x18\x04 \x03(\v2\x12.checkout.v1.EntryR\aentries\x12A\n" +
 	"\n" +
 	"operations\x18\x05 \x03(\v2!.checkout.v1.ParticipantOperationR\n" +
-	"operations\"M\n" +
+	"operations\x12 \n" +
+	"\vunreachable\x18\x06 \x03(\tR\vunreachable\"M\n" +
 	"\x05Price\x12\x10\n" +
 	"\x03sku\x18\x01 \x01(\tR\x03sku\x122\n" +
 	"\n" +
@@ -2160,16 +2542,42 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"cannotUndo\"[\n" +
 	"\fAuditRequest\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x120\n" +
-	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"a\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"w\n" +
 	"\rAuditResponse\x12\x18\n" +
 	"\achecked\x18\x01 \x01(\x03R\achecked\x126\n" +
 	"\n" +
 	"violations\x18\x02 \x03(\v2\x16.checkout.v1.ViolationR\n" +
-	"violations\"X\n" +
+	"violations\x12\x14\n" +
+	"\x05notes\x18\x03 \x03(\tR\x05notes\"X\n" +
 	"\tViolation\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1c\n" +
 	"\tinvariant\x18\x02 \x01(\tR\tinvariant\x12\x12\n" +
-	"\x04what\x18\x03 \x01(\tR\x04what\"\x0f\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\"\\\n" +
+	"\x11ListEventsRequest\x121\n" +
+	"\tselection\x18\x01 \x01(\v2\x13.event.v1.SelectionR\tselection\x12\x14\n" +
+	"\x05limit\x18\x02 \x01(\x05R\x05limit\"|\n" +
+	"\x12ListEventsResponse\x120\n" +
+	"\x06events\x18\x01 \x03(\v2\x18.checkout.v1.TracedEventR\x06events\x12 \n" +
+	"\vunreachable\x18\x02 \x03(\tR\vunreachable\x12\x12\n" +
+	"\x04more\x18\x03 \x01(\bR\x04more\"k\n" +
+	"\vTracedEvent\x12%\n" +
+	"\x05event\x18\x01 \x01(\v2\x0f.event.v1.EventR\x05event\x125\n" +
+	"\n" +
+	"deliveries\x18\x02 \x03(\v2\x15.checkout.v1.DeliveryR\n" +
+	"deliveries\"}\n" +
+	"\bDelivery\x12\x1a\n" +
+	"\bconsumer\x18\x01 \x01(\tR\bconsumer\x12\x18\n" +
+	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12;\n" +
+	"\vreceived_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"receivedAt\"\x92\x01\n" +
+	"\x16RepublishEventsRequest\x121\n" +
+	"\tselection\x18\x01 \x01(\v2\x13.event.v1.SelectionR\tselection\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"S\n" +
+	"\x17RepublishEventsResponse\x12\x16\n" +
+	"\x06events\x18\x01 \x01(\x03R\x06events\x12 \n" +
+	"\vunreachable\x18\x02 \x03(\tR\vunreachable\"\x0f\n" +
 	"\rDoctorRequest\"t\n" +
 	"\x0eDoctorResponse\x120\n" +
 	"\bfindings\x18\x01 \x03(\v2\x14.checkout.v1.FindingR\bfindings\x120\n" +
@@ -2191,7 +2599,7 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\x10STATUS_CONFIRMED\x10\x05\x12\x13\n" +
 	"\x0fSTATUS_REJECTED\x10\x06\x12\x14\n" +
 	"\x10STATUS_CANCELLED\x10\a\x12\x12\n" +
-	"\x0eSTATUS_EXPIRED\x10\b2\x98\x04\n" +
+	"\x0eSTATUS_EXPIRED\x10\b2\xca\x05\n" +
 	"\x0fCheckoutService\x12>\n" +
 	"\x05Start\x12\x19.checkout.v1.StartRequest\x1a\x1a.checkout.v1.StartResponse\x128\n" +
 	"\x03Get\x12\x17.checkout.v1.GetRequest\x1a\x18.checkout.v1.GetResponse\x12;\n" +
@@ -2200,7 +2608,10 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\x05Watch\x12\x19.checkout.v1.WatchRequest\x1a\x1a.checkout.v1.WatchResponse0\x01\x12A\n" +
 	"\x06Cancel\x12\x1a.checkout.v1.CancelRequest\x1a\x1b.checkout.v1.CancelResponse\x12@\n" +
 	"\x05Audit\x12\x19.checkout.v1.AuditRequest\x1a\x1a.checkout.v1.AuditResponse0\x01\x12A\n" +
-	"\x06Doctor\x12\x1a.checkout.v1.DoctorRequest\x1a\x1b.checkout.v1.DoctorResponseBAZ?github.com/checkoutsaga/orchestrator/gen/checkout/v1;checkoutv1b\x06proto3"
+	"\x06Doctor\x12\x1a.checkout.v1.DoctorRequest\x1a\x1b.checkout.v1.DoctorResponse\x12R\n" +
+	"\n" +
+	"ListEvents\x12\x1e.checkout.v1.ListEventsRequest\x1a\x1f.checkout.v1.ListEventsResponse\"\x03\x90\x02\x01\x12\\\n" +
+	"\x0fRepublishEvents\x12#.checkout.v1.RepublishEventsRequest\x1a$.checkout.v1.RepublishEventsResponseBAZ?github.com/checkoutsaga/orchestrator/gen/checkout/v1;checkoutv1b\x06proto3"
 
 var (
 	file_checkout_v1_checkout_proto_rawDescOnce sync.Once
@@ -2215,99 +2626,117 @@ func file_checkout_v1_checkout_proto_rawDescGZIP() []byte {
 }
 
 var file_checkout_v1_checkout_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_checkout_v1_checkout_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_checkout_v1_checkout_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_checkout_v1_checkout_proto_goTypes = []any{
-	(Status)(0),                   // 0: checkout.v1.Status
-	(*BadField)(nil),              // 1: checkout.v1.BadField
-	(*Item)(nil),                  // 2: checkout.v1.Item
-	(*StartRequest)(nil),          // 3: checkout.v1.StartRequest
-	(*StartResponse)(nil),         // 4: checkout.v1.StartResponse
-	(*Checkout)(nil),              // 5: checkout.v1.Checkout
-	(*Held)(nil),                  // 6: checkout.v1.Held
-	(*Attention)(nil),             // 7: checkout.v1.Attention
-	(*Step)(nil),                  // 8: checkout.v1.Step
-	(*GetRequest)(nil),            // 9: checkout.v1.GetRequest
-	(*GetResponse)(nil),           // 10: checkout.v1.GetResponse
-	(*ListRequest)(nil),           // 11: checkout.v1.ListRequest
-	(*ListResponse)(nil),          // 12: checkout.v1.ListResponse
-	(*HistoryRequest)(nil),        // 13: checkout.v1.HistoryRequest
-	(*HistoryResponse)(nil),       // 14: checkout.v1.HistoryResponse
-	(*Price)(nil),                 // 15: checkout.v1.Price
-	(*Entry)(nil),                 // 16: checkout.v1.Entry
-	(*ParticipantOperation)(nil),  // 17: checkout.v1.ParticipantOperation
-	(*WatchRequest)(nil),          // 18: checkout.v1.WatchRequest
-	(*WatchResponse)(nil),         // 19: checkout.v1.WatchResponse
-	(*CancelRequest)(nil),         // 20: checkout.v1.CancelRequest
-	(*CancelResponse)(nil),        // 21: checkout.v1.CancelResponse
-	(*AuditRequest)(nil),          // 22: checkout.v1.AuditRequest
-	(*AuditResponse)(nil),         // 23: checkout.v1.AuditResponse
-	(*Violation)(nil),             // 24: checkout.v1.Violation
-	(*DoctorRequest)(nil),         // 25: checkout.v1.DoctorRequest
-	(*DoctorResponse)(nil),        // 26: checkout.v1.DoctorResponse
-	(*Setting)(nil),               // 27: checkout.v1.Setting
-	(*Finding)(nil),               // 28: checkout.v1.Finding
-	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
-	(*v1.Money)(nil),              // 30: operation.v1.Money
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(Status)(0),                     // 0: checkout.v1.Status
+	(*BadField)(nil),                // 1: checkout.v1.BadField
+	(*Item)(nil),                    // 2: checkout.v1.Item
+	(*StartRequest)(nil),            // 3: checkout.v1.StartRequest
+	(*StartResponse)(nil),           // 4: checkout.v1.StartResponse
+	(*Checkout)(nil),                // 5: checkout.v1.Checkout
+	(*Held)(nil),                    // 6: checkout.v1.Held
+	(*Attention)(nil),               // 7: checkout.v1.Attention
+	(*Step)(nil),                    // 8: checkout.v1.Step
+	(*GetRequest)(nil),              // 9: checkout.v1.GetRequest
+	(*GetResponse)(nil),             // 10: checkout.v1.GetResponse
+	(*ListRequest)(nil),             // 11: checkout.v1.ListRequest
+	(*ListResponse)(nil),            // 12: checkout.v1.ListResponse
+	(*HistoryRequest)(nil),          // 13: checkout.v1.HistoryRequest
+	(*HistoryResponse)(nil),         // 14: checkout.v1.HistoryResponse
+	(*Price)(nil),                   // 15: checkout.v1.Price
+	(*Entry)(nil),                   // 16: checkout.v1.Entry
+	(*ParticipantOperation)(nil),    // 17: checkout.v1.ParticipantOperation
+	(*WatchRequest)(nil),            // 18: checkout.v1.WatchRequest
+	(*WatchResponse)(nil),           // 19: checkout.v1.WatchResponse
+	(*CancelRequest)(nil),           // 20: checkout.v1.CancelRequest
+	(*CancelResponse)(nil),          // 21: checkout.v1.CancelResponse
+	(*AuditRequest)(nil),            // 22: checkout.v1.AuditRequest
+	(*AuditResponse)(nil),           // 23: checkout.v1.AuditResponse
+	(*Violation)(nil),               // 24: checkout.v1.Violation
+	(*ListEventsRequest)(nil),       // 25: checkout.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),      // 26: checkout.v1.ListEventsResponse
+	(*TracedEvent)(nil),             // 27: checkout.v1.TracedEvent
+	(*Delivery)(nil),                // 28: checkout.v1.Delivery
+	(*RepublishEventsRequest)(nil),  // 29: checkout.v1.RepublishEventsRequest
+	(*RepublishEventsResponse)(nil), // 30: checkout.v1.RepublishEventsResponse
+	(*DoctorRequest)(nil),           // 31: checkout.v1.DoctorRequest
+	(*DoctorResponse)(nil),          // 32: checkout.v1.DoctorResponse
+	(*Setting)(nil),                 // 33: checkout.v1.Setting
+	(*Finding)(nil),                 // 34: checkout.v1.Finding
+	(*durationpb.Duration)(nil),     // 35: google.protobuf.Duration
+	(*v1.Money)(nil),                // 36: operation.v1.Money
+	(*timestamppb.Timestamp)(nil),   // 37: google.protobuf.Timestamp
+	(*v11.Selection)(nil),           // 38: event.v1.Selection
+	(*v11.Event)(nil),               // 39: event.v1.Event
 }
 var file_checkout_v1_checkout_proto_depIdxs = []int32{
 	2,  // 0: checkout.v1.StartRequest.items:type_name -> checkout.v1.Item
-	29, // 1: checkout.v1.StartRequest.deadline:type_name -> google.protobuf.Duration
+	35, // 1: checkout.v1.StartRequest.deadline:type_name -> google.protobuf.Duration
 	5,  // 2: checkout.v1.StartResponse.checkout:type_name -> checkout.v1.Checkout
 	0,  // 3: checkout.v1.Checkout.status:type_name -> checkout.v1.Status
-	30, // 4: checkout.v1.Checkout.amount:type_name -> operation.v1.Money
-	31, // 5: checkout.v1.Checkout.started_at:type_name -> google.protobuf.Timestamp
-	31, // 6: checkout.v1.Checkout.updated_at:type_name -> google.protobuf.Timestamp
-	31, // 7: checkout.v1.Checkout.ended_at:type_name -> google.protobuf.Timestamp
-	31, // 8: checkout.v1.Checkout.deadline:type_name -> google.protobuf.Timestamp
+	36, // 4: checkout.v1.Checkout.amount:type_name -> operation.v1.Money
+	37, // 5: checkout.v1.Checkout.started_at:type_name -> google.protobuf.Timestamp
+	37, // 6: checkout.v1.Checkout.updated_at:type_name -> google.protobuf.Timestamp
+	37, // 7: checkout.v1.Checkout.ended_at:type_name -> google.protobuf.Timestamp
+	37, // 8: checkout.v1.Checkout.deadline:type_name -> google.protobuf.Timestamp
 	6,  // 9: checkout.v1.Checkout.held:type_name -> checkout.v1.Held
 	7,  // 10: checkout.v1.Checkout.attention:type_name -> checkout.v1.Attention
 	8,  // 11: checkout.v1.Checkout.steps:type_name -> checkout.v1.Step
 	2,  // 12: checkout.v1.Held.stock:type_name -> checkout.v1.Item
-	30, // 13: checkout.v1.Held.authorized:type_name -> operation.v1.Money
-	30, // 14: checkout.v1.Held.captured:type_name -> operation.v1.Money
-	31, // 15: checkout.v1.Attention.since:type_name -> google.protobuf.Timestamp
-	31, // 16: checkout.v1.Attention.next:type_name -> google.protobuf.Timestamp
-	31, // 17: checkout.v1.Step.started_at:type_name -> google.protobuf.Timestamp
-	31, // 18: checkout.v1.Step.ended_at:type_name -> google.protobuf.Timestamp
+	36, // 13: checkout.v1.Held.authorized:type_name -> operation.v1.Money
+	36, // 14: checkout.v1.Held.captured:type_name -> operation.v1.Money
+	37, // 15: checkout.v1.Attention.since:type_name -> google.protobuf.Timestamp
+	37, // 16: checkout.v1.Attention.next:type_name -> google.protobuf.Timestamp
+	37, // 17: checkout.v1.Step.started_at:type_name -> google.protobuf.Timestamp
+	37, // 18: checkout.v1.Step.ended_at:type_name -> google.protobuf.Timestamp
 	5,  // 19: checkout.v1.GetResponse.checkout:type_name -> checkout.v1.Checkout
 	0,  // 20: checkout.v1.ListRequest.statuses:type_name -> checkout.v1.Status
-	29, // 21: checkout.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
-	31, // 22: checkout.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
+	35, // 21: checkout.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
+	37, // 22: checkout.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
 	5,  // 23: checkout.v1.ListResponse.checkouts:type_name -> checkout.v1.Checkout
 	3,  // 24: checkout.v1.HistoryResponse.request:type_name -> checkout.v1.StartRequest
 	15, // 25: checkout.v1.HistoryResponse.prices:type_name -> checkout.v1.Price
 	16, // 26: checkout.v1.HistoryResponse.entries:type_name -> checkout.v1.Entry
 	17, // 27: checkout.v1.HistoryResponse.operations:type_name -> checkout.v1.ParticipantOperation
-	30, // 28: checkout.v1.Price.unit_price:type_name -> operation.v1.Money
-	31, // 29: checkout.v1.Entry.at:type_name -> google.protobuf.Timestamp
+	36, // 28: checkout.v1.Price.unit_price:type_name -> operation.v1.Money
+	37, // 29: checkout.v1.Entry.at:type_name -> google.protobuf.Timestamp
 	5,  // 30: checkout.v1.WatchResponse.checkout:type_name -> checkout.v1.Checkout
 	5,  // 31: checkout.v1.CancelResponse.checkout:type_name -> checkout.v1.Checkout
-	31, // 32: checkout.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
+	37, // 32: checkout.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
 	24, // 33: checkout.v1.AuditResponse.violations:type_name -> checkout.v1.Violation
-	28, // 34: checkout.v1.DoctorResponse.findings:type_name -> checkout.v1.Finding
-	27, // 35: checkout.v1.DoctorResponse.settings:type_name -> checkout.v1.Setting
-	3,  // 36: checkout.v1.CheckoutService.Start:input_type -> checkout.v1.StartRequest
-	9,  // 37: checkout.v1.CheckoutService.Get:input_type -> checkout.v1.GetRequest
-	11, // 38: checkout.v1.CheckoutService.List:input_type -> checkout.v1.ListRequest
-	13, // 39: checkout.v1.CheckoutService.History:input_type -> checkout.v1.HistoryRequest
-	18, // 40: checkout.v1.CheckoutService.Watch:input_type -> checkout.v1.WatchRequest
-	20, // 41: checkout.v1.CheckoutService.Cancel:input_type -> checkout.v1.CancelRequest
-	22, // 42: checkout.v1.CheckoutService.Audit:input_type -> checkout.v1.AuditRequest
-	25, // 43: checkout.v1.CheckoutService.Doctor:input_type -> checkout.v1.DoctorRequest
-	4,  // 44: checkout.v1.CheckoutService.Start:output_type -> checkout.v1.StartResponse
-	10, // 45: checkout.v1.CheckoutService.Get:output_type -> checkout.v1.GetResponse
-	12, // 46: checkout.v1.CheckoutService.List:output_type -> checkout.v1.ListResponse
-	14, // 47: checkout.v1.CheckoutService.History:output_type -> checkout.v1.HistoryResponse
-	19, // 48: checkout.v1.CheckoutService.Watch:output_type -> checkout.v1.WatchResponse
-	21, // 49: checkout.v1.CheckoutService.Cancel:output_type -> checkout.v1.CancelResponse
-	23, // 50: checkout.v1.CheckoutService.Audit:output_type -> checkout.v1.AuditResponse
-	26, // 51: checkout.v1.CheckoutService.Doctor:output_type -> checkout.v1.DoctorResponse
-	44, // [44:52] is the sub-list for method output_type
-	36, // [36:44] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	38, // 34: checkout.v1.ListEventsRequest.selection:type_name -> event.v1.Selection
+	27, // 35: checkout.v1.ListEventsResponse.events:type_name -> checkout.v1.TracedEvent
+	39, // 36: checkout.v1.TracedEvent.event:type_name -> event.v1.Event
+	28, // 37: checkout.v1.TracedEvent.deliveries:type_name -> checkout.v1.Delivery
+	37, // 38: checkout.v1.Delivery.received_at:type_name -> google.protobuf.Timestamp
+	38, // 39: checkout.v1.RepublishEventsRequest.selection:type_name -> event.v1.Selection
+	34, // 40: checkout.v1.DoctorResponse.findings:type_name -> checkout.v1.Finding
+	33, // 41: checkout.v1.DoctorResponse.settings:type_name -> checkout.v1.Setting
+	3,  // 42: checkout.v1.CheckoutService.Start:input_type -> checkout.v1.StartRequest
+	9,  // 43: checkout.v1.CheckoutService.Get:input_type -> checkout.v1.GetRequest
+	11, // 44: checkout.v1.CheckoutService.List:input_type -> checkout.v1.ListRequest
+	13, // 45: checkout.v1.CheckoutService.History:input_type -> checkout.v1.HistoryRequest
+	18, // 46: checkout.v1.CheckoutService.Watch:input_type -> checkout.v1.WatchRequest
+	20, // 47: checkout.v1.CheckoutService.Cancel:input_type -> checkout.v1.CancelRequest
+	22, // 48: checkout.v1.CheckoutService.Audit:input_type -> checkout.v1.AuditRequest
+	31, // 49: checkout.v1.CheckoutService.Doctor:input_type -> checkout.v1.DoctorRequest
+	25, // 50: checkout.v1.CheckoutService.ListEvents:input_type -> checkout.v1.ListEventsRequest
+	29, // 51: checkout.v1.CheckoutService.RepublishEvents:input_type -> checkout.v1.RepublishEventsRequest
+	4,  // 52: checkout.v1.CheckoutService.Start:output_type -> checkout.v1.StartResponse
+	10, // 53: checkout.v1.CheckoutService.Get:output_type -> checkout.v1.GetResponse
+	12, // 54: checkout.v1.CheckoutService.List:output_type -> checkout.v1.ListResponse
+	14, // 55: checkout.v1.CheckoutService.History:output_type -> checkout.v1.HistoryResponse
+	19, // 56: checkout.v1.CheckoutService.Watch:output_type -> checkout.v1.WatchResponse
+	21, // 57: checkout.v1.CheckoutService.Cancel:output_type -> checkout.v1.CancelResponse
+	23, // 58: checkout.v1.CheckoutService.Audit:output_type -> checkout.v1.AuditResponse
+	32, // 59: checkout.v1.CheckoutService.Doctor:output_type -> checkout.v1.DoctorResponse
+	26, // 60: checkout.v1.CheckoutService.ListEvents:output_type -> checkout.v1.ListEventsResponse
+	30, // 61: checkout.v1.CheckoutService.RepublishEvents:output_type -> checkout.v1.RepublishEventsResponse
+	52, // [52:62] is the sub-list for method output_type
+	42, // [42:52] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_checkout_v1_checkout_proto_init() }
@@ -2321,7 +2750,7 @@ func file_checkout_v1_checkout_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_checkout_v1_checkout_proto_rawDesc), len(file_checkout_v1_checkout_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

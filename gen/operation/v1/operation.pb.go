@@ -89,9 +89,10 @@ func (Outcome) EnumDescriptor() ([]byte, []int) {
 
 // An amount of money: minor units (cents) of an ISO 4217 currency. Never a fraction.
 type Money struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Currency      string                 `protobuf:"bytes,1,opt,name=currency,proto3" json:"currency,omitempty"`
-	MinorUnits    int64                  `protobuf:"varint,2,opt,name=minor_units,json=minorUnits,proto3" json:"minor_units,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Three letters, such as EUR.
+	Currency      string `protobuf:"bytes,1,opt,name=currency,proto3" json:"currency,omitempty"`
+	MinorUnits    int64  `protobuf:"varint,2,opt,name=minor_units,json=minorUnits,proto3" json:"minor_units,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

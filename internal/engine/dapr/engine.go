@@ -16,12 +16,11 @@ import (
 	"github.com/dapr/durabletask-go/task"
 	sdk "github.com/dapr/go-sdk/client"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/sidecar"
 )
 
 // Config says which sidecar an engine uses.
@@ -53,11 +52,11 @@ const (
 // Engine is engine.Engine on Dapr. A sidecar may go and come back while it is in use: the worker connects again by
 // itself, and meanwhile the other methods fail.
 type Engine struct {
-	config  Config
-	conn    *grpc.ClientConn
-	hub     *client.TaskHubGrpcClient
-	sidecar runtime.DaprClient
-	hand    *hand
+	config Config
+	conn   *grpc.ClientConn
+	hub    *client.TaskHubGrpcClient
+	sdk    sdk.Client
+	hand   *hand
 }
 
 var _ engine.Engine = (*Engine)(nil)
@@ -65,30 +64,26 @@ var _ engine.Engine = (*Engine)(nil)
 // New returns an engine that connects when it is used. The caller closes it.
 func New(config Config) (*Engine, error) {
 	h := &hand{}
-	wire := &wire{token: config.Token, hand: h}
-	conn, err := grpc.NewClient("passthrough:///"+config.Address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithUnaryInterceptor(wire.unary),
-		grpc.WithStreamInterceptor(wire.stream),
-		// gRPC's own default would let two minutes pass between attempts to reach a sidecar that was long away.
-		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
-			MinConnectTimeout: 2 * time.Second,
-		}))
+	wire := &wire{hand: h}
+	conn, err := sidecar.Dial(config.Address, config.Token,
+		grpc.WithChainUnaryInterceptor(wire.unary), grpc.WithChainStreamInterceptor(wire.stream))
 	if err != nil {
-		return nil, fmt.Errorf("connect to Dapr sidecar: %w", err)
+		return nil, err
 	}
 	return &Engine{
-		config:  config,
-		conn:    conn,
-		hub:     client.NewTaskHubGrpcClient(conn, engine.Logger(config.Log)),
-		sidecar: sdk.NewClientWithConnection(conn).GrpcClient(),
-		hand:    h,
+		config: config,
+		conn:   conn,
+		hub:    client.NewTaskHubGrpcClient(conn, engine.Logger(config.Log)),
+		sdk:    sdk.NewClientWithConnection(conn),
+		hand:   h,
 	}, nil
 }
 
 // Close cuts the connection to the sidecar.
 func (e *Engine) Close() { _ = e.conn.Close() }
+
+// Client is this process's one client of the sidecar, for what else it does there. It lives as long as the engine.
+func (e *Engine) Client() sdk.Client { return e.sdk }
 
 // Name implements engine.Engine.
 func (e *Engine) Name() string { return "dapr" }
@@ -130,7 +125,7 @@ func (e *Engine) Run(ctx context.Context) error {
 func (e *Engine) waitForSidecar(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, sidecarTimeout)
 	defer cancel()
-	_, err := e.sidecar.GetMetadata(ctx, &runtime.GetMetadataRequest{}, grpc.WaitForReady(true))
+	_, err := e.sdk.GrpcClient().GetMetadata(ctx, &runtime.GetMetadataRequest{}, grpc.WaitForReady(true))
 	if err != nil {
 		return fmt.Errorf("reach Dapr sidecar at %s: %w", e.config.Address, err)
 	}
@@ -251,7 +246,7 @@ type Sidecar struct {
 func (e *Engine) Sidecar(ctx context.Context) (Sidecar, error) {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	m, err := e.sidecar.GetMetadata(ctx, &runtime.GetMetadataRequest{})
+	m, err := e.sdk.GrpcClient().GetMetadata(ctx, &runtime.GetMetadataRequest{})
 	if err != nil {
 		return Sidecar{}, err
 	}

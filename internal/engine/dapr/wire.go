@@ -7,15 +7,12 @@ import (
 
 	"github.com/dapr/durabletask-go/api/protos"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 )
 
-// wire is what stands between durabletask-go's client and the connection. It adds the API token (the SDK's own interceptors
-// replace all other metadata with it, the trace included), and keeps count of the activities in hand, which durabletask-go
-// cannot tell: from their arrival to the answer to their report.
+// wire is what stands between durabletask-go's client and the connection. It keeps count of the activities in hand, which
+// durabletask-go cannot tell: from their arrival to the answer to their report.
 type wire struct {
-	token string
-	hand  *hand
+	hand *hand
 
 	mu     sync.Mutex
 	listen time.Time // when the next attempt to listen may be made
@@ -30,7 +27,7 @@ func (w *wire) unary(ctx context.Context, method string, req, reply any, conn *g
 	case protos.TaskHubSidecarService_CompleteActivityTask_FullMethodName:
 		defer w.hand.put()
 	}
-	return invoke(w.authorized(ctx), method, req, reply, conn, opts...)
+	return invoke(ctx, method, req, reply, conn, opts...)
 }
 
 // listenPause keeps attempts to listen apart: durabletask-go makes the next at once when the last one could connect.
@@ -38,12 +35,12 @@ const listenPause = 200 * time.Millisecond
 
 func (w *wire) stream(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	if method != protos.TaskHubSidecarService_GetWorkItems_FullMethodName {
-		return open(w.authorized(ctx), desc, conn, method, opts...)
+		return open(ctx, desc, conn, method, opts...)
 	}
 	if err := w.pace(ctx); err != nil {
 		return nil, err
 	}
-	stream, err := open(w.authorized(ctx), desc, conn, method, opts...)
+	stream, err := open(ctx, desc, conn, method, opts...)
 	if err != nil {
 		return nil, err
 	}
@@ -69,13 +66,6 @@ func (w *wire) pace(ctx context.Context) error {
 	case <-timer.C:
 		return nil
 	}
-}
-
-func (w *wire) authorized(ctx context.Context) context.Context {
-	if w.token == "" {
-		return ctx
-	}
-	return metadata.AppendToOutgoingContext(ctx, "dapr-api-token", w.token)
 }
 
 // workItems is the stream of work. It lets turns through always, and activities while the hand takes any.

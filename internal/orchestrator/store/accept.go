@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/event"
 )
 
 // NewCheckout is an accepted order that has been priced.
@@ -20,8 +22,10 @@ type NewCheckout struct {
 	// Digest is a version and a hash of the client's order; the same id with another digest is another order.
 	Digest string
 	// Request is the client's request, for people.
-	Request       []byte
-	Engine        string
+	Request []byte
+	Engine  string
+	// Coordination is event.Orchestrated or event.Choreographed.
+	Coordination  string
 	CustomerID    string
 	Items         []checkout.Item
 	Prices        []Price
@@ -34,12 +38,18 @@ type NewCheckout struct {
 const insertCheckout = `
 	WITH accepted AS (
 	    INSERT INTO checkouts (order_id, idempotency_key, digest, request, engine, customer_id, currency, amount,
-	                           payment_method, items, progress, deadline, check_at)
-	    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, now() + $12, now() + $13)
+	                           payment_method, items, progress, coordination, traceparent, deadline, check_at, touched_at)
+	    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now() + $14::interval,
+	            -- Nobody starts a choreographed one, so it is looked at when its deadline has passed; and as soon as its event is
+	            -- out participants may act.
+	            now() + CASE $12 WHEN 'choreographed' THEN $14::interval ELSE $15::interval END,
+	            CASE $12 WHEN 'choreographed' THEN now() END)
 	    ON CONFLICT DO NOTHING
-	    RETURNING order_id
+	    RETURNING order_id, deadline
+	), told AS (
+	    INSERT INTO entries (order_id, kind, outcome) SELECT order_id, 'status', 'RUNNING' FROM accepted
 	)
-	INSERT INTO entries (order_id, kind, outcome) SELECT order_id, 'status', 'RUNNING' FROM accepted`
+	SELECT deadline FROM accepted`
 
 // Accept takes a checkout in, or finds the one that was taken in before: the same order under the same id and key.
 // ErrConflict says that the id or the key was used with another order; nothing is written then.
@@ -52,13 +62,29 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 	if err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}
-	tag, err := s.pool.Exec(ctx, insertCheckout, n.OrderID, n.IdempotencyKey, n.Digest, n.Request, n.Engine, n.CustomerID,
-		n.Amount.Currency, n.Amount.MinorUnits, n.PaymentMethod, items, progress, n.Deadline, startPatience)
-	if err != nil {
+	if err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		var deadline time.Time
+		err := tx.QueryRow(ctx, insertCheckout, n.OrderID, n.IdempotencyKey, n.Digest, n.Request, n.Engine, n.CustomerID,
+			n.Amount.Currency, n.Amount.MinorUnits, n.PaymentMethod, items, progress, n.Coordination, event.TraceOf(ctx),
+			n.Deadline, startPatience).Scan(&deadline)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		created = true
+		told := &pgx.Batch{}
+		if err := s.queueCreated(ctx, told, n, timestamppb.New(deadline)); err != nil {
+			return err
+		}
+		return tx.SendBatch(ctx, told).Close()
+	}); err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}
-	if created = tag.RowsAffected() == 1; created {
+	if created {
 		s.watchers.changed(n.OrderID, AnyChange)
+		s.outbox.Committed()
 	} else if err := s.sameOrder(ctx, n); err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}
@@ -134,4 +160,17 @@ func (s *Store) Currencies(ctx context.Context) ([]string, error) {
 		return nil, fmt.Errorf("read currencies: %w", err)
 	}
 	return pgx.CollectRows(rows, pgx.RowTo[string])
+}
+
+// SetPrice takes in, in the caller's transaction, what an article costs. It returns false if the price that is known comes from
+// the same event or a newer one.
+func (s *Store) SetPrice(ctx context.Context, tx pgx.Tx, sku string, price checkout.Money, seq int64) (news bool, err error) {
+	const query = `
+		INSERT INTO prices (sku, currency, minor_units, seq) VALUES ($1, $2, $3, $4)
+		ON CONFLICT (sku, currency) DO UPDATE SET minor_units = excluded.minor_units, seq = excluded.seq WHERE prices.seq < excluded.seq`
+	tag, err := tx.Exec(ctx, query, sku, price.Currency, price.MinorUnits, seq)
+	if err != nil {
+		return false, fmt.Errorf("set price of %s: %w", sku, err)
+	}
+	return tag.RowsAffected() == 1, nil
 }

@@ -45,8 +45,9 @@ func claims(a checkout.Attempt) bool {
 func (s *Store) Record(ctx context.Context, a checkout.Attempt, l checkout.Learned) (checkout.Standing, error) {
 	var standing checkout.Standing
 	if _, err := s.change(ctx, a.OrderID, func(r *row) bool {
+		before := r.Phase
 		standing = r.record(a, l)
-		return standing != checkout.Over
+		return standing != checkout.Over || r.Phase != before
 	}); err != nil {
 		return "", fmt.Errorf("record %s of %s: %w", a.Step, a.OrderID, err)
 	}
@@ -83,7 +84,7 @@ func (s *Store) change(ctx context.Context, orderID string, decide func(*row) (c
 	end := &pgx.Batch{}
 	changed := decide(r)
 	if changed {
-		if err := queueSave(end, r); err != nil {
+		if err := s.queueSave(ctx, end, r); err != nil {
 			return Checkout{}, err
 		}
 	}
@@ -96,6 +97,9 @@ func (s *Store) change(ctx context.Context, orderID string, decide func(*row) (c
 	}
 	if changed {
 		s.watchers.changed(orderID, kindOf(r.Status))
+	}
+	if r.ended {
+		s.outbox.Committed()
 	}
 	return r.Checkout, nil
 }
@@ -125,11 +129,12 @@ func notFound(err error, orderID string) error {
 }
 
 const selectCheckouts = `
-	SELECT order_id, engine, run, started_run, phase, status, coalesce(verdict, ''), reason,
+	SELECT order_id, coordination, engine, run, started_run, phase, status, coalesce(verdict, ''), reason,
 	       customer_id, currency, amount, payment_method, items,
 	       touched_at IS NOT NULL, cancelled_at IS NOT NULL, cancel_reason,
 	       deadline, deadline <= clock_timestamp(), clock_timestamp(),
-	       coalesce(check_at, 'epoch'), pokes, fruitless_runs, attention, progress, started_at, updated_at, ended_at
+	       coalesce(check_at, 'epoch'), pokes, fruitless_runs, attention, progress, started_at, updated_at, ended_at,
+	       traceparent
 	FROM checkouts`
 
 const selectCheckout = selectCheckouts + ` WHERE order_id = $1`
@@ -138,10 +143,10 @@ func scanCheckout(from pgx.Row) (*row, error) {
 	r := &row{}
 	var items []pricedItem
 	var steps []storedStep
-	if err := from.Scan(&r.OrderID, &r.Engine, &r.Run, &r.startedRun, &r.Phase, &r.Status, &r.verdict, &r.Reason,
+	if err := from.Scan(&r.OrderID, &r.Coordination, &r.Engine, &r.Run, &r.startedRun, &r.Phase, &r.Status, &r.verdict, &r.Reason,
 		&r.CustomerID, &r.Amount.Currency, &r.Amount.MinorUnits, &r.PaymentMethod, &items,
 		&r.touched, &r.cancelled, &r.cancelReason, &r.Deadline, &r.pastDeadline, &r.now,
-		&r.checkAt, &r.pokes, &r.fruitlessRuns, &r.Attention, &steps, &r.StartedAt, &r.UpdatedAt, &r.EndedAt); err != nil {
+		&r.checkAt, &r.pokes, &r.fruitlessRuns, &r.Attention, &steps, &r.StartedAt, &r.UpdatedAt, &r.EndedAt, &r.trace); err != nil {
 		return nil, err
 	}
 	for _, item := range items {
@@ -205,7 +210,7 @@ const (
 )
 
 // queueSave queues what writes a changed row, with what is told about it.
-func queueSave(batch *pgx.Batch, r *row) error {
+func (s *Store) queueSave(ctx context.Context, batch *pgx.Batch, r *row) error {
 	var checkAt *time.Time
 	if r.Phase != checkout.Final {
 		checkAt = &r.checkAt
@@ -218,6 +223,9 @@ func queueSave(batch *pgx.Batch, r *row) error {
 		r.touched, r.cancelled, r.cancelReason, checkAt, r.pokes, r.fruitlessRuns, r.Attention, progress, r.EndedAt)
 	for _, e := range r.entries {
 		batch.Queue(insertEntry, r.OrderID, e.Kind, e.Step, e.Attempt, e.Actor, e.Reason, e.Duration.Milliseconds(), e.Outcome, e.Error)
+	}
+	if r.ended {
+		return s.queueEnded(ctx, batch, r.Checkout)
 	}
 	return nil
 }

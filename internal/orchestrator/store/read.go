@@ -136,6 +136,8 @@ func (s *Store) Stale(ctx context.Context, age time.Duration, limit int) ([]Chec
 	page, err := s.readMany(ctx, `
 		SELECT order_id FROM checkouts
 		WHERE phase <> 'final' AND status <> 'NEEDS_ATTENTION' AND updated_at < now() - $1::interval
+		  -- A choreographed one is left to its events until its time to be looked at.
+		  AND (coordination = 'orchestrated' OR check_at < now() - $1::interval)
 		ORDER BY order_id LIMIT $2`, age, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read stale checkouts: %w", err)

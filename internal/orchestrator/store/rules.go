@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/event"
 )
 
 // patience is how long the sweeper leaves a checkout alone in which nothing is written: an attempt takes at most 9 s
@@ -37,6 +38,8 @@ type row struct {
 	pokes         int
 	fruitlessRuns int
 	checkAt       time.Time // zero once final
+	trace         string    // W3C trace context of the start
+	ended         bool      // by this transaction
 
 	// entries and commands are written with the row.
 	entries  []Entry
@@ -196,6 +199,9 @@ func (r *row) recordDo(i int, a checkout.Attempt, l learned) checkout.Standing {
 // reasonStarted is a participant's word for "an effect outside of my database is under way".
 const reasonStarted = "started"
 
+// reasonCaptured is payment's word for "too late to void".
+const reasonCaptured = "already_captured"
+
 // afterDone moves on from step i, which is done.
 func (r *row) afterDone(i int) {
 	if r.Phase == checkout.Undoing {
@@ -222,6 +228,10 @@ func (r *row) recordUndo(i int, a checkout.Attempt, l learned) checkout.Standing
 		return checkout.GoOn
 	}
 	s.compensationTries++
+	if r.Coordination == event.Choreographed && l.Outcome == checkout.Refused && l.Reason == reasonCaptured {
+		r.captured()
+		return checkout.Over
+	}
 	if l.Outcome != checkout.Applied {
 		s.CompensationState = CompensationFailing
 		r.callForAttention(s.Compensation, s.compensationTries, a, l)
@@ -281,6 +291,7 @@ func (r *row) finish(status checkout.Status, reason string) {
 	r.Phase = checkout.Final
 	r.setStatus(status)
 	r.EndedAt = &r.now
+	r.ended = true
 	r.checkAt = time.Time{}
 }
 
@@ -371,6 +382,9 @@ func (r *row) cancel(reason string) CancelOutcome {
 		return CancelDone
 	}
 	r.expectNews(0)
+	if r.Coordination == event.Choreographed {
+		r.checkAt = r.now // There is no run that would see the cancel: the orchestrator takes over.
+	}
 	return CancelAccepted
 }
 
@@ -420,6 +434,7 @@ func (r *row) standing() checkout.Standing {
 func (r *row) goAhead() checkout.Pass {
 	return checkout.Pass{Leave: checkout.Go, Order: checkout.Order{
 		ID: r.OrderID, CustomerID: r.CustomerID, Items: r.Items, Amount: r.Amount, PaymentMethod: r.PaymentMethod,
+		TraceParent: r.trace,
 	}}
 }
 

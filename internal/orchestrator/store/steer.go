@@ -79,10 +79,12 @@ type Overdue struct {
 	Started bool
 	// Pokes counts the sweeper's wake-up calls since anything happened.
 	Pokes int
+	// Coordination is event.Orchestrated or event.Choreographed.
+	Coordination string
 }
 
 const selectOverdue = `
-	SELECT order_id, run, phase, started_run >= run, pokes
+	SELECT order_id, run, phase, started_run >= run, pokes, coordination
 	FROM checkouts
 	WHERE engine = $1 AND check_at <= clock_timestamp()
 	ORDER BY check_at
@@ -127,7 +129,7 @@ func (s *Store) NextRun(ctx context.Context, o Overdue, why string) (next Overdu
 			return false
 		}
 		r.nextRun(why)
-		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.Phase}
+		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.Phase, Coordination: r.Coordination}
 		return true
 	}); err != nil {
 		return Overdue{}, false, fmt.Errorf("hand %s to its next run: %w", o.OrderID, err)

@@ -12,6 +12,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/inbox"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // What a caller can tell apart; each is wrapped with a sentence.
@@ -27,24 +30,25 @@ var (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migrations are the goose files of the orchestrator's database.
-func Migrations() fs.FS {
+// Migrations are those of the orchestrator's database: its own, and those of the events that it writes and receives.
+func Migrations() []pg.Migrations {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		panic(err) // The folder is embedded above.
 	}
-	return files
+	return []pg.Migrations{{Files: files}, outbox.Migrations(), inbox.Migrations()}
 }
 
 // Store reads and changes checkouts. Its methods may be called from many goroutines.
 type Store struct {
 	pool     *pgxpool.Pool
+	outbox   *outbox.Outbox
 	watchers *watchers
 }
 
-// New returns a store on a migrated database. The pool stays the caller's.
-func New(pool *pgxpool.Pool) *Store {
-	return &Store{pool: pool, watchers: newWatchers()}
+// New returns a store on a migrated database, whose outbox takes the events that its changes cause. The pool stays the caller's.
+func New(pool *pgxpool.Pool, events *outbox.Outbox) *Store {
+	return &Store{pool: pool, outbox: events, watchers: newWatchers()}
 }
 
 // Price is what one article costs.
@@ -55,9 +59,11 @@ type Price struct {
 
 // Checkout is what readers see of a checkout.
 type Checkout struct {
-	OrderID       string
-	Status        checkout.Status
-	Phase         checkout.Phase
+	OrderID string
+	Status  checkout.Status
+	Phase   checkout.Phase
+	// Coordination is event.Orchestrated or event.Choreographed.
+	Coordination  string
 	Engine        string
 	Run           int
 	CustomerID    string

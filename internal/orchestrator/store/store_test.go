@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -14,7 +15,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 )
@@ -244,7 +247,7 @@ func TestI1ACancelAndThePivotHaveOneWinner(t *testing.T) {
 
 func TestI7TheSameStartIsOneCheckoutAndAnotherIsRefused(t *testing.T) {
 	t.Parallel()
-	st := store.New(migrated(t))
+	st := newStore(migrated(t))
 	var created, same int
 	var mu sync.Mutex
 	var race errgroup.Group
@@ -305,7 +308,7 @@ func TestI3WhatFailsForLongCallsForAttentionAndStopsCallingWhenItWorks(t *testin
 
 func TestListPagesThroughAllCheckoutsOnceNewestFirst(t *testing.T) {
 	t.Parallel()
-	st := store.New(migrated(t))
+	st := newStore(migrated(t))
 	for n := range 25 {
 		_, _, err := st.Accept(t.Context(), order(fmt.Sprintf("ord-%02d", n)))
 		require.NoError(t, err)
@@ -358,7 +361,7 @@ func TestASubscriberHearsOfEachChange(t *testing.T) {
 	heard(settled)
 
 	// What other processes change is heard as what this one changes is.
-	elsewhere := &scenario{t: t, pool: s.pool, store: store.New(s.pool), id: s.id, run: 1}
+	elsewhere := &scenario{t: t, pool: s.pool, store: newStore(s.pool), id: s.id, run: 1}
 	ctxElsewhere, stopElsewhere := context.WithCancel(t.Context())
 	listener.Go(func() error { return elsewhere.store.Listen(ctxElsewhere) })
 	t.Cleanup(stopElsewhere)
@@ -381,7 +384,7 @@ func TestTheSweepersRowsAreThoseThatAreOverdue(t *testing.T) {
 	s.exec(`UPDATE checkouts SET check_at = now() - interval '1 second'`)
 	overdue, err = s.store.Overdue(t.Context(), "embedded", 10)
 	require.NoError(t, err)
-	require.Equal(t, []store.Overdue{{OrderID: s.id, Run: 1, Phase: checkout.Forward}}, overdue)
+	require.Equal(t, []store.Overdue{{OrderID: s.id, Run: 1, Phase: checkout.Forward, Coordination: event.Orchestrated}}, overdue)
 	other, err := s.store.Overdue(t.Context(), "dapr", 10)
 	require.NoError(t, err)
 	require.Empty(t, other, "another engine's checkouts are left alone")
@@ -420,7 +423,7 @@ func newScenario(t testing.TB) *scenario {
 
 func scenarioOn(t testing.TB, pool *pgxpool.Pool, id string) *scenario {
 	t.Helper()
-	st := store.New(pool)
+	st := newStore(pool)
 	_, created, err := st.Accept(t.Context(), order(id))
 	require.NoError(t, err)
 	require.True(t, created)
@@ -430,7 +433,7 @@ func scenarioOn(t testing.TB, pool *pgxpool.Pool, id string) *scenario {
 func migrated(t testing.TB) *pgxpool.Pool {
 	t.Helper()
 	pool := pgtest.Pool(t)
-	require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()))
+	require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()...))
 	return pool
 }
 
@@ -439,7 +442,7 @@ func order(id string) store.NewCheckout {
 		OrderID: id, IdempotencyKey: id, Digest: "v1:first", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",
 		Items:  []checkout.Item{{SKU: "CHAIR-OAK", Quantity: 2}},
 		Prices: []store.Price{{SKU: "CHAIR-OAK", Unit: checkout.Money{Currency: "EUR", MinorUnits: 4999}}},
-		Amount: checkout.Money{Currency: "EUR", MinorUnits: 9998}, PaymentMethod: "tok_visa", Deadline: time.Minute,
+		Amount: checkout.Money{Currency: "EUR", MinorUnits: 9998}, PaymentMethod: "tok_visa", Deadline: time.Minute, Coordination: event.Orchestrated,
 	}
 }
 
@@ -514,4 +517,9 @@ func (s *scenario) tell() string {
 		s.t.Errorf("history of %s: %d entries, %v", s.id, len(history.Entries), errors.Unwrap(err))
 	}
 	return line
+}
+
+// newStore is a store whose events nobody publishes.
+func newStore(pool *pgxpool.Pool) *store.Store {
+	return store.New(pool, outbox.New("orchestrator", pool, slog.New(slog.DiscardHandler)))
 }

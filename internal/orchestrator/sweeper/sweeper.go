@@ -15,8 +15,10 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 const (
@@ -51,35 +53,15 @@ func New(pool *pgxpool.Pool, s *store.Store, e engine.Engine, log *slog.Logger) 
 // Run sweeps until ctx ends. Trouble is logged and survived: a sweeper that gave up would leave checkouts hanging unseen.
 func (s *Sweeper) Run(ctx context.Context) {
 	for ctx.Err() == nil {
-		if err := s.lead(ctx); err != nil && ctx.Err() == nil {
+		if err := pg.Lead(ctx, s.pool, leaderLock[s.engine.Name()], s.lead); err != nil && ctx.Err() == nil {
 			s.log.Warn("sweeper lost its leadership and tries again", "error", err)
 		}
 		wait(ctx, interval)
 	}
 }
 
-// lead waits for leadership and sweeps for as long as the connection that holds the lock lives.
-func (s *Sweeper) lead(ctx context.Context) error {
-	conn, err := s.pool.Acquire(ctx)
-	if err != nil {
-		return fmt.Errorf("connect: %w", err)
-	}
-	// Closed, not given back: the lock ends with the session.
-	session := conn.Hijack()
-	defer session.Close(context.WithoutCancel(ctx))
-
-	for {
-		leader, err := tryLock(ctx, session, leaderLock[s.engine.Name()])
-		if err != nil {
-			return err
-		}
-		if leader {
-			break
-		}
-		if !wait(ctx, interval) {
-			return nil
-		}
-	}
+// lead sweeps for as long as the connection that holds the lock lives.
+func (s *Sweeper) lead(ctx context.Context, session *pgx.Conn) error {
 	for {
 		if err := session.Ping(ctx); err != nil {
 			return fmt.Errorf("keep leadership: %w", err)
@@ -91,14 +73,6 @@ func (s *Sweeper) lead(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-func tryLock(ctx context.Context, session *pgx.Conn, key int64) (bool, error) {
-	var locked bool
-	if err := session.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, key).Scan(&locked); err != nil {
-		return false, fmt.Errorf("ask for leadership: %w", err)
-	}
-	return locked, nil
 }
 
 // Sweep looks once at each overdue checkout, the longest overdue first.
@@ -122,6 +96,14 @@ func (s *Sweeper) attend(ctx context.Context, o store.Overdue) error {
 	defer cancel()
 	if settled, err := s.store.SettleUntouched(ctx, o.OrderID); err != nil || settled {
 		return err
+	}
+	if !o.Started && o.Coordination == event.Choreographed {
+		next, takenOver, err := s.store.TakeOver(ctx, o)
+		if err != nil || !takenOver {
+			return err
+		}
+		s.log.Info("a choreographed checkout goes on in a run of ours", "order_id", o.OrderID, "phase", next.Phase)
+		return s.start(ctx, next)
 	}
 	if !o.Started {
 		return s.start(ctx, o)

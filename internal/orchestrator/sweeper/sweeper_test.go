@@ -15,9 +15,11 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/sweeper"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 )
@@ -122,12 +124,12 @@ func TestOfTwoSweepersOneLeadsAndTheOtherTakesOver(t *testing.T) {
 func accepted(t *testing.T, id string) (*pgxpool.Pool, *store.Store) {
 	t.Helper()
 	pool := pgtest.Pool(t)
-	require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()))
-	st := store.New(pool)
+	require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()...))
+	st := store.New(pool, outbox.New("orchestrator", pool, slog.New(slog.DiscardHandler)))
 	_, _, err := st.Accept(t.Context(), store.NewCheckout{
 		OrderID: id, IdempotencyKey: id, Digest: "v1:first", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",
 		Items:  []checkout.Item{{SKU: "CHAIR-OAK", Quantity: 1}},
-		Amount: checkout.Money{Currency: "EUR", MinorUnits: 4999}, PaymentMethod: "tok_visa", Deadline: time.Hour,
+		Amount: checkout.Money{Currency: "EUR", MinorUnits: 4999}, PaymentMethod: "tok_visa", Deadline: time.Hour, Coordination: event.Orchestrated,
 	})
 	require.NoError(t, err)
 	return pool, st

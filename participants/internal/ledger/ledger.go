@@ -5,8 +5,10 @@
 // Both directions begin by inserting or locking that one row. So whoever comes second waits until the first has committed,
 // and then meets what the first has done: that is what settles a release that races with its reservation.
 //
-// Every participant has the table in its own database, made by its first migration, 00001_operations.sql; a test here holds
-// the copies to be the same.
+// Operations need not be kept for ever (Forget), but that an order once was is: what comes late for a forgotten order is refused.
+//
+// Every participant has the tables in its own database, made by its migrations 00001_operations.sql and
+// 00004_forgotten_orders.sql; a test here holds the copies to be the same.
 package ledger
 
 import (
@@ -30,6 +32,9 @@ var (
 	ErrConflict = errors.New("this step of this order was asked for before with other content")
 	// ErrNotFound: nothing is known of this step of this order.
 	ErrNotFound = errors.New("no such operation")
+	// ErrForgotten: the order was settled long ago and its operations are no longer kept. Nothing is applied, because nobody
+	// could tell whether it is a repeat.
+	ErrForgotten = errors.New("this order was settled and its operations are no longer kept")
 )
 
 // State is what is known of one direction. Legal moves of doing: none → applied | rejected | started | undone-before, started
@@ -149,7 +154,8 @@ func Digest(version int, namesAndValues ...string) string {
 
 // BeginDoing inserts or locks the operation's row. If known is true, op.Do has the answer: the recorded outcome, or
 // undone-before, which is recorded by this very call. Otherwise the caller is free to do the step: it applies or starts the
-// effect, sets op.Do, and calls Save, all in this transaction. ErrConflict if the step was asked for with another digest.
+// effect, sets op.Do, and calls Save, all in this transaction. ErrConflict if the step was asked for with another digest,
+// ErrForgotten if the order was forgotten; the caller then rolls back.
 func BeginDoing(ctx context.Context, tx pgx.Tx, orderID, step, digest string) (op Operation, known bool, err error) {
 	op, err = insertOrLock(ctx, tx, orderID, step)
 	if err != nil {
@@ -171,7 +177,8 @@ func BeginDoing(ctx context.Context, tx pgx.Tx, orderID, step, digest string) (o
 
 // BeginUndoing inserts or locks the operation's row. If known is true, op.Undo has the answer: the recorded outcome, or what
 // follows from there being nothing to undo (applied) or from doing being under way (wanted), recorded by this very call.
-// Otherwise the step was applied, and the caller undoes it, sets op.Undo and calls Save, all in this transaction.
+// Otherwise the step was applied, and the caller undoes it, sets op.Undo and calls Save, all in this transaction. ErrForgotten
+// if the order was forgotten; the caller then rolls back.
 func BeginUndoing(ctx context.Context, tx pgx.Tx, orderID, step string) (op Operation, known bool, err error) {
 	op, err = insertOrLock(ctx, tx, orderID, step)
 	if err != nil {
@@ -193,7 +200,8 @@ func BeginUndoing(ctx context.Context, tx pgx.Tx, orderID, step string) (op Oper
 
 // Lock locks the row of an operation that exists.
 func Lock(ctx context.Context, tx pgx.Tx, orderID, step string) (Operation, error) {
-	return scan(tx.QueryRow(ctx, lockSQL, orderID, step))
+	const query = `SELECT ` + columns + ` FROM operations WHERE order_id = $1 AND step = $2 FOR UPDATE`
+	return scan(tx.QueryRow(ctx, query, orderID, step))
 }
 
 const columns = `
@@ -202,24 +210,37 @@ const columns = `
 	undo_state, undo_reason, undo_detail, undo_reference, undo_key,
 	coalesce(currency, ''), coalesce(minor_units, 0), created_at, updated_at`
 
-const lockSQL = `SELECT ` + columns + ` FROM operations WHERE order_id = $1 AND step = $2 FOR UPDATE`
-
 // insertOrLock makes sure that this transaction alone holds the row. The insert waits for another transaction's insert of the
 // same row to commit; the select then sees it, because each statement of a READ COMMITTED transaction sees what is committed
-// when it begins.
+// when it begins. For the same reason the select sees whether the order was forgotten: until this transaction ends, the lock
+// that it shares keeps Forget from the order. All three go to the database together, so that nobody waits for the question.
 func insertOrLock(ctx context.Context, tx pgx.Tx, orderID, step string) (Operation, error) {
-	const insert = `INSERT INTO operations (order_id, step) VALUES ($1, $2) ON CONFLICT (order_id, step) DO NOTHING`
+	const (
+		share  = `SELECT pg_advisory_xact_lock_shared($1, hashtext($2))`
+		insert = `INSERT INTO operations (order_id, step) VALUES ($1, $2) ON CONFLICT (order_id, step) DO NOTHING`
+		lock   = `
+			SELECT ` + columns + `, EXISTS (SELECT FROM forgotten_orders AS f WHERE f.order_id = operations.order_id)
+			FROM operations WHERE order_id = $1 AND step = $2 FOR UPDATE`
+	)
 	batch := &pgx.Batch{}
+	batch.Queue(share, orderLocks, orderID)
 	batch.Queue(insert, orderID, step)
-	batch.Queue(lockSQL, orderID, step)
+	batch.Queue(lock, orderID, step)
 	results := tx.SendBatch(ctx, batch)
 	defer results.Close()
 	if _, err := results.Exec(); err != nil {
+		return Operation{}, fmt.Errorf("share lock of %s: %w", orderID, err)
+	}
+	if _, err := results.Exec(); err != nil {
 		return Operation{}, fmt.Errorf("insert operation %s of %s: %w", step, orderID, err)
 	}
-	op, err := scan(results.QueryRow())
+	var forgotten bool
+	op, err := scan(results.QueryRow(), &forgotten)
 	if err != nil {
 		return op, fmt.Errorf("lock operation %s of %s: %w", step, orderID, err)
+	}
+	if forgotten {
+		return op, fmt.Errorf("%s of %s: %w", step, orderID, ErrForgotten)
 	}
 	return op, results.Close()
 }
@@ -271,10 +292,24 @@ func ClaimUnderWay(ctx context.Context, pool *pgxpool.Pool, limit int) ([]Operat
 	return list(ctx, pool, query, limit)
 }
 
-// Get returns an operation, or ErrNotFound.
+// Get returns an operation, or ErrNotFound, or ErrForgotten where nobody can tell any more.
 func Get(ctx context.Context, pool *pgxpool.Pool, orderID, step string) (Operation, error) {
-	const query = `SELECT ` + columns + ` FROM operations WHERE order_id = $1 AND step = $2`
-	return scan(pool.QueryRow(ctx, query, orderID, step))
+	const (
+		query     = `SELECT ` + columns + ` FROM operations WHERE order_id = $1 AND step = $2`
+		forgotten = `SELECT EXISTS (SELECT FROM forgotten_orders WHERE order_id = $1)`
+	)
+	op, err := scan(pool.QueryRow(ctx, query, orderID, step))
+	if !errors.Is(err, ErrNotFound) {
+		return op, err
+	}
+	var gone bool
+	if err := pool.QueryRow(ctx, forgotten, orderID).Scan(&gone); err != nil {
+		return op, fmt.Errorf("look for %s among the forgotten orders: %w", orderID, err)
+	}
+	if gone {
+		return op, ErrForgotten
+	}
+	return op, ErrNotFound
 }
 
 // Place is where a page ended; the next begins behind it. The zero value is the beginning.
@@ -318,12 +353,13 @@ func list(ctx context.Context, pool *pgxpool.Pool, query string, args ...any) ([
 	return ops, nil
 }
 
-func scan(row pgx.Row) (Operation, error) {
+// scan reads the columns, and what a query selects behind them.
+func scan(row pgx.Row, more ...any) (Operation, error) {
 	var o Operation
-	err := row.Scan(&o.OrderID, &o.Step, &o.Digest,
+	err := row.Scan(append([]any{&o.OrderID, &o.Step, &o.Digest,
 		&o.Do.State, &o.Do.Reason, &o.Do.Detail, &o.Do.Reference, &o.Do.Key,
 		&o.Undo.State, &o.Undo.Reason, &o.Undo.Detail, &o.Undo.Reference, &o.Undo.Key,
-		&o.Amount.Currency, &o.Amount.MinorUnits, &o.CreatedAt, &o.UpdatedAt)
+		&o.Amount.Currency, &o.Amount.MinorUnits, &o.CreatedAt, &o.UpdatedAt}, more...)...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return o, ErrNotFound
 	}

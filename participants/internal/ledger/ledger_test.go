@@ -10,19 +10,24 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What the ledger does to rows is proven through the participants (participanttest).
+// migrations make the ledger's tables in every participant's database.
+var migrations = []string{"00001_operations.sql", "00004_forgotten_orders.sql"}
 
-func TestEveryParticipantHasTheSameOperationsTable(t *testing.T) {
+// What the ledger does to the rows of operations is proven through the participants (participanttest).
+
+func TestEveryParticipantHasTheSameTables(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("../../*/migrations/00001_operations.sql")
-	require.NoError(t, err)
-	require.GreaterOrEqual(t, len(files), 2)
-	first, err := os.ReadFile(files[0])
-	require.NoError(t, err)
-	for _, file := range files[1:] {
-		text, err := os.ReadFile(file)
+	for _, migration := range migrations {
+		files, err := filepath.Glob("../../*/migrations/" + migration)
 		require.NoError(t, err)
-		require.Equal(t, string(first), string(text), "%s and %s must be the same: package ledger reads both", files[0], file)
+		require.GreaterOrEqual(t, len(files), 2)
+		first, err := os.ReadFile(files[0])
+		require.NoError(t, err)
+		for _, file := range files[1:] {
+			text, err := os.ReadFile(file)
+			require.NoError(t, err)
+			require.Equal(t, string(first), string(text), "%s and %s must be the same: package ledger reads both", files[0], file)
+		}
 	}
 }
 

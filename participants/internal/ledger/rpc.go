@@ -69,6 +69,8 @@ func Error(err error) error {
 		return connect.NewError(connect.CodeAlreadyExists, err)
 	case errors.Is(err, ErrNotFound):
 		return connect.NewError(connect.CodeNotFound, err)
+	case errors.Is(err, ErrForgotten):
+		return connect.NewError(connect.CodeFailedPrecondition, err)
 	default:
 		return err
 	}
@@ -80,7 +82,8 @@ type Reads struct{ pool *pgxpool.Pool }
 // NewReads reads the ledger in the database of pool.
 func NewReads(pool *pgxpool.Pool) *Reads { return &Reads{pool: pool} }
 
-// GetOperation tells what is known of one step of one order; code not_found if it was never asked for in either direction.
+// GetOperation tells what is known of one step of one order; code not_found if it was never asked for in either direction,
+// failed_precondition if the order was forgotten and nobody can tell any more.
 func (r *Reads) GetOperation(ctx context.Context, req *connect.Request[operationv1.GetOperationRequest]) (*connect.Response[operationv1.GetOperationResponse], error) {
 	var bad input.Problems
 	bad.OrderID("order_id", req.Msg.OrderId)
@@ -101,6 +104,10 @@ func (r *Reads) ListOperations(ctx context.Context, req *connect.Request[operati
 	var bad input.Problems
 	if len(msg.OrderIds) > maxPage {
 		bad.Add("order_ids", "must be at most %d", maxPage)
+	} else {
+		for i, id := range msg.OrderIds {
+			bad.OrderID(fmt.Sprintf("order_ids[%d]", i), id)
+		}
 	}
 	if msg.PageSize < 0 || msg.PageSize > maxPage {
 		bad.Add("page_size", "must be 0 to %d", maxPage)
@@ -163,9 +170,12 @@ func parsePlace(token string) (Place, error) {
 	if len(parts) != 3 {
 		return Place{}, errors.New("not a place")
 	}
+	var bad input.Problems
+	bad.OrderID("order_id", parts[1])
+	bad.Name("step", parts[2])
 	micro, err := strconv.ParseInt(parts[0], 10, 64)
-	if err != nil {
-		return Place{}, err
+	if err != nil || micro < 0 || bad.Err() != nil {
+		return Place{}, errors.New("not a place")
 	}
 	return Place{UpdatedAt: time.UnixMicro(micro), OrderID: parts[1], Step: parts[2]}, nil
 }

@@ -50,6 +50,12 @@ const (
 	CheckoutServiceAuditProcedure = "/checkout.v1.CheckoutService/Audit"
 	// CheckoutServiceDoctorProcedure is the fully-qualified name of the CheckoutService's Doctor RPC.
 	CheckoutServiceDoctorProcedure = "/checkout.v1.CheckoutService/Doctor"
+	// CheckoutServiceListEventsProcedure is the fully-qualified name of the CheckoutService's
+	// ListEvents RPC.
+	CheckoutServiceListEventsProcedure = "/checkout.v1.CheckoutService/ListEvents"
+	// CheckoutServiceRepublishEventsProcedure is the fully-qualified name of the CheckoutService's
+	// RepublishEvents RPC.
+	CheckoutServiceRepublishEventsProcedure = "/checkout.v1.CheckoutService/RepublishEvents"
 )
 
 // CheckoutServiceClient is a client for the checkout.v1.CheckoutService service.
@@ -71,6 +77,10 @@ type CheckoutServiceClient interface {
 	Audit(context.Context, *connect.Request[v1.AuditRequest]) (*connect.ServerStreamForClient[v1.AuditResponse], error)
 	// Checks what this process needs: databases, migrations, engine, sidecar, participants, clock.
 	Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error)
+	// Lists events of all processes, each producer's in its order, with whom of their consumers received them.
+	ListEvents(context.Context, *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error)
+	// Publishes events again; consumers that know them take no notice.
+	RepublishEvents(context.Context, *connect.Request[v1.RepublishEventsRequest]) (*connect.Response[v1.RepublishEventsResponse], error)
 }
 
 // NewCheckoutServiceClient constructs a client for the checkout.v1.CheckoutService service. By
@@ -132,19 +142,34 @@ func NewCheckoutServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(checkoutServiceMethods.ByName("Doctor")),
 			connect.WithClientOptions(opts...),
 		),
+		listEvents: connect.NewClient[v1.ListEventsRequest, v1.ListEventsResponse](
+			httpClient,
+			baseURL+CheckoutServiceListEventsProcedure,
+			connect.WithSchema(checkoutServiceMethods.ByName("ListEvents")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		republishEvents: connect.NewClient[v1.RepublishEventsRequest, v1.RepublishEventsResponse](
+			httpClient,
+			baseURL+CheckoutServiceRepublishEventsProcedure,
+			connect.WithSchema(checkoutServiceMethods.ByName("RepublishEvents")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // checkoutServiceClient implements CheckoutServiceClient.
 type checkoutServiceClient struct {
-	start   *connect.Client[v1.StartRequest, v1.StartResponse]
-	get     *connect.Client[v1.GetRequest, v1.GetResponse]
-	list    *connect.Client[v1.ListRequest, v1.ListResponse]
-	history *connect.Client[v1.HistoryRequest, v1.HistoryResponse]
-	watch   *connect.Client[v1.WatchRequest, v1.WatchResponse]
-	cancel  *connect.Client[v1.CancelRequest, v1.CancelResponse]
-	audit   *connect.Client[v1.AuditRequest, v1.AuditResponse]
-	doctor  *connect.Client[v1.DoctorRequest, v1.DoctorResponse]
+	start           *connect.Client[v1.StartRequest, v1.StartResponse]
+	get             *connect.Client[v1.GetRequest, v1.GetResponse]
+	list            *connect.Client[v1.ListRequest, v1.ListResponse]
+	history         *connect.Client[v1.HistoryRequest, v1.HistoryResponse]
+	watch           *connect.Client[v1.WatchRequest, v1.WatchResponse]
+	cancel          *connect.Client[v1.CancelRequest, v1.CancelResponse]
+	audit           *connect.Client[v1.AuditRequest, v1.AuditResponse]
+	doctor          *connect.Client[v1.DoctorRequest, v1.DoctorResponse]
+	listEvents      *connect.Client[v1.ListEventsRequest, v1.ListEventsResponse]
+	republishEvents *connect.Client[v1.RepublishEventsRequest, v1.RepublishEventsResponse]
 }
 
 // Start calls checkout.v1.CheckoutService.Start.
@@ -187,6 +212,16 @@ func (c *checkoutServiceClient) Doctor(ctx context.Context, req *connect.Request
 	return c.doctor.CallUnary(ctx, req)
 }
 
+// ListEvents calls checkout.v1.CheckoutService.ListEvents.
+func (c *checkoutServiceClient) ListEvents(ctx context.Context, req *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error) {
+	return c.listEvents.CallUnary(ctx, req)
+}
+
+// RepublishEvents calls checkout.v1.CheckoutService.RepublishEvents.
+func (c *checkoutServiceClient) RepublishEvents(ctx context.Context, req *connect.Request[v1.RepublishEventsRequest]) (*connect.Response[v1.RepublishEventsResponse], error) {
+	return c.republishEvents.CallUnary(ctx, req)
+}
+
 // CheckoutServiceHandler is an implementation of the checkout.v1.CheckoutService service.
 type CheckoutServiceHandler interface {
 	// Accepts an order. The same start again is the same checkout; the same order id or Idempotency-Key with another
@@ -206,6 +241,10 @@ type CheckoutServiceHandler interface {
 	Audit(context.Context, *connect.Request[v1.AuditRequest], *connect.ServerStream[v1.AuditResponse]) error
 	// Checks what this process needs: databases, migrations, engine, sidecar, participants, clock.
 	Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error)
+	// Lists events of all processes, each producer's in its order, with whom of their consumers received them.
+	ListEvents(context.Context, *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error)
+	// Publishes events again; consumers that know them take no notice.
+	RepublishEvents(context.Context, *connect.Request[v1.RepublishEventsRequest]) (*connect.Response[v1.RepublishEventsResponse], error)
 }
 
 // NewCheckoutServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -263,6 +302,19 @@ func NewCheckoutServiceHandler(svc CheckoutServiceHandler, opts ...connect.Handl
 		connect.WithSchema(checkoutServiceMethods.ByName("Doctor")),
 		connect.WithHandlerOptions(opts...),
 	)
+	checkoutServiceListEventsHandler := connect.NewUnaryHandler(
+		CheckoutServiceListEventsProcedure,
+		svc.ListEvents,
+		connect.WithSchema(checkoutServiceMethods.ByName("ListEvents")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	checkoutServiceRepublishEventsHandler := connect.NewUnaryHandler(
+		CheckoutServiceRepublishEventsProcedure,
+		svc.RepublishEvents,
+		connect.WithSchema(checkoutServiceMethods.ByName("RepublishEvents")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/checkout.v1.CheckoutService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case CheckoutServiceStartProcedure:
@@ -281,6 +333,10 @@ func NewCheckoutServiceHandler(svc CheckoutServiceHandler, opts ...connect.Handl
 			checkoutServiceAuditHandler.ServeHTTP(w, r)
 		case CheckoutServiceDoctorProcedure:
 			checkoutServiceDoctorHandler.ServeHTTP(w, r)
+		case CheckoutServiceListEventsProcedure:
+			checkoutServiceListEventsHandler.ServeHTTP(w, r)
+		case CheckoutServiceRepublishEventsProcedure:
+			checkoutServiceRepublishEventsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -320,4 +376,12 @@ func (UnimplementedCheckoutServiceHandler) Audit(context.Context, *connect.Reque
 
 func (UnimplementedCheckoutServiceHandler) Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.Doctor is not implemented"))
+}
+
+func (UnimplementedCheckoutServiceHandler) ListEvents(context.Context, *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.ListEvents is not implemented"))
+}
+
+func (UnimplementedCheckoutServiceHandler) RepublishEvents(context.Context, *connect.Request[v1.RepublishEventsRequest]) (*connect.Response[v1.RepublishEventsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.RepublishEvents is not implemented"))
 }

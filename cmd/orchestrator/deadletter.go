@@ -1,0 +1,485 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
+	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/event"
+)
+
+type deadLetterView struct {
+	ID            string     `json:"id"`
+	State         string     `json:"state"`
+	Topic         string     `json:"topic"`
+	Consumers     []string   `json:"consumers"`
+	EventID       string     `json:"event_id"`
+	OrderID       string     `json:"order_id"`
+	Attempts      int32      `json:"attempts"`
+	Cause         string     `json:"cause"`
+	ArrivedAt     *time.Time `json:"arrived_at"`
+	LastArrivedAt *time.Time `json:"last_arrived_at"`
+	Arrivals      int32      `json:"arrivals"`
+	Replays       int32      `json:"replays"`
+	SettledAt     *time.Time `json:"settled_at"`
+	Actor         string     `json:"actor"`
+	Reason        string     `json:"reason"`
+	SizeBytes     int64      `json:"size_bytes"`
+}
+
+type shownLetterView struct {
+	deadLetterView
+	// Message is the message where it is JSON or text, and null otherwise; MessageBase64 is it byte for byte.
+	Message       json.RawMessage `json:"message"`
+	MessageBase64 []byte          `json:"message_base64"`
+	Acts          []actView       `json:"acts"`
+}
+
+type actView struct {
+	At     *time.Time `json:"at"`
+	What   string     `json:"what"`
+	Actor  string     `json:"actor"`
+	Reason string     `json:"reason"`
+}
+
+// settledView is what became of the letters that were replayed or archived.
+type settledView struct {
+	DryRun bool `json:"dry_run"`
+	// One of them is named after the verb; the other is left out.
+	Replayed *[]string     `json:"replayed,omitempty"`
+	Archived *[]string     `json:"archived,omitempty"`
+	Refused  []refusalView `json:"refused"`
+}
+
+type refusalView struct {
+	ID  string `json:"id"`
+	Why string `json:"why"`
+}
+
+// letterSelection are the flags by which dead letters are chosen.
+type letterSelection struct{ topic, consumer, state string }
+
+func (l *letterSelection) addTo(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&l.topic, "topic", "", "only from this topic")
+	flags.StringVar(&l.consumer, "consumer", "", "only those that this app failed at")
+	flags.StringVar(&l.state, "state", "", "open, replayed, archived or all (default: open)")
+	complete(cmd, "topic", topicNames(event.Consumed()))
+	complete(cmd, "consumer", consumerNames())
+	complete(cmd, "state", letterStates)
+}
+
+var letterStates = []string{"open", "replayed", "archived", "all"}
+
+func consumerNames() []string {
+	var names []string
+	for _, t := range event.Consumed() {
+		for _, c := range t.Consumers {
+			names = append(names, c.App)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func (l *letterSelection) selection() (*deadletterv1.Selection, error) {
+	for flag, c := range map[string]struct {
+		value string
+		of    []string
+	}{
+		"topic": {l.topic, topicNames(event.Consumed())}, "consumer": {l.consumer, consumerNames()}, "state": {l.state, letterStates},
+	} {
+		if c.value != "" && !slices.Contains(c.of, c.value) {
+			return nil, usage("--%s %q is none of %s", flag, c.value, strings.Join(c.of, ", "))
+		}
+	}
+	return &deadletterv1.Selection{Topic: l.topic, Consumer: l.consumer, State: l.state}, nil
+}
+
+func newDeadLetterList(c *client) *cobra.Command {
+	var selected letterSelection
+	var limit int32
+	var pageToken string
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List messages that a consumer could not take, oldest first",
+		Long: `Lists the open dead letters, oldest first: from which topic, whose handler failed, how often it was tried, and why, in its
+own words. "show" prints the message. Once the cause is mended, "replay" publishes it again.`,
+		Args: takes(),
+	}
+	selected.addTo(cmd)
+	cmd.Flags().Int32Var(&limit, "limit", 100, "how many at most, 1 to 1000")
+	cmd.Flags().StringVar(&pageToken, "page-token", "", "go on where the last page ended")
+	out := addOutput(cmd, c.surroundings)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := out.validate(); err != nil {
+			return err
+		}
+		if limit < 1 {
+			return usage("--limit must be 1 to 1000")
+		}
+		selection, err := selected.selection()
+		if err != nil {
+			return err
+		}
+		api, err := c.deadLetters(cmd.Context())
+		if err != nil {
+			return err
+		}
+		answer, err := call(cmd.Context(), api.List, &deadletterv1.ListRequest{Selection: selection, PageSize: limit, PageToken: pageToken})
+		if err != nil {
+			return err
+		}
+		if answer.NextPageToken != "" {
+			fmt.Fprintf(c.err, "there are more: --page-token %s\n", answer.NextPageToken)
+		}
+		return out.print(lettersResult(c.surroundings, answer.DeadLetters))
+	}
+	return cmd
+}
+
+// maxCause is where a cause is cut in a table that is not wide, in characters.
+const maxCause = 100
+
+func lettersResult(s surroundings, letters []*deadletterv1.DeadLetter) result {
+	views, ids := make([]deadLetterView, len(letters)), make([]string, len(letters))
+	for i, l := range letters {
+		views[i], ids[i] = viewDeadLetter(l), l.Id
+	}
+	return result{value: views, ids: ids, tables: func(wide bool) []table {
+		t := table{headings: []string{"ID", "STATE", "AGE", "TOPIC", "FAILED AT", "ORDER ID", "TRIES", "CAUSE"}}
+		if wide {
+			t.headings = append(t.headings, "EVENT ID", "ARRIVALS", "REPLAYS", "BY", "REASON", "BYTES")
+		}
+		for _, v := range views {
+			cause := v.Cause
+			if runes := []rune(cause); !wide && len(runes) > maxCause {
+				cause = string(runes[:maxCause]) + "…"
+			}
+			row := []string{v.ID, v.State, s.age(v.LastArrivedAt), v.Topic, orDash(strings.Join(v.Consumers, ", ")), orDash(v.OrderID),
+				fmt.Sprint(v.Attempts), cause}
+			if wide {
+				row = append(row, orDash(v.EventID), fmt.Sprint(v.Arrivals), fmt.Sprint(v.Replays), orDash(v.Actor), orDash(v.Reason), fmt.Sprint(v.SizeBytes))
+			}
+			t.add(row...)
+		}
+		return []table{t}
+	}}
+}
+
+func viewDeadLetter(l *deadletterv1.DeadLetter) deadLetterView {
+	return deadLetterView{
+		ID: l.GetId(), State: l.GetState(), Topic: l.GetTopic(), Consumers: append([]string{}, l.GetConsumers()...), EventID: l.GetEventId(),
+		OrderID: l.GetOrderId(), Attempts: l.GetAttempts(), Cause: l.GetCause(), ArrivedAt: viewTime(l.GetArrivedAt()),
+		LastArrivedAt: viewTime(l.GetLastArrivedAt()), Arrivals: l.GetArrivals(), Replays: l.GetReplays(), SettledAt: viewTime(l.GetSettledAt()),
+		Actor: l.GetActor(), Reason: l.GetReason(), SizeBytes: l.GetSizeBytes(),
+	}
+}
+
+func newDeadLetterShow(c *client) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "show ID",
+		Short:             "Show a dead letter: its message, its cause, and what was done with it",
+		Args:              takes("ID"),
+		ValidArgsFunction: c.completeLetters,
+	}
+	out := addOutput(cmd, c.surroundings)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := out.validate(); err != nil {
+			return err
+		}
+		api, err := c.deadLetters(cmd.Context())
+		if err != nil {
+			return err
+		}
+		answer, err := call(cmd.Context(), api.Get, &deadletterv1.GetRequest{Id: args[0]})
+		if err != nil {
+			return err
+		}
+		if err := out.print(shownResult(c.surroundings, answer)); err != nil {
+			return err
+		}
+		if out.structured() || out.form == asIDs {
+			return nil
+		}
+		_, err = fmt.Fprintf(c.out, "\n%s", messageText(answer.Message))
+		return err
+	}
+	return cmd
+}
+
+func shownResult(s surroundings, answer *deadletterv1.GetResponse) result {
+	view := shownLetterView{
+		deadLetterView: viewDeadLetter(answer.DeadLetter), Message: messageJSON(answer.Message),
+		MessageBase64: append([]byte{}, answer.Message...), Acts: []actView{},
+	}
+	for _, a := range answer.Acts {
+		view.Acts = append(view.Acts, actView{At: viewTime(a.At), What: a.What, Actor: a.Actor, Reason: a.Reason})
+	}
+	return result{value: view, ids: []string{view.ID}, tables: func(bool) []table {
+		letter := table{headings: []string{"DEAD LETTER", view.ID}}
+		letter.add("state", view.State)
+		letter.add("topic", view.Topic)
+		letter.add("failed at", orDash(strings.Join(view.Consumers, ", ")))
+		letter.add("tries", fmt.Sprint(view.Attempts))
+		letter.add("cause", view.Cause)
+		letter.add("order id", orDash(view.OrderID))
+		letter.add("event id", orDash(view.EventID))
+		letter.add("arrived", fmt.Sprintf("%s ago, %d times, the last %s ago", s.age(view.ArrivedAt), view.Arrivals, s.age(view.LastArrivedAt)))
+		letter.add("size", fmt.Sprintf("%d bytes", view.SizeBytes))
+		acts := table{headings: []string{"AGE", "WHAT", "BY", "REASON"}}
+		for _, a := range view.Acts {
+			acts.add(s.age(a.At), a.What, a.Actor, a.Reason)
+		}
+		return []table{letter, acts}
+	}}
+}
+
+func messageJSON(message []byte) json.RawMessage {
+	switch {
+	case json.Valid(message):
+		return message
+	case utf8.Valid(message):
+		text, err := json.Marshal(string(message))
+		if err == nil {
+			return text
+		}
+	}
+	return json.RawMessage("null")
+}
+
+// maxShown is how much of a message that is no JSON is shown, in bytes.
+const maxShown = 4 << 10
+
+// messageText is a message as people can read it and no terminal is steered by it.
+func messageText(message []byte) string {
+	var pretty bytes.Buffer
+	if json.Indent(&pretty, message, "", "  ") == nil {
+		lines := strings.Split(pretty.String(), "\n")
+		for i := range lines {
+			lines[i] = visible(lines[i])
+		}
+		return strings.Join(lines, "\n") + "\n"
+	}
+	shown, rest := message, ""
+	if len(message) > maxShown {
+		shown, rest = message[:maxShown], fmt.Sprintf("and %d bytes more; -o json has all\n", len(message)-maxShown)
+	}
+	if utf8.Valid(message) {
+		return strconv.Quote(strings.ToValidUTF8(string(shown), "")) + "\n" + rest
+	}
+	return hex.Dump(shown) + rest
+}
+
+// verb is what can be done with dead letters.
+type verb struct {
+	name, done, short, long string
+	// do does it with a selection of at most settleBatch, and returns which it was done with.
+	do func(ctx context.Context, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection, by by) ([]string, []*deadletterv1.Refusal, error)
+}
+
+// by is who does something, and why.
+type by struct {
+	actor, reason string
+	dryRun        bool
+}
+
+func newReplay(c *client) *cobra.Command {
+	return newSettle(c, verb{
+		name: "replay", done: "replayed", short: "Publish dead letters again, as they were",
+		long: `Publishes messages again, byte for byte, on the topics that they came from, oldest first: the consumer that failed gets
+another try, the others know them and take no notice, and so does it where it was replayed before. What fails again is open
+again. One that is older than what inboxes remember (60 days) is refused. Which: ids, or --topic, --consumer, --state of the
+open ones, or --all.`,
+		do: func(ctx context.Context, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection, by by) ([]string, []*deadletterv1.Refusal, error) {
+			answer, err := call(ctx, api.Replay, &deadletterv1.ReplayRequest{Selection: s, Reason: by.reason, Actor: by.actor, DryRun: by.dryRun})
+			return answer.GetReplayed(), answer.GetRefused(), err
+		},
+	})
+}
+
+func newArchive(c *client) *cobra.Command {
+	return newSettle(c, verb{
+		name: "archive", done: "archived", short: "Put dead letters away: kept for 90 days, and no longer open",
+		long: `Puts messages away that nobody will mend, or that are to be looked at by hand: they are kept for 90 days, can be shown and
+replayed, and are no longer open. Which: ids, or --topic, --consumer, --state of the open ones, or --all.`,
+		do: func(ctx context.Context, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection, by by) ([]string, []*deadletterv1.Refusal, error) {
+			answer, err := call(ctx, api.Archive, &deadletterv1.ArchiveRequest{Selection: s, Reason: by.reason, Actor: by.actor, DryRun: by.dryRun})
+			return answer.GetArchived(), answer.GetRefused(), err
+		},
+	})
+}
+
+// settleBatch is how many letters one call is about: few enough that it ends in time also where each is delivered within it.
+const settleBatch = 100
+
+func newSettle(c *client, v verb) *cobra.Command {
+	var selected letterSelection
+	var all bool
+	var act by
+	cmd := &cobra.Command{
+		Use: v.name + " [ID...] --reason TEXT", Short: v.short,
+		Long:              v.long + " Exit status 4 if some were refused; 3 if there are none of those that were named.",
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: c.completeLetters,
+	}
+	selected.addTo(cmd)
+	cmd.Flags().BoolVar(&all, "all", false, "all that are open")
+	cmd.Flags().StringVar(&act.reason, "reason", "", "why; kept with the dead letter (required)")
+	cmd.Flags().BoolVar(&act.dryRun, "dry-run", false, "only tell which")
+	out := addOutput(cmd, c.surroundings)
+	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
+		if err := out.validate(); err != nil {
+			return err
+		}
+		selection, err := selected.selection()
+		if err != nil {
+			return err
+		}
+		byFlags := selected != letterSelection{}
+		switch {
+		case act.reason == "":
+			return usage("--reason is missing: say why, it is kept")
+		case len(ids) == 0 && !byFlags && !all:
+			return usage("say which dead letters: ids, --topic, --consumer, --state, or --all")
+		case len(ids) > 0 && (all || byFlags), all && byFlags:
+			return usage("ids, flags that select, and --all are three ways to say which: take one")
+		}
+		act.actor = actor(c.getenv)
+		api, err := c.deadLetters(cmd.Context())
+		if err != nil {
+			return err
+		}
+		named := len(ids) > 0
+		if !named {
+			if ids, err = idsOf(cmd.Context(), api, selection); err != nil {
+				return err
+			}
+			// One that somebody else settles meanwhile is left alone.
+			if selection.State == "" {
+				selection.State = "open"
+			}
+		}
+		view, err := settle(cmd.Context(), c, v, api, selection, ids, act)
+		if printErr := out.print(settledResult(v, view)); err == nil {
+			err = printErr
+		}
+		if err != nil {
+			return err
+		}
+		return refusals(v, view, named)
+	}
+	return cmd
+}
+
+// idsOf pages through a selection.
+func idsOf(ctx context.Context, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection) (ids []string, err error) {
+	req := &deadletterv1.ListRequest{Selection: s, PageSize: 1000}
+	for {
+		answer, err := call(ctx, api.List, req)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range answer.DeadLetters {
+			ids = append(ids, l.Id)
+		}
+		if req.PageToken = answer.NextPageToken; req.PageToken == "" {
+			return ids, nil
+		}
+	}
+}
+
+// settle does it batch by batch. What was done is told also beside an error.
+func settle(ctx context.Context, c *client, v verb, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection, ids []string, act by) (settledView, error) {
+	done, told := []string{}, 0
+	view := settledView{DryRun: act.dryRun, Refused: []refusalView{}}
+	if v.name == "replay" {
+		view.Replayed = &done
+	} else {
+		view.Archived = &done
+	}
+	for batch := range slices.Chunk(ids, settleBatch) {
+		ok, refused, err := v.do(ctx, api, &deadletterv1.Selection{Ids: batch, Topic: s.Topic, Consumer: s.Consumer, State: s.State}, act)
+		if err != nil {
+			return view, err
+		}
+		done = append(done, ok...)
+		for _, r := range refused {
+			view.Refused = append(view.Refused, refusalView{ID: r.Id, Why: r.Why})
+		}
+		if told += len(batch); len(ids) > settleBatch {
+			fmt.Fprintf(c.err, "%d of %d\n", told, len(ids))
+		}
+	}
+	return view, nil
+}
+
+// done are the letters that it was done with.
+func (v settledView) done() []string {
+	if v.Replayed != nil {
+		return *v.Replayed
+	}
+	return *v.Archived
+}
+
+func settledResult(v verb, view settledView) result {
+	return result{value: view, ids: view.done(), tables: func(bool) []table {
+		t := table{headings: []string{"ID", "WHAT", "WHY NOT"}}
+		what := v.done
+		if view.DryRun {
+			what = "would be " + v.done
+		}
+		for _, id := range view.done() {
+			t.add(id, what, "-")
+		}
+		for _, r := range view.Refused {
+			t.add(r.ID, "refused", r.Why)
+		}
+		return []table{t}
+	}}
+}
+
+// refusals decides the exit status.
+func refusals(v verb, view settledView, named bool) error {
+	all := len(view.Refused) + len(view.done())
+	switch {
+	case len(view.Refused) == 0:
+		return nil
+	case named && !slices.ContainsFunc(view.Refused, func(r refusalView) bool { return !strings.HasPrefix(r.Why, "no such dead letter") }) &&
+		len(view.done()) == 0:
+		return exitWith(exitNotFound, "there is no such dead letter")
+	}
+	return exitWith(exitConflict, "%d of %d were refused, the others %s", len(view.Refused), all, v.done)
+}
+
+// completeLetters offers the ids of open dead letters to the shell.
+func (c *client) completeLetters(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+	defer cancel()
+	api, err := c.deadLetters(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	answer, err := call(ctx, api.List, &deadletterv1.ListRequest{PageSize: 1000})
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var ids []string
+	for _, l := range answer.DeadLetters {
+		if strings.HasPrefix(l.Id, begun) {
+			ids = append(ids, l.Id)
+		}
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+}

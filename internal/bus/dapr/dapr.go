@@ -1,0 +1,246 @@
+// Package dapr is the bus of an app beside a Dapr sidecar. Which broker carries the events, how often a delivery is tried
+// again and where dead letters go is said in components/ alone.
+//
+// Events are published as whole CloudEvents, so that ids, times and traces are ours. They are received in one of two ways: pushed
+// by the sidecar to an HTTP route (Routes), as components/subscriptions.yaml declares, or over a stream that this process opens
+// (Stream) and that needs no port.
+package dapr
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	sdk "github.com/dapr/go-sdk/client"
+
+	"github.com/checkoutsaga/orchestrator/internal/bus"
+)
+
+const (
+	// pubsub is the name of the component that carries events.
+	pubsub = "pubsub"
+	// lanes bounds the calls to the sidecar at once.
+	lanes = 16
+	// publishTimeout bounds one of them: the sidecar repeats what the broker does not take.
+	publishTimeout = 5 * time.Second
+	// maxMessage bounds what a subscriber reads: as much as a sidecar would send (--max-body-size, 4 MiB), with what it adds.
+	maxMessage = 6 << 20
+	// streamed bounds the deliveries of one streamed topic that are handled at once; the SDK would bound nothing.
+	streamed = 20
+	// resubscribe is the pause before a stream that broke is opened again.
+	resubscribe = time.Second
+	// settle is how long the sidecar is given to take the last answers before the stream ends: to a delivery that finds an answer
+	// and the end at the same time it may prefer the end, and deliver again.
+	settle = 500 * time.Millisecond
+	// farewell bounds the end of a stream after that. The sidecar takes so long only over deliveries that it has begun and that
+	// nobody takes any more.
+	farewell = 2 * time.Second
+)
+
+// Bus is the bus behind one sidecar.
+type Bus struct {
+	client sdk.Client
+	log    *slog.Logger
+}
+
+var _ bus.Publisher = (*Bus)(nil)
+
+// New returns a bus that uses the process's one client of its sidecar.
+func New(client sdk.Client, log *slog.Logger) *Bus { return &Bus{client: client, log: log} }
+
+// Publish implements bus.Publisher.
+func (b *Bus) Publish(ctx context.Context, events []bus.Event) []error {
+	return bus.InLanes(ctx, lanes, events, func(ctx context.Context, e bus.Event) error {
+		message, err := e.CloudEvent()
+		if err != nil {
+			return err
+		}
+		return b.publish(ctx, e.Topic, message, sdk.PublishEventWithContentType(bus.ContentType),
+			sdk.PublishEventWithMetadata(map[string]string{"partitionKey": e.Key}))
+	})
+}
+
+// PublishRaw implements bus.Publisher.
+func (b *Bus) PublishRaw(ctx context.Context, topic string, message []byte) error {
+	// With the content type of all others: brokers that keep one would have the sidecar read another format in it.
+	return b.publish(ctx, topic, message, sdk.PublishEventWithContentType(bus.ContentType), sdk.PublishEventWithRawPayload())
+}
+
+func (b *Bus) publish(ctx context.Context, topic string, message []byte, options ...sdk.PublishEventOption) error {
+	// The sidecar is not told of the deadline, only when the call is given up: RabbitMQ's component reports a publish whose time
+	// is up as done, and that answer must not come first.
+	call, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	defer context.AfterFunc(ctx, giveUp)()
+	defer time.AfterFunc(publishTimeout, giveUp).Stop()
+	err := b.client.PublishEvent(call, pubsub, topic, message, options...)
+	if err != nil && call.Err() != nil {
+		return fmt.Errorf("the sidecar did not answer in time: %w", err)
+	}
+	return err
+}
+
+// Routes are where the sidecar pushes what an app is subscribed to: each topic at /events/<topic>. An answer is one of
+// Dapr's: {"status": "SUCCESS" | "RETRY" | "DROP"}.
+func Routes(subscriptions []bus.Subscription) (pattern string, handler http.Handler) {
+	byTopic := make(map[string]bus.Handler, len(subscriptions))
+	for _, s := range subscriptions {
+		byTopic[s.Topic] = s.Handle
+	}
+	return "POST /events/{topic}", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		topic := r.PathValue("topic")
+		handle, subscribed := byTopic[topic]
+		if !subscribed {
+			// Dapr drops, and gives to the dead letters, what gets this answer.
+			http.Error(w, fmt.Sprintf("not subscribed to %s", topic), http.StatusNotFound)
+			return
+		}
+		message, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMessage))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		answer := handle(r.Context(), opened(topic, message))
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]string{"status": answer.String()}) // Who has hung up delivers again.
+	})
+}
+
+// opened reads what the sidecar sends. Subscriptions to dead letters ask for raw payloads: for them the sidecar puts the message
+// as it was on the topic into an envelope of its own.
+func opened(topic string, message []byte) bus.Delivery {
+	if !bus.IsDeadLetters(topic) {
+		return bus.Open(topic, message)
+	}
+	var raw struct {
+		Data []byte `json:"data_base64"`
+	}
+	if err := json.Unmarshal(message, &raw); err != nil || raw.Data == nil {
+		return bus.Delivery{Topic: topic, Data: message}
+	}
+	return bus.Delivery{Topic: topic, Data: raw.Data}
+}
+
+// Stream receives the subscriptions over streams until ctx ends; then it answers what is in hand. A stream that breaks is opened
+// again, as often as it takes.
+func (b *Bus) Stream(ctx context.Context, subscriptions []bus.Subscription) error {
+	var all sync.WaitGroup
+	for _, s := range subscriptions {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				if err := b.stream(ctx, s); err != nil && ctx.Err() == nil {
+					b.log.Warn("a subscription broke and is opened again", "topic", s.Topic, "error", err)
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(resubscribe):
+				}
+			}
+		})
+	}
+	all.Wait()
+	return nil
+}
+
+// stream opens one stream and handles what it brings until it breaks or ctx ends.
+func (b *Bus) stream(ctx context.Context, s bus.Subscription) error {
+	// The stream outlives ctx until all that is in hand is answered: what is not answered is delivered again.
+	open, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	subscription, err := b.subscribe(ctx, open, cut, s.Topic)
+	if err != nil {
+		return err
+	}
+	b.log.Info("subscribed over a stream", "topic", s.Topic)
+
+	received, leaving, broken := make(chan *sdk.SubscriptionMessage), make(chan struct{}), make(chan error, 1)
+	go func() {
+		for {
+			message, err := subscription.Receive()
+			if err != nil {
+				broken <- err
+				return
+			}
+			select {
+			case received <- message:
+			case <-leaving: // It is not answered, so it is delivered again, to the next to subscribe.
+			}
+		}
+	}()
+	var inHand sync.WaitGroup
+	handle := func(message *sdk.SubscriptionMessage) {
+		delivery := bus.Delivery{Topic: s.Topic, ID: message.ID, Data: message.RawData}
+		if err := answer(message, s.Handle(open, delivery)); err != nil {
+			b.log.Warn("an answer did not reach the sidecar; it delivers again", "topic", s.Topic, "event_id", message.ID, "error", err)
+		}
+	}
+	err = take(ctx, &inHand, received, broken, handle)
+	close(leaving)
+	inHand.Wait()
+	if err != nil {
+		return fmt.Errorf("receive from %s: %w", s.Topic, err)
+	}
+	time.Sleep(settle)
+	_ = subscription.Close() // Our side alone; the sidecar ends the stream.
+	select {
+	case <-broken:
+	case <-time.After(farewell):
+		cut()
+		<-broken
+	}
+	return nil
+}
+
+// subscribe opens a stream that lives as long as open. While it is being opened, the end of ctx cuts it.
+func (b *Bus) subscribe(ctx, open context.Context, cut func(), topic string) (*sdk.Subscription, error) {
+	deadLetters := bus.DeadLettersOf(topic)
+	untie := context.AfterFunc(ctx, cut)
+	subscription, err := b.client.Subscribe(open, sdk.SubscriptionOptions{PubsubName: pubsub, Topic: topic, DeadLetterTopic: &deadLetters})
+	if !untie() && err == nil {
+		err = ctx.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to %s: %w", topic, err)
+	}
+	return subscription, nil
+}
+
+// take has received messages handled, a bounded number at once, until ctx ends, or the stream is broken, which it returns.
+func take(ctx context.Context, inHand *sync.WaitGroup, received <-chan *sdk.SubscriptionMessage, broken <-chan error, handle func(*sdk.SubscriptionMessage)) error {
+	places := make(chan struct{}, streamed)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-broken:
+			return err
+		case places <- struct{}{}:
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-broken:
+			return err
+		case message := <-received:
+			inHand.Go(func() {
+				defer func() { <-places }()
+				handle(message)
+			})
+		}
+	}
+}
+
+func answer(message *sdk.SubscriptionMessage, a bus.Answer) error {
+	switch a {
+	case bus.Success:
+		return message.Success()
+	case bus.Drop:
+		return message.Drop()
+	}
+	return message.Retry()
+}

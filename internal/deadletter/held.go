@@ -1,0 +1,45 @@
+package deadletter
+
+import (
+	"context"
+	"slices"
+)
+
+// Held tells of an event that is a dead letter.
+type Held struct {
+	EventID, Topic string
+	// Archived says that somebody archived it.
+	Archived bool
+	// failedAt are the consumers that failed; empty where that is not known.
+	failedAt []string
+}
+
+// For tells whether it is a dead letter because a consumer failed, as far as that is known.
+func (h Held) For(consumer string) bool {
+	return len(h.failedAt) == 0 || slices.Contains(h.failedAt, consumer)
+}
+
+// HeldOf tells which of the events are dead letters that nobody has replayed.
+func (s *Service) HeldOf(ctx context.Context, eventIDs []string) ([]Held, error) {
+	if len(eventIDs) == 0 {
+		return nil, nil
+	}
+	selected := selection{state: all, eventIDs: eventIDs}
+	found, err := s.letters.list(ctx, selected, 0, len(eventIDs)+maxPage)
+	if err != nil {
+		return nil, err
+	}
+	if slices.ContainsFunc(found, func(l letter) bool { return len(l.unasked) > 0 }) {
+		s.learnCauses(ctx)
+		if found, err = s.letters.list(ctx, selected, 0, len(eventIDs)+maxPage); err != nil {
+			return nil, err
+		}
+	}
+	var held []Held
+	for _, l := range found {
+		if l.state != replayed {
+			held = append(held, Held{EventID: l.eventID, Topic: l.topic, Archived: l.state == archived, failedAt: l.consumers()})
+		}
+	}
+	return held, nil
+}

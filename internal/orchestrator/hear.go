@@ -1,0 +1,61 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
+	pricingv1 "github.com/checkoutsaga/orchestrator/gen/pricing/v1"
+	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/inbox"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+)
+
+// Hear sets the handlers of the events that the orchestrator receives: what becomes of choreographed checkouts, and prices.
+func Hear(in *inbox.Inbox, s *store.Store) {
+	inbox.On(in, learn[*warehousev1.InventoryReserved](s, store.StockReserved))
+	inbox.On(in, learn[*warehousev1.InventoryReservationRejected](s, store.ReservationRefused))
+	inbox.On(in, learn[*warehousev1.InventoryReleased](s, store.StockReleased))
+	inbox.On(in, learn[*warehousev1.InventoryCommitted](s, store.StockCommitted))
+	inbox.On(in, learn[*paymentv1.PaymentAuthorized](s, store.PaymentAuthorized))
+	inbox.On(in, learn[*paymentv1.PaymentCompleted](s, store.PaymentCompleted))
+	inbox.On(in, learn[*paymentv1.PaymentFailed](s, store.PaymentFailed))
+	inbox.On(in, setPrice(s))
+}
+
+// learn is the handler of an event that says something of a choreographed checkout.
+func learn[M event.Message](s *store.Store, fact store.Fact) func(context.Context, pgx.Tx, M) (inbox.Result, error) {
+	return func(ctx context.Context, tx pgx.Tx, m M) (inbox.Result, error) {
+		reason := ""
+		if bad, is := any(m).(interface{ GetReason() string }); is {
+			reason = bad.GetReason()
+		}
+		orderID := m.GetHeader().OrderId
+		news, err := s.Learn(ctx, tx, orderID, fact, reason)
+		if errors.Is(err, store.ErrNotFound) {
+			// It was accepted here before anybody could hear of it, so it never will be.
+			return inbox.Result{}, fmt.Errorf("%w: no order %s was accepted here", event.ErrBad, orderID)
+		}
+		if err != nil || !news {
+			return inbox.Late, err
+		}
+		return inbox.Result{Then: func(context.Context) { s.Learned(orderID) }}, nil
+	}
+}
+
+func setPrice(s *store.Store) func(context.Context, pgx.Tx, *pricingv1.PriceUpdated) (inbox.Result, error) {
+	return func(ctx context.Context, tx pgx.Tx, m *pricingv1.PriceUpdated) (inbox.Result, error) {
+		price := checkout.Money{Currency: m.UnitPrice.GetCurrency(), MinorUnits: m.UnitPrice.GetMinorUnits()}
+		if !currencyPattern.MatchString(price.Currency) || price.MinorUnits < 1 {
+			return inbox.Result{}, fmt.Errorf("%w: unit_price: must be more than nothing, in an ISO 4217 currency, not %d %q",
+				event.ErrBad, price.MinorUnits, price.Currency)
+		}
+		news, err := s.SetPrice(ctx, tx, m.Header.Sku, price, m.Header.Seq)
+		return inbox.Result{Late: !news}, err
+	}
+}

@@ -1,0 +1,156 @@
+package store_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+)
+
+// A choreographed checkout as the orchestrator sees it: what it learns, in the order in which it happens to learn it, and what
+// the checkout looks like then.
+func TestFactsOfAChoreographedCheckoutLeadToItsEndInWhateverOrderTheyCome(t *testing.T) {
+	t.Parallel()
+	const (
+		confirmed = "CONFIRMED final: done done done done"
+		rejected  = "REJECTED final authorize-payment: card_declined: done/done rejected skipped skipped"
+	)
+	learn := func(fact store.Fact, reason ...string) func(*scenario) {
+		return func(s *scenario) { s.learn(fact, append(reason, "")[0]) }
+	}
+	stale := func(fact store.Fact) func(*scenario) { return func(s *scenario) { s.learnsNothing(fact) } }
+	overdue := func(takenOver bool) func(*scenario) { return func(s *scenario) { s.takeOver(takenOver) } }
+	expire := func(s *scenario) { s.expire() }
+	type does = []func(*scenario)
+	for name, test := range map[string]struct {
+		does does
+		want string
+	}{
+		"nothing is heard":                     {nil, "RUNNING forward: running pending pending pending"},
+		"all goes well":                        {does{learn(store.StockReserved), learn(store.PaymentAuthorized), learn(store.PaymentCompleted), learn(store.StockCommitted)}, confirmed},
+		"the end comes first":                  {does{learn(store.StockCommitted), stale(store.PaymentCompleted), stale(store.StockReserved)}, confirmed},
+		"the middle is known":                  {does{learn(store.PaymentAuthorized), stale(store.StockReserved)}, "RUNNING forward: done done running pending"},
+		"there is no way back":                 {does{learn(store.PaymentCompleted), stale(store.StockReleased)}, "RUNNING pivoted: done done done running"},
+		"stock is out":                         {does{learn(store.ReservationRefused, "out_of_stock")}, "REJECTED final reserve-stock: out_of_stock: rejected skipped skipped skipped"},
+		"the card is declined":                 {does{learn(store.StockReserved), learn(store.PaymentFailed, "card_declined"), learn(store.StockReleased, "card_declined")}, rejected},
+		"the release comes before the refusal": {does{learn(store.StockReleased, "card_declined"), stale(store.PaymentFailed)}, rejected},
+		"the release is waited for": {does{learn(store.PaymentFailed, "card_declined"), stale(store.StockReserved)},
+			"COMPENSATING undoing authorize-payment: card_declined: done/running rejected skipped skipped"},
+		"the deadline has not passed": {does{learn(store.StockReserved), overdue(false)}, "RUNNING forward: done running pending pending"},
+		"the deadline passes in silence": {does{expire, overdue(true)},
+			"COMPENSATING undoing the deadline has passed: unknown/pending unknown/running skipped skipped"},
+		"the deadline passes and all is voided": {does{learn(store.StockReserved), expire, overdue(true), func(s *scenario) {
+			s.fence(checkout.AuthorizePayment, true, checkout.Go)
+			s.record(checkout.AuthorizePayment, true, applied, checkout.GoOn)
+			s.fence(checkout.ReserveStock, true, checkout.Go)
+			s.record(checkout.ReserveStock, true, applied, checkout.GoOn)
+		}, stale(store.StockReleased)}, "EXPIRED final the deadline has passed: done/done unknown/done skipped skipped"},
+		"the deadline passes and payment has captured": {does{expire, overdue(true), func(s *scenario) {
+			s.fence(checkout.AuthorizePayment, true, checkout.Go)
+			s.record(checkout.AuthorizePayment, true, refused("already_captured"), checkout.Over)
+			// Nobody releases what is paid for.
+			s.fence(checkout.ReserveStock, true, checkout.Superseded)
+		}}, "RUNNING pivoted: done done done running"},
+		"the deadline passes and the capture is heard of before the void is answered": {does{expire, overdue(true), learn(store.PaymentCompleted), func(s *scenario) {
+			s.record(checkout.AuthorizePayment, true, refused("already_captured"), checkout.Over)
+		}, learn(store.StockCommitted)}, confirmed},
+		"the commit is not heard of, so a run of ours does it": {does{learn(store.PaymentCompleted), overdue(true), func(s *scenario) {
+			s.fence(checkout.ReserveStock, false, checkout.Known)
+			s.fence(checkout.AuthorizePayment, false, checkout.Known)
+			s.fence(checkout.CapturePayment, false, checkout.Known)
+			s.fence(checkout.CommitStock, false, checkout.Go)
+			s.record(checkout.CommitStock, false, applied, checkout.GoOn)
+		}, stale(store.StockCommitted)}, confirmed},
+		"it is cancelled in time": {does{func(s *scenario) { s.cancel(store.CancelAccepted) }, overdue(true)},
+			"COMPENSATING undoing changed my mind: unknown/pending unknown/running skipped skipped"},
+		"it is cancelled too late": {does{learn(store.PaymentCompleted), func(s *scenario) { s.cancel(store.CancelTooLate) }},
+			"RUNNING pivoted: done done done running"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := choreographed(t)
+			for _, does := range test.does {
+				does(s)
+			}
+			require.Equal(t, test.want, s.tell())
+		})
+	}
+}
+
+func TestI5TheEventOfACheckoutsEndIsWrittenOnce(t *testing.T) {
+	t.Parallel()
+	s := choreographed(t)
+	s.learn(store.StockCommitted, "")
+	s.learnsNothing(store.StockCommitted)
+	rows, err := s.pool.Query(t.Context(), `SELECT topic || ' ' || seq || ' ' || coordination FROM outbox WHERE key = $1 ORDER BY seq`, s.id)
+	require.NoError(t, err)
+	events, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	require.Equal(t, []string{"checkout.order.created 1 choreographed", "checkout.order.confirmed 2 choreographed"}, events)
+}
+
+func TestI6AnOlderPriceDoesNotUndoANewerOne(t *testing.T) {
+	t.Parallel()
+	pool := migrated(t)
+	st := newStore(pool)
+	set := func(currency string, minorUnits, seq int64) (news bool) {
+		require.NoError(t, pg.InTx(t.Context(), pool, func(tx pgx.Tx) (err error) {
+			news, err = st.SetPrice(t.Context(), tx, "CHAIR-OAK", checkout.Money{Currency: currency, MinorUnits: minorUnits}, seq)
+			return err
+		}))
+		return news
+	}
+	require.True(t, set("EUR", 6000, 3))
+	require.False(t, set("EUR", 6000, 3), "the same event")
+	require.False(t, set("EUR", 5000, 2), "an older one")
+	require.True(t, set("USD", 5500, 2), "an older one about another currency, whose price it alone has set")
+	prices, err := st.Prices(t.Context(), []string{"CHAIR-OAK"})
+	require.NoError(t, err)
+	require.Equal(t, map[string]int64{"EUR": 6000, "USD": 5500}, prices["CHAIR-OAK"])
+}
+
+func choreographed(t testing.TB) *scenario {
+	t.Helper()
+	pool := migrated(t)
+	n := order("ord-1")
+	n.Coordination = event.Choreographed
+	_, _, err := newStore(pool).Accept(t.Context(), n)
+	require.NoError(t, err)
+	return &scenario{t: t, pool: pool, store: newStore(pool), id: n.OrderID, run: 1}
+}
+
+func (s *scenario) learn(fact store.Fact, reason string) {
+	s.t.Helper()
+	require.True(s.t, s.heard(fact, reason), "%s is news", fact)
+}
+
+func (s *scenario) learnsNothing(fact store.Fact) {
+	s.t.Helper()
+	require.False(s.t, s.heard(fact, "late"), "%s is known", fact)
+}
+
+func (s *scenario) heard(fact store.Fact, reason string) (news bool) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	defer cancel()
+	require.NoError(s.t, pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
+		news, err = s.store.Learn(ctx, tx, s.id, fact, reason)
+		return err
+	}))
+	return news
+}
+
+// takeOver is what the sweeper does when a choreographed checkout's time to be looked at has come.
+func (s *scenario) takeOver(want bool) {
+	s.t.Helper()
+	_, takenOver, err := s.store.TakeOver(s.t.Context(), store.Overdue{OrderID: s.id, Run: s.run})
+	require.NoError(s.t, err)
+	require.Equal(s.t, want, takenOver)
+}

@@ -1,0 +1,238 @@
+// Package process runs what the programs of this project have in common: parts that stop in order, and one participant with
+// its server, its events and its end. It knows no participant.
+package process
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	sdk "github.com/dapr/go-sdk/client"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/bus"
+	"github.com/checkoutsaga/orchestrator/internal/bus/dapr"
+	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
+	"github.com/checkoutsaga/orchestrator/internal/eventrpc"
+	"github.com/checkoutsaga/orchestrator/internal/inbox"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
+	"github.com/checkoutsaga/orchestrator/internal/sidecar"
+	"github.com/checkoutsaga/orchestrator/internal/telemetry"
+)
+
+// Service is what a participant is to its process.
+type Service interface {
+	// Mount serves its methods on a server.
+	Mount(*rpcserver.Server)
+	// Ready says what keeps it from its work.
+	Ready(context.Context) error
+	// Outbox is where it writes its events; nil if it writes none.
+	Outbox() *outbox.Outbox
+	// Inbox is where it receives events; nil if it receives none.
+	Inbox() *inbox.Inbox
+	// Run does what it does by itself, until ctx ends.
+	Run(ctx context.Context) error
+	// Close gives back what opening it took.
+	Close()
+}
+
+// Kind is a kind of participant.
+type Kind struct {
+	// Name is the app's, in lower case.
+	Name string
+	// Listen is its address where nothing is said.
+	Listen string
+	// Streams says that it opens its subscriptions itself, over streams, and has no route for events.
+	Streams bool
+	// Open reaches the database and brings it to the newest migration.
+	Open func(ctx context.Context, databaseURL string, log *slog.Logger) (Service, error)
+}
+
+// variable is the name of an environment variable of the participant, such as WAREHOUSE_LISTEN.
+func (k Kind) variable(suffix string) string { return strings.ToUpper(k.Name) + suffix }
+
+// Main runs a participant as a program of its own: until SIGTERM or an interrupt, which finishes what is in hand. It reads
+// <NAME>_DATABASE_URL, <NAME>_LISTEN (or APP_PORT), LOG_LEVEL, and what `dapr run` sets; without a sidecar its events stay in its
+// outbox and it receives none.
+func Main(k Kind) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, k, os.Getenv); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", k.Name, err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, k Kind, getenv func(string) string) error {
+	log, err := telemetry.NewLogger(os.Stderr, k.Name, getenv("LOG_LEVEL"))
+	if err != nil {
+		return err
+	}
+	traces, err := telemetry.StartTracing(ctx, k.Name, getenv)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := traces.Stop(); err != nil {
+			log.Warn("the last spans were not sent", "error", err)
+		}
+	}()
+	p, err := Open(ctx, k, Settings{
+		DatabaseURL: getenv(k.variable("_DATABASE_URL")),
+		Listen:      rpcserver.AddressFromEnv(k.variable("_LISTEN"), k.Listen),
+	}, log)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	if port := getenv("DAPR_GRPC_PORT"); port != "" {
+		conn, err := sidecar.Dial(net.JoinHostPort("127.0.0.1", port), getenv("DAPR_API_TOKEN"))
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		p.UseDapr(sdk.NewClientWithConnection(conn))
+	} else {
+		log.Warn("there is no sidecar, so events are neither published nor received; they stay in the outbox")
+	}
+	log.Info("serving", "url", p.URL())
+	if err := RunParts(ctx, log, p.Parts()...); err != nil {
+		return fmt.Errorf("did not stop in order: %w", err)
+	}
+	log.Info("stopped: nothing is in hand any more")
+	return nil
+}
+
+// Settings are what a participant is told.
+type Settings struct {
+	DatabaseURL string
+	// Listen is its address. Port 0 takes a free one.
+	Listen string
+}
+
+// Participant is an open participant: choose its bus, run its parts, close it.
+type Participant struct {
+	kind          Kind
+	service       Service
+	server        *rpcserver.Server
+	subscriptions []bus.Subscription
+	log           *slog.Logger
+
+	publisher bus.Publisher
+	stream    func(context.Context) error
+}
+
+// Open opens a participant and takes its address. Calls wait there until its parts run.
+func Open(ctx context.Context, k Kind, s Settings, log *slog.Logger) (*Participant, error) {
+	if s.DatabaseURL == "" {
+		return nil, fmt.Errorf("open %s: %s is missing; it names its PostgreSQL database", k.Name, k.variable("_DATABASE_URL"))
+	}
+	service, err := k.Open(ctx, s.DatabaseURL, log)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", k.Name, err)
+	}
+	p := &Participant{kind: k, service: service, log: log}
+	if err := p.listen(s.Listen); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("open %s: %w", k.Name, err)
+	}
+	return p, nil
+}
+
+func (p *Participant) listen(address string) (err error) {
+	if in := p.service.Inbox(); in != nil {
+		if p.subscriptions, err = in.Subscriptions(); err != nil {
+			return err
+		}
+	}
+	metrics := prometheus.NewRegistry()
+	if out := p.service.Outbox(); out != nil {
+		metrics.MustRegister(out.Collector())
+	}
+	if in := p.service.Inbox(); in != nil {
+		metrics.MustRegister(in.Collector())
+	}
+	config := rpcserver.Config{Address: address, Ready: p.service.Ready, Metrics: metrics, Log: p.log}
+	if p.server, err = rpcserver.Listen(config); err != nil {
+		return err
+	}
+	p.service.Mount(p.server)
+	p.server.Mount(eventv1connect.NewEventServiceHandler(
+		eventrpc.Service{Outbox: p.service.Outbox(), Inbox: p.service.Inbox()}, p.server.Options()...))
+	return nil
+}
+
+// UseDapr has its events carried by the broker behind the sidecar.
+func (p *Participant) UseDapr(client sdk.Client) {
+	carrier := dapr.New(client, p.log)
+	p.publisher = carrier
+	if p.kind.Streams {
+		p.stream = func(ctx context.Context) error { return carrier.Stream(ctx, p.subscriptions) }
+	} else if len(p.subscriptions) > 0 {
+		p.server.Mount(dapr.Routes(p.subscriptions))
+	}
+}
+
+// UseEmbedded has its events handed to apps of the same process.
+func (p *Participant) UseEmbedded(carrier *embedded.Bus) {
+	p.publisher = carrier
+	carrier.Subscribe(p.subscriptions...)
+}
+
+// URL is where it listens.
+func (p *Participant) URL() string { return p.server.URL() }
+
+// Parts are what runs. They stop in this order: it takes no more calls and deliveries, finishes what it does by itself, and
+// hands over the events that are left.
+func (p *Participant) Parts() []Part {
+	name := func(part string) string { return p.kind.Name + ": " + part }
+	parts := []Part{{name("server"), p.server.Run}}
+	if p.stream != nil {
+		parts = append(parts, Part{name("subscriptions"), p.stream})
+	}
+	parts = append(parts, Part{name("work"), p.service.Run})
+	if in := p.service.Inbox(); in != nil {
+		parts = append(parts, Part{name("inbox"), in.Prune})
+	}
+	if out := p.service.Outbox(); out != nil && p.publisher != nil {
+		parts = append(parts, Part{name("outbox"), func(ctx context.Context) error { return out.Relay(ctx, p.publisher) }})
+	}
+	return parts
+}
+
+// Close gives back what Open took. Its parts must have ended.
+func (p *Participant) Close() {
+	if p.server != nil {
+		_ = p.server.Close() // After it ran the listener is closed already.
+	}
+	p.service.Close()
+}
+
+// Check names every setting that is wrong, by environment variable.
+func (k Kind) Check(s Settings) error {
+	var wrong []error
+	if s.DatabaseURL == "" {
+		wrong = append(wrong, fmt.Errorf("%s: is missing; each participant has a database of its own", k.variable("_DATABASE_URL")))
+	}
+	if _, _, err := net.SplitHostPort(s.Listen); err != nil {
+		wrong = append(wrong, fmt.Errorf("%s: must be an address such as %s, not %q", k.variable("_LISTEN"), k.Listen, s.Listen))
+	}
+	return errors.Join(wrong...)
+}
+
+// FromEnv reads the settings from environment variables.
+func (k Kind) FromEnv(getenv func(string) string) Settings {
+	s := Settings{DatabaseURL: getenv(k.variable("_DATABASE_URL")), Listen: getenv(k.variable("_LISTEN"))}
+	if s.Listen == "" {
+		s.Listen = k.Listen
+	}
+	return s
+}

@@ -1,0 +1,123 @@
+package notification
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// atOnce bounds the messages that one process has in hand, so that one that takes long holds up no other.
+	atOnce = 8
+	// recordTimeout bounds claiming and writing down what came of an attempt, which go on when the process stops.
+	recordTimeout = 5 * time.Second
+)
+
+// Run sends what is due until ctx ends, and returns when what is in hand is done. Any number of processes may share the
+// database.
+func (s *Service) Run(ctx context.Context) error {
+	var all errgroup.Group
+	for range atOnce {
+		all.Go(func() error { s.sendAll(ctx); return nil })
+	}
+	all.Go(func() error { s.look(ctx); return nil })
+	return all.Wait()
+}
+
+// look wakes a sender now and then: nobody else does for what is to be tried again, and for what a crash left.
+func (s *Service) look(ctx context.Context) {
+	tick := time.NewTicker(s.pace.look)
+	defer tick.Stop()
+	for {
+		switch left, err := s.store.giveUpCutOff(ctx, s.pace); {
+		case err != nil && ctx.Err() == nil:
+			s.log.Warn("what is due could not be read; it is tried again", "error", err)
+		case left > 0:
+			s.log.Error("gave up notifications", "notifications", left, "error", errCutOff)
+		}
+		s.wake()
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// wake has one of the senders look for something to send.
+func (s *Service) wake() {
+	select {
+	case s.due <- struct{}{}:
+	default:
+	}
+}
+
+// sendAll sends, one message after the other, while there is something due.
+func (s *Service) sendAll(ctx context.Context) {
+	for ctx.Err() == nil {
+		n, found, err := s.claim(ctx)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			s.log.Warn("no notification could be claimed; it is tried again", "error", err)
+		case found:
+			s.wake() // There may be more.
+			s.attempt(ctx, n)
+			continue
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.due:
+		}
+	}
+}
+
+// claim is not cut off when the process stops, which would leave something in hand that nobody has.
+func (s *Service) claim(ctx context.Context) (notification, bool, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	return s.store.claim(ctx, s.pace)
+}
+
+// attempt sends one message and writes down what came of it. It goes on when the process stops.
+func (s *Service) attempt(ctx context.Context, n notification) {
+	ctx = context.WithoutCancel(ctx)
+	log := s.log.With("event_id", n.EventID, "order_id", n.OrderID, "attempt", n.attempts)
+	failure := s.send(ctx, n.Message)
+
+	recording, cancel := context.WithTimeout(ctx, recordTimeout)
+	defer cancel()
+	var err error
+	if failure == nil {
+		err = s.store.markSent(recording, n)
+	} else {
+		err = s.failed(recording, n, failure, log)
+	}
+	if err != nil {
+		log.Error("what came of an attempt could not be written down; it is repeated when the lease ends", "sent", failure == nil, "error", err)
+	}
+}
+
+func (s *Service) send(ctx context.Context, m Message) error {
+	ctx, cancel := context.WithTimeout(ctx, s.pace.send)
+	defer cancel()
+	return s.sender.Send(ctx, m)
+}
+
+// failed writes down that an attempt failed.
+func (s *Service) failed(ctx context.Context, n notification, cause error, log *slog.Logger) error {
+	last := errors.Is(cause, ErrRefused) || n.attempts >= s.pace.attempts
+	pause := s.pace.pause(n.attempts)
+	now, err := s.store.markFailed(ctx, n, cause, last, pause)
+	switch now {
+	case waiting:
+		log.Warn("a notification was not sent; it is tried again", "error", cause, "again_in", pause.String())
+	case failed:
+		log.Error("gave up a notification", "error", cause)
+	default:
+		log.Info("a notification was not sent, and a newer one has superseded it", "error", cause)
+	}
+	return err
+}

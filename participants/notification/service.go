@@ -1,0 +1,158 @@
+package notification
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+
+	"connectrpc.com/connect"
+	"github.com/jackc/pgx/v5"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	notificationv1 "github.com/checkoutsaga/orchestrator/gen/notification/v1"
+	"github.com/checkoutsaga/orchestrator/gen/notification/v1/notificationv1connect"
+	ordersv1 "github.com/checkoutsaga/orchestrator/gen/orders/v1"
+	"github.com/checkoutsaga/orchestrator/internal/inbox"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/process"
+	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
+	"github.com/checkoutsaga/orchestrator/participants/internal/input"
+)
+
+//go:embed migrations/*.sql
+var migrationFiles embed.FS
+
+const (
+	// name is the app's.
+	name = "notification"
+	// maxConns bounds the connections to the database. Fewer make deliveries wait for each other.
+	maxConns = 10
+)
+
+// NewKind is what a process needs to know to run it. What is wrong with c is told when it is opened.
+func NewKind(c Config) process.Kind {
+	return process.Kind{
+		Name: name, Listen: "127.0.0.1:8084", Streams: true,
+		Open: func(ctx context.Context, databaseURL string, log *slog.Logger) (process.Service, error) {
+			sender, err := newSender(c, log)
+			if err != nil {
+				return nil, err
+			}
+			return open(ctx, databaseURL, sender, log)
+		},
+	}
+}
+
+func newSender(c Config, log *slog.Logger) (Sender, error) {
+	switch {
+	case c.SMTPAddress != "":
+		return newSMTP(c)
+	case c != Config{}:
+		return nil, errors.New("NOTIFICATION_SMTP_ADDR: is missing, and the other settings of mail are there; without it nobody is mailed")
+	}
+	log.Warn("there is no mail server (NOTIFICATION_SMTP_ADDR), so notifications go to the log")
+	return logSender{log: log}, nil
+}
+
+// Service is the participant.
+type Service struct {
+	store  *store
+	inbox  *inbox.Inbox
+	sender Sender
+	pace   pace
+	log    *slog.Logger
+	// due has a value while there may be something to send that no sender has looked for.
+	due chan struct{}
+}
+
+var (
+	_ process.Service                                  = (*Service)(nil)
+	_ notificationv1connect.NotificationServiceHandler = (*Service)(nil)
+)
+
+func open(ctx context.Context, databaseURL string, sender Sender, log *slog.Logger) (*Service, error) {
+	pool, err := pg.Open(ctx, databaseURL, maxConns)
+	if err != nil {
+		return nil, err
+	}
+	root, err := fs.Sub(migrationFiles, "migrations")
+	if err == nil {
+		err = pg.Migrate(ctx, pool, pg.Migrations{Files: root}, inbox.Migrations())
+	}
+	if err != nil {
+		pool.Close()
+		return nil, err
+	}
+	s := &Service{
+		store: &store{pool: pool}, inbox: inbox.New(name, pool, log), sender: sender, pace: usual, log: log, due: make(chan struct{}, 1),
+	}
+	inbox.On(s.inbox, s.onStatusChanged)
+	return s, nil
+}
+
+// Mount serves its methods on a server.
+func (s *Service) Mount(server *rpcserver.Server) {
+	server.Mount(notificationv1connect.NewNotificationServiceHandler(s, server.Options()...))
+}
+
+// Ready tells whether the database answers. Whether the mail server does is no matter: what is to be sent waits.
+func (s *Service) Ready(ctx context.Context) error { return s.store.pool.Ping(ctx) }
+
+// Outbox is none: notification writes no events.
+func (s *Service) Outbox() *outbox.Outbox { return nil }
+
+// Inbox is where the events of orders are received.
+func (s *Service) Inbox() *inbox.Inbox { return s.inbox }
+
+// Close ends the connections to the database.
+func (s *Service) Close() { s.store.pool.Close() }
+
+// onStatusChanged writes down what the customer is to be told. It is sent afterwards (Run): a mail server that is slow must not
+// use up the event's deliveries.
+func (s *Service) onStatusChanged(ctx context.Context, tx pgx.Tx, m *ordersv1.OrderStatusChanged) (inbox.Result, error) {
+	message, err := tells(m)
+	if err != nil {
+		return inbox.Result{}, err
+	}
+	late, err := record(ctx, tx, message, m.Header.Seq)
+	switch {
+	case err != nil:
+		return inbox.Result{}, fmt.Errorf("tell of order %s: %w", message.OrderID, err)
+	case late:
+		return inbox.Late, nil
+	}
+	return inbox.Result{Then: func(context.Context) { s.wake() }}, nil
+}
+
+// ListNotifications lists what was or is to be sent about an order, oldest first; nothing where no event told of it yet.
+func (s *Service) ListNotifications(ctx context.Context, req *connect.Request[notificationv1.ListNotificationsRequest]) (*connect.Response[notificationv1.ListNotificationsResponse], error) {
+	var bad input.Problems
+	bad.OrderID("order_id", req.Msg.OrderId)
+	if err := bad.Err(); err != nil {
+		return nil, err
+	}
+	found, err := s.store.list(ctx, req.Msg.OrderId)
+	if err != nil {
+		return nil, err
+	}
+	res := &notificationv1.ListNotificationsResponse{}
+	for _, n := range found {
+		res.Notifications = append(res.Notifications, n.message())
+	}
+	return connect.NewResponse(res), nil
+}
+
+func (n notification) message() *notificationv1.Notification {
+	m := &notificationv1.Notification{
+		EventId: n.EventID, OrderId: n.OrderID, CustomerId: n.CustomerID, Subject: n.Subject,
+		Attempts: int32(n.attempts), Error: n.error, CreatedAt: timestamppb.New(n.CreatedAt),
+	}
+	if n.sentAt != nil {
+		m.SentAt = timestamppb.New(*n.sentAt)
+	}
+	return m
+}
