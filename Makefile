@@ -5,6 +5,8 @@ FAST = $(shell go list ./... | grep -Ev '/(tests/(dapr|embedded)|internal/engine
 # Our own sources; tools/ has modules of its own beside tools/stack.
 SOURCES = $(shell git ls-files -co --exclude-standard '*.go' | grep -v '^gen/')
 STACK = go run ./tools/stack
+# What carries the events on Dapr: redis, rabbitmq or kafka.
+BROKER ?= redis
 TOOLS = PATH="$(CURDIR)/.local/tools:$$PATH"
 
 MAKEFLAGS += --no-print-directory
@@ -18,11 +20,11 @@ build: ## build the binaries into bin/
 run: install build ## the main job, embedded: start everything in one process, demonstrate, audit, stop
 	@$(STACK) run --engine embedded
 run-dapr: install build ## the same on real Dapr (the first time builds Dapr: some minutes)
-	@$(STACK) run --engine dapr
+	@$(STACK) run --engine dapr --broker $(BROKER)
 up: install build ## start it embedded and leave it running in the background
 	@$(STACK) up --engine embedded
-up-dapr: install build ## start it on real Dapr and leave it running in the background
-	@$(STACK) up --engine dapr
+up-dapr: install build ## start it on real Dapr and leave it running in the background; BROKER=redis, rabbitmq or kafka
+	@$(STACK) up --engine dapr --broker $(BROKER)
 down: ## stop whatever up started; data stays under .local/
 	@$(STACK) down
 clean: ## down, and remove the data under .local/
@@ -73,7 +75,7 @@ check-modules:
 .PHONY: help install install-dapr tools generate
 help: ## this text
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-install: ## install PostgreSQL and Redis where they are missing (the other targets do it)
+install: ## install PostgreSQL, Redis and RabbitMQ where they are missing (the other targets do it)
 	@$(STACK) install
 install-dapr: ## build Dapr into the user's cache, once per version (the other targets do it)
 	@$(STACK) dapr-build

@@ -43,6 +43,13 @@ func (g *ground) cpu() (usage, error) {
 		return nil, err
 	}
 	u := usage{}
+	if g.countsItself {
+		self, err := readProcess(os.Getpid())
+		if err != nil {
+			return nil, err
+		}
+		u[self.name] = self.used
+	}
 	for _, p := range own {
 		u[p.name] += p.used
 	}

@@ -1,4 +1,5 @@
-// Command bench measures checkouts. `make bench` runs it; it prints a table and writes bench/out/checkout.json. It compares:
+// Command bench measures checkouts, and then what carries their events (events.go). `make bench` runs it; it prints tables and
+// writes bench/out/checkout.json and bench/out/events.json. Of checkouts it compares:
 //
 //   - bare: a Dapr workflow with as many activities as a confirmed checkout, each making one empty invocation
 //   - dapr: this project on Dapr
@@ -15,12 +16,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -38,6 +41,7 @@ type options struct {
 	seconds  float64
 	only     string
 	inFlight string
+	backlog  int
 	out      string
 	keep     bool
 }
@@ -46,9 +50,10 @@ func main() {
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 3, "turns that each system gets at each concurrency")
 	flag.Float64Var(&o.seconds, "seconds", 5, "length of a turn, without its warm-up")
-	flag.StringVar(&o.only, "only", "bare,dapr,direct,embedded", "which systems to measure")
+	flag.StringVar(&o.only, "only", "bare,dapr,direct,embedded,events", "which systems to measure, and whether events")
 	flag.StringVar(&o.inFlight, "in-flight", "1,16,64", "how many are under way at once")
-	flag.StringVar(&o.out, "out", filepath.Join("bench", "out", "checkout.json"), "where the figures are written")
+	flag.IntVar(&o.backlog, "backlog", 10_000, "how many events wait when a relay or a consumer is measured")
+	flag.StringVar(&o.out, "out", filepath.Join("bench", "out"), "folder that the figures are written to")
 	flag.BoolVar(&o.keep, "keep", false, "leave the data and the logs of this run below .local/bench")
 	flag.Parse()
 
@@ -72,9 +77,12 @@ func run(ctx context.Context, o options) (err error) {
 	if _, err := os.Stat("go.mod"); err != nil {
 		return errors.New("run it from the folder of go.mod, as make bench does")
 	}
-	starters, err := chosen(o.only)
+	starters, withEvents, err := chosen(o.only)
 	if err != nil {
 		return err
+	}
+	if o.backlog < 2*writeBatch || o.backlog%writeBatch != 0 {
+		return fmt.Errorf("-backlog %d: want a multiple of %d from %d on", o.backlog, writeBatch, 2*writeBatch)
 	}
 	fmt.Fprintln(os.Stderr, "starting PostgreSQL, Dapr and the systems ...")
 	startCtx, cancel := context.WithTimeout(ctx, 3*time.Minute)
@@ -91,41 +99,66 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	var systems []*system
-	for _, start := range starters {
-		s, err := start(startCtx, g)
+	if len(starters) > 0 {
+		r, err := measureCheckouts(ctx, g, starters, concurrencies, o)
 		if err != nil {
 			return err
 		}
-		defer s.stop()
-		systems = append(systems, s)
+		r.print(os.Stdout)
+		if err := write(filepath.Join(o.out, "checkout.json"), r); err != nil {
+			return err
+		}
 	}
-	r, err := measureAll(ctx, g, systems, concurrencies, o)
+	if !withEvents {
+		return nil
+	}
+	r, err := measureEvents(ctx, g, o)
 	if err != nil {
 		return err
 	}
 	r.print(os.Stdout)
-	return r.write(o.out)
+	return write(filepath.Join(o.out, "events.json"), r)
 }
+
+// measureCheckouts starts the systems, measures them, and stops them.
+func measureCheckouts(ctx context.Context, g *ground, starters []starter, concurrencies []int, o options) (report, error) {
+	startCtx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	var systems []*system
+	for _, start := range starters {
+		s, err := start(startCtx, g)
+		if err != nil {
+			return report{}, err
+		}
+		defer s.stop()
+		systems = append(systems, s)
+	}
+	return measureAll(ctx, g, systems, concurrencies, o)
+}
+
+type starter func(context.Context, *ground) (*system, error)
 
 // starters are the systems in the order of their turns.
 var starters = []struct {
 	name  string
-	start func(context.Context, *ground) (*system, error)
+	start starter
 }{{"bare", startBare}, {"dapr", startOnDapr}, {"direct", startDirect}, {"embedded", startEmbedded}}
 
-func chosen(only string) ([]func(context.Context, *ground) (*system, error), error) {
+func chosen(only string) (found []starter, withEvents bool, err error) {
 	names := strings.Split(only, ",")
-	var found []func(context.Context, *ground) (*system, error)
 	for _, s := range starters {
 		if slices.Contains(names, s.name) {
 			found = append(found, s.start)
+			names = slices.DeleteFunc(names, func(name string) bool { return name == s.name })
 		}
 	}
-	if len(found) != len(names) {
-		return nil, fmt.Errorf("-only %s: want bare, dapr, direct or embedded, separated by commas", only)
+	if slices.Equal(names, []string{"events"}) {
+		return found, true, nil
 	}
-	return found, nil
+	if len(names) > 0 {
+		return nil, false, fmt.Errorf("-only %s: want bare, dapr, direct, embedded or events, separated by commas", only)
+	}
+	return found, false, nil
 }
 
 func numbers(list string) ([]int, error) {
@@ -165,7 +198,7 @@ type row struct {
 func measureAll(ctx context.Context, g *ground, systems []*system, concurrencies []int, o options) (report, error) {
 	r := report{
 		At: time.Now().UTC().Truncate(time.Second), Rounds: o.rounds,
-		Machine: fmt.Sprintf("%s/%s, %d processors", runtime.GOOS, runtime.GOARCH, runtime.NumCPU()),
+		Machine: machine(),
 	}
 	length := time.Duration(o.seconds * float64(time.Second))
 	for _, s := range systems {
@@ -253,23 +286,26 @@ func (r report) print(to io.Writer) {
 	w.Flush()
 	fmt.Fprintln(to, "\nCPU seconds per 1,000 by process:")
 	for _, row := range r.Rows {
-		fmt.Fprintf(to, "  %2d %-8s ", row.InFlight, row.System)
-		kinds := make([]string, 0, len(row.CPUByKind))
-		for kind := range row.CPUByKind {
-			kinds = append(kinds, kind)
-		}
-		slices.SortFunc(kinds, func(a, b string) int {
-			return int((row.CPUByKind[b] - row.CPUByKind[a]) * 1000)
-		})
-		for _, kind := range kinds {
-			fmt.Fprintf(to, " %s %.1f", kind, row.CPUByKind[kind])
-		}
-		fmt.Fprintln(to)
+		fmt.Fprintf(to, "  %2d %-8s  %s\n", row.InFlight, row.System, byProcess(row.CPUByKind))
 	}
 }
 
-func (r report) write(file string) error {
-	text, err := json.MarshalIndent(r, "", "  ")
+// byProcess lists CPU seconds, the most first.
+func byProcess(cpu map[string]float64) string {
+	var list strings.Builder
+	for _, kind := range slices.SortedFunc(maps.Keys(cpu), func(a, b string) int { return cmp.Compare(cpu[b], cpu[a]) }) {
+		fmt.Fprintf(&list, " %s %.3g", kind, cpu[kind])
+	}
+	return list.String()
+}
+
+func machine() string {
+	return fmt.Sprintf("%s/%s, %d processors", runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+}
+
+// write writes a report as JSON.
+func write(file string, report any) error {
+	text, err := json.MarshalIndent(report, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -50,6 +50,8 @@ type ground struct {
 	checkout *stack.Stack
 	// postmaster is the process id of PostgreSQL's first process.
 	postmaster int
+	// countsItself says that this process is at work itself, and not only the client of what is measured.
+	countsItself bool
 }
 
 // startGround starts PostgreSQL as in production, durable, on a fresh data folder, the control plane and a broker.

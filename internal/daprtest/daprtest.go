@@ -1,5 +1,6 @@
 // Package daprtest gives a test a Dapr of its own: placement, scheduler and one sidecar per application as real processes, with
-// their state in a PostgreSQL database of the test, and a broker if it wants one. All of it ends with the test, and when the test's process is killed.
+// their state in a PostgreSQL database of the test, and a broker if it wants one. All of it ends with the test, and when the
+// test's process is killed.
 package daprtest
 
 import (

@@ -149,6 +149,33 @@ func TestI5BothConsumersOfAMessageAreNamed(t *testing.T) {
 	require.Len(t, w.list(t, &deadletterv1.Selection{Consumer: "warehouse"}), 1)
 }
 
+func TestI5AConsumerThatTookItInTheEndIsNotNamed(t *testing.T) {
+	w := setup(t)
+	w.orders.set(errors.New("deadlock detected"), false)
+	w.orders.once = true
+	w.warehouse.set(fmt.Errorf("%w: poison", event.ErrBad), false)
+	w.write(t, "ord-1", &checkoutv1.OrderCreated{})
+	require.Equal(t, []string{"warehouse"}, w.only(t).Consumers)
+	require.Equal(t, "bad event: poison", w.only(t).Cause)
+}
+
+func TestI5AnAnswerAboutAnEarlierArrivalLeavesTheLaterOneToBeAsked(t *testing.T) {
+	w := setup(t)
+	w.arrive(t, cancelled, []byte("x"))
+	asked, err := w.service.letters.questions(t.Context(), "orders", 10)
+	require.NoError(t, err)
+	require.Len(t, asked, 1)
+	w.arrive(t, cancelled, []byte("x"))
+	require.NoError(t, w.service.letters.answer(t.Context(), "orders", asked, nil))
+	again, err := w.service.letters.questions(t.Context(), "orders", 10)
+	require.NoError(t, err)
+	require.Len(t, again, 1)
+	require.NoError(t, w.service.letters.answer(t.Context(), "orders", again, nil))
+	again, err = w.service.letters.questions(t.Context(), "orders", 10)
+	require.NoError(t, err)
+	require.Empty(t, again)
+}
+
 func TestI5AConsumerThatIsDownIsAskedAgainAndOnceForAllLetters(t *testing.T) {
 	w := setup(t)
 	w.orders.set(fmt.Errorf("%w: poison", event.ErrBad), true)

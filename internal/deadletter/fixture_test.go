@@ -122,8 +122,9 @@ type consumer struct {
 	in *inbox.Inbox
 
 	mu sync.Mutex
-	// failing is what its handlers answer.
+	// failing is what its handlers answer; once says that they do so only once.
 	failing error
+	once    bool
 	// applied are the ids of the events that took effect.
 	applied []string
 	// down says that it cannot be asked; asked counts how often it was.
@@ -143,10 +144,14 @@ func effect[M event.Message](c *consumer) func(context.Context, pgx.Tx, M) (inbo
 	return func(_ context.Context, _ pgx.Tx, m M) (inbox.Result, error) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.failing == nil {
+		failing := c.failing
+		if c.once {
+			c.failing = nil
+		}
+		if failing == nil {
 			c.applied = append(c.applied, m.GetHeader().EventId)
 		}
-		return inbox.Applied, c.failing
+		return inbox.Applied, failing
 	}
 }
 

@@ -295,5 +295,5 @@ func toWire(l letter) *deadletterv1.DeadLetter {
 }
 
 func badInput(format string, args ...any) error {
-	return connect.NewError(connect.CodeInvalidArgument, errors.New(fmt.Sprintf(format, args...)))
+	return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf(format, args...))
 }

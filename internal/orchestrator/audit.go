@@ -383,7 +383,7 @@ func disagreements(c store.Checkout, warehouse, payment record) []string {
 		differs("payment has captured %d %s and not given it back", captured, capture.GetAmount().GetCurrency())
 	case !confirmed && unsettled(capture):
 		differs("payment does not know yet whether it captured")
-	case !confirmed && (stands(authorize) || unsettled(authorize)):
+	case !confirmed && (stands(authorize) || unsettled(authorize)) && !lapsed(capture):
 		differs("payment still holds its authorization (authorize-payment %s)", describe(authorize))
 	}
 	return wrong
@@ -392,6 +392,11 @@ func disagreements(c store.Checkout, warehouse, payment record) []string {
 // stands tells whether an operation's effect is in place.
 func stands(op *operationv1.Operation) bool {
 	return op.GetDo() == operationv1.Outcome_OUTCOME_APPLIED && op.GetUndo() != operationv1.Outcome_OUTCOME_APPLIED
+}
+
+// lapsed tells whether a capture was refused because the authorization had run out: that holds nothing, also if nobody gave it up.
+func lapsed(capture *operationv1.Operation) bool {
+	return capture.GetDo() == operationv1.Outcome_OUTCOME_REJECTED && capture.GetReason() == "authorization_expired"
 }
 
 // unsettled tells whether an operation may yet turn out to have an effect.

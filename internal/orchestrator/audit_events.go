@@ -227,7 +227,7 @@ func demands(topic string, c store.Checkout, b books) (is truth, because string)
 		if is = did(authorize, rejected); is != mustNotBe || did(capture, rejected) == mustNotBe {
 			return is, because
 		}
-		if authorize.GetUndo() == applied && undid(authorize) == mustBe {
+		if undid(authorize) == mustBe || authorize.GetDo() == applied && lapsed(capture) {
 			return did(capture, rejected), because
 		}
 		return may, because

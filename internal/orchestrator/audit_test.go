@@ -118,6 +118,20 @@ func TestI1AuditFindsEachWayToDisagree(t *testing.T) {
 	}
 }
 
+func TestI1AnAuthorizationThatRanOutHoldsNothing(t *testing.T) {
+	f := ended(t)
+	f.payment.operations[[2]string{"declined", checkout.AuthorizePayment}].Do = operationv1.Outcome_OUTCOME_APPLIED
+	capture := &operationv1.Operation{OrderId: "declined", Step: checkout.CapturePayment, Do: operationv1.Outcome_OUTCOME_REJECTED}
+	f.payment.operations[[2]string{"declined", checkout.CapturePayment}] = capture
+	_, violations, err := f.audit(t, "")
+	require.NoError(t, err)
+	require.Len(t, violations, 1, "refused for another reason, it stands")
+	capture.Reason = "authorization_expired"
+	_, violations, err = f.audit(t, "")
+	require.NoError(t, err)
+	require.Empty(t, violations)
+}
+
 func TestI1AuditOfOneOrder(t *testing.T) {
 	f := ended(t)
 	delete(f.warehouse.operations, [2]string{"confirmed", checkout.CommitStock})

@@ -127,4 +127,7 @@ func why(err error) string {
 	return strings.ToValidUTF8(text[:min(len(text), maxError)], "")
 }
 
-var errCutOff = errors.New("the process ended in the middle of the last attempt")
+// givenUp is the error of what is not tried again, so that a reader of the API sees that as well.
+func givenUp(cause error) error { return fmt.Errorf("given up: %w", cause) }
+
+var errCutOff = givenUp(errors.New("the process ended in the middle of the last attempt"))

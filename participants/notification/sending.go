@@ -36,7 +36,7 @@ func (s *Service) look(ctx context.Context) {
 		case err != nil && ctx.Err() == nil:
 			s.log.Warn("what is due could not be read; it is tried again", "error", err)
 		case left > 0:
-			s.log.Error("gave up notifications", "notifications", left, "error", errCutOff)
+			s.log.Error("gave up notifications that a crash had left in hand", "notifications", left)
 		}
 		s.wake()
 		select {
@@ -110,7 +110,11 @@ func (s *Service) send(ctx context.Context, m Message) error {
 func (s *Service) failed(ctx context.Context, n notification, cause error, log *slog.Logger) error {
 	last := errors.Is(cause, ErrRefused) || n.attempts >= s.pace.attempts
 	pause := s.pace.pause(n.attempts)
-	now, err := s.store.markFailed(ctx, n, cause, last, pause)
+	told := cause
+	if last {
+		told = givenUp(cause)
+	}
+	now, err := s.store.markFailed(ctx, n, told, last, pause)
 	switch now {
 	case waiting:
 		log.Warn("a notification was not sent; it is tried again", "error", cause, "again_in", pause.String())

@@ -149,7 +149,7 @@ func (s *Service) ListNotifications(ctx context.Context, req *connect.Request[no
 func (n notification) message() *notificationv1.Notification {
 	m := &notificationv1.Notification{
 		EventId: n.EventID, OrderId: n.OrderID, CustomerId: n.CustomerID, Subject: n.Subject,
-		Attempts: int32(n.attempts), Error: n.error, CreatedAt: timestamppb.New(n.CreatedAt),
+		Attempts: int32(n.attempts), Error: n.error, CreatedAt: timestamppb.New(n.CreatedAt), State: string(n.state),
 	}
 	if n.sentAt != nil {
 		m.SentAt = timestamppb.New(*n.sentAt)

@@ -66,7 +66,7 @@ func TestComponents(t *testing.T) {
 	}
 }
 
-func (s *system) arrives(t *testing.T) {
+func (s *rig) arrives(t *testing.T) {
 	t.Parallel()
 	e := newEvent(kept, "1")
 	s.publish(t, kept, e.bytes(t))
@@ -74,7 +74,7 @@ func (s *system) arrives(t *testing.T) {
 	requireSameEvent(t, e, got)
 }
 
-func (s *system) becomesDeadLetter(t *testing.T) {
+func (s *rig) becomesDeadLetter(t *testing.T) {
 	t.Parallel()
 	e := newEvent(refused, "1")
 	s.publish(t, refused, e.bytes(t))
@@ -85,7 +85,7 @@ func (s *system) becomesDeadLetter(t *testing.T) {
 	require.JSONEq(t, string(got[0].bytes(t)), string(letter), "the bytes that the consumer was given")
 }
 
-func (s *system) becomesDeadLetterAtOnce(t *testing.T) {
+func (s *rig) becomesDeadLetterAtOnce(t *testing.T) {
 	t.Parallel()
 	e := newEvent(dropped, "1")
 	s.publish(t, dropped, e.bytes(t))
@@ -95,7 +95,7 @@ func (s *system) becomesDeadLetterAtOnce(t *testing.T) {
 	require.JSONEq(t, string(got[0].bytes(t)), string(letter), "the bytes that the consumer was given")
 }
 
-func (s *system) keepsGarbage(t *testing.T) {
+func (s *rig) keepsGarbage(t *testing.T) {
 	t.Parallel()
 	for i, garbage := range []string{"{ this is no JSON", "\x00\xff\xfe binary", `"a string"`, `[1,2]`} {
 		s.publishRaw(t, garbled, []byte(garbage))
@@ -105,7 +105,7 @@ func (s *system) keepsGarbage(t *testing.T) {
 	require.Empty(t, s.consumer.got(garbled))
 }
 
-func (s *system) replays(t *testing.T) {
+func (s *rig) replays(t *testing.T) {
 	t.Parallel()
 	e := newEvent(replayed, "1")
 	s.publishRaw(t, replayed, e.bytes(t))
@@ -115,7 +115,7 @@ func (s *system) replays(t *testing.T) {
 	}
 }
 
-func (s *system) waitsForConsumer(t *testing.T) {
+func (s *rig) waitsForConsumer(t *testing.T) {
 	noticed := s.stopConsumer(t)
 	// One that the sidecar still tries to deliver, because it has not noticed yet, and one for when it has.
 	s.publish(t, missed, newEvent(missed, "before").bytes(t))
@@ -128,7 +128,7 @@ func (s *system) waitsForConsumer(t *testing.T) {
 	require.Empty(t, s.letters.got(missed), "an outage must not make dead letters")
 }
 
-func (s *system) surviveConsumer(t *testing.T) {
+func (s *rig) surviveConsumer(t *testing.T) {
 	const events, taken = 200, 20
 	s.hangAfter.Store(taken)
 	var ids []string
@@ -148,7 +148,7 @@ func (s *system) surviveConsumer(t *testing.T) {
 	require.Empty(t, s.letters.got(held), "an outage must not make dead letters")
 }
 
-func (s *system) surviveBroker(t *testing.T) {
+func (s *rig) surviveBroker(t *testing.T) {
 	s.stopConsumer(t)()
 	var ids []string
 	for i := range 50 {
@@ -156,7 +156,7 @@ func (s *system) surviveBroker(t *testing.T) {
 		s.publish(t, stored, newEvent(stored, ids[i]).bytes(t))
 	}
 	s.broker.Kill()
-	require.Error(t, s.tryPublish(t.Context(), cloudEvent, stored, newEvent(stored, "in vain").bytes(t), nil), "there is no broker")
+	require.Error(t, s.tryPublish(t.Context(), toyEvent, stored, newEvent(stored, "in vain").bytes(t), nil), "there is no broker")
 	require.NoError(t, s.broker.Start(t.Context()))
 	s.consumer.start(t)
 	began := time.Now()
@@ -164,15 +164,15 @@ func (s *system) surviveBroker(t *testing.T) {
 	t.Logf("all arrived %s after broker and consumer were back", time.Since(began).Round(time.Second))
 
 	require.Eventually(t, func() bool {
-		return s.tryPublish(t.Context(), cloudEvent, stored, newEvent(stored, "afterwards").bytes(t), nil) == nil
+		return s.tryPublish(t.Context(), toyEvent, stored, newEvent(stored, "afterwards").bytes(t), nil) == nil
 	}, time.Minute, 100*time.Millisecond, "it takes events again")
 	s.consumer.awaitAll(t, stored, []string{"afterwards"})
 	require.Empty(t, s.letters.got(stored), "an outage must not make dead letters")
 }
 
-// system is a broker with a publisher's sidecar, a consumer of all topics, and the orchestrator as far as it takes the dead
+// rig is a broker with a publisher's sidecar, a consumer of all topics, and the orchestrator as far as it takes the dead
 // letters.
-type system struct {
+type rig struct {
 	broker            *localstack.Broker
 	publisher         *localstack.Sidecar
 	consumerSidecar   *localstack.Sidecar
@@ -180,9 +180,9 @@ type system struct {
 	hangAfter         atomic.Int64 // so many events of the topic held; then the consumer takes long for each
 }
 
-func start(t *testing.T, kind string) *system {
+func start(t *testing.T, kind string) *rig {
 	t.Helper()
-	s := &system{broker: daprtest.StartBroker(t, kind)}
+	s := &rig{broker: daprtest.StartBroker(t, kind)}
 	s.consumer = newSubscriber(t, func(topic string) (status string, takes time.Duration) {
 		switch topic {
 		case refused:
@@ -245,21 +245,21 @@ spec:
 	return strings.TrimSuffix(all.String(), "---\n")
 }
 
-const cloudEvent = "application/cloudevents+json"
+const toyEvent = "application/cloudevents+json"
 
 // publish publishes an event, as the relay does.
-func (s *system) publish(t *testing.T, topic string, message []byte) {
+func (s *rig) publish(t *testing.T, topic string, message []byte) {
 	t.Helper()
-	require.NoError(t, s.tryPublish(t.Context(), cloudEvent, topic, message, nil))
+	require.NoError(t, s.tryPublish(t.Context(), toyEvent, topic, message, nil))
 }
 
 // publishRaw publishes bytes as they are, as a replay of a dead letter does.
-func (s *system) publishRaw(t *testing.T, topic string, message []byte) {
+func (s *rig) publishRaw(t *testing.T, topic string, message []byte) {
 	t.Helper()
 	require.NoError(t, s.tryPublish(t.Context(), "application/octet-stream", topic, message, url.Values{"metadata.rawPayload": {"true"}}))
 }
 
-func (s *system) tryPublish(ctx context.Context, contentType, topic string, message []byte, metadata url.Values) error {
+func (s *rig) tryPublish(ctx context.Context, contentType, topic string, message []byte, metadata url.Values) error {
 	query := url.Values{"metadata.partitionKey": {"order-1"}}
 	for key, value := range metadata {
 		query[key] = value
@@ -283,7 +283,7 @@ func (s *system) tryPublish(ctx context.Context, contentType, topic string, mess
 }
 
 // stopConsumer stops the consumer; noticed waits until its sidecar has seen that.
-func (s *system) stopConsumer(t *testing.T) (noticed func()) {
+func (s *rig) stopConsumer(t *testing.T) (noticed func()) {
 	t.Helper()
 	seen := func() int {
 		log, err := os.ReadFile(s.consumerSidecar.LogFile())
@@ -317,20 +317,20 @@ func raw(t *testing.T, envelope event) []byte {
 	return message
 }
 
-// event is a CloudEvent as JSON.
-type event map[string]any
+// toyEvent is a CloudEvent as JSON.
+type toyEvent map[string]any
 
 // newEvent is what the relay publishes. The trace stands in it twice: where traceid is missing, Dapr writes its own over traceparent.
-func newEvent(topic, id string) event {
+func newEvent(topic, id string) toyEvent {
 	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-	return event{
+	return toyEvent{
 		"specversion": "1.0", "id": id, "source": "shop", "type": topic, "subject": "order-1", "time": "2026-01-02T03:04:05Z",
 		"traceparent": trace, "traceid": trace, "datacontenttype": "application/json",
 		"data": map[string]any{"order_id": "order-1", "amount": "9007199254740993", "nested": map[string]any{"ö": []any{1.5, true, nil}}},
 	}
 }
 
-func (e event) bytes(t *testing.T) []byte {
+func (e toyEvent) bytes(t *testing.T) []byte {
 	t.Helper()
 	text, err := json.Marshal(e)
 	require.NoError(t, err)
@@ -379,7 +379,7 @@ func (s *subscriber) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	topic := path.Base(r.URL.Path)
-	var e event
+	var e toyEvent
 	if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

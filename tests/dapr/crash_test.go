@@ -27,7 +27,7 @@ func TestI8WorkGoesOnAfterACrash(t *testing.T) {
 		// restart is what a supervisor does at once.
 		restart func(ctx context.Context) error
 	}{
-		{"the orchestrator", time.Minute, s.Stack.Orchestrator.App.Kill, func(ctx context.Context) error { return restartOrchestrator(ctx, t, s) }},
+		{"the orchestrator", time.Minute, s.Stack.Orchestrator.App.Kill, s.RestartOrchestrator},
 		{"the sidecar of the orchestrator", time.Minute, s.Stack.Orchestrator.Sidecar.Kill, s.Stack.Orchestrator.Sidecar.Restart},
 		{"the sidecar of payment", time.Minute, s.Stack.Payment.Sidecar.Kill, s.Stack.Payment.Sidecar.Restart},
 		{"the scheduler", 2 * time.Minute, s.Plane.KillScheduler, s.Plane.StartScheduler},
@@ -60,30 +60,6 @@ func TestI8WorkGoesOnAfterACrash(t *testing.T) {
 			s.Audit(t)
 		})
 	}
-}
-
-// deafSidecar is how long a sidecar may take to accept the worker of an orchestrator that was started again.
-const deafSidecar = 15 * time.Second
-
-// restartOrchestrator is what a supervisor does. daprd 1.18.2 halts its workflow actors, without a bound on the time, when
-// its only worker goes away, and registers no worker until that has ended; when turns are under way it may never end ("actor
-// type ... not registered"). So a sidecar whose worker stays unready is started again too; docs/decisions/0006 has the evidence.
-func restartOrchestrator(ctx context.Context, t *testing.T, s system) error {
-	began := time.Now()
-	if err := s.Stack.Orchestrator.App.Launch(); err != nil {
-		return err
-	}
-	patient, cancel := context.WithTimeout(ctx, deafSidecar)
-	defer cancel()
-	if err := s.Stack.Orchestrator.App.WaitReady(patient); err == nil {
-		return nil
-	}
-	t.Logf("the sidecar has not accepted the new worker for %s; it is started again", round(time.Since(began)))
-	s.Stack.Orchestrator.Sidecar.Kill()
-	if err := s.Stack.Orchestrator.Sidecar.Restart(ctx); err != nil {
-		return err
-	}
-	return s.Stack.Orchestrator.App.WaitReady(ctx)
 }
 
 // startCrowd starts 30 orders, a few at once, each until it is accepted: a client that got no answer asks again.

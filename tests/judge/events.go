@@ -93,6 +93,15 @@ func (j *Judge) EventsUnderWay(ctx context.Context) (int, error) {
 	return 0, nil
 }
 
+// EventsMissing are the events that were not published, or not received by all who must.
+func (j *Judge) EventsMissing(ctx context.Context) ([]Violation, error) {
+	e, err := j.events(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return e.missing(), nil
+}
+
 func (j *Judge) events(ctx context.Context) (*events, error) {
 	e := &events{
 		counted: make(map[string]int64), heard: make(map[string]map[string]bool), dead: make(map[string]bool), orders: make(map[string]string),

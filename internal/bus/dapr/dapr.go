@@ -7,8 +7,10 @@
 package dapr
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -65,8 +67,15 @@ func (b *Bus) Publish(ctx context.Context, events []bus.Event) []error {
 	})
 }
 
+// errNull: daprd 1.18.2 does not survive to receive it (pkg/runtime/subscription/subscription.go:289 writes into a nil map), and
+// would receive it again after each restart.
+var errNull = errors.New("a message that is JSON's null and nothing else ends every sidecar that receives it")
+
 // PublishRaw implements bus.Publisher.
 func (b *Bus) PublishRaw(ctx context.Context, topic string, message []byte) error {
+	if bytes.Equal(bytes.TrimSpace(message), []byte("null")) {
+		return errNull
+	}
 	// With the content type of all others: brokers that keep one would have the sidecar read another format in it.
 	return b.publish(ctx, topic, message, sdk.PublishEventWithContentType(bus.ContentType), sdk.PublishEventWithRawPayload())
 }

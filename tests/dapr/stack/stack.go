@@ -162,5 +162,28 @@ func (s *Stack) Kill() {
 	}
 }
 
+// deafSidecar is how long a sidecar may take to accept the worker of an orchestrator that was started again.
+const deafSidecar = 15 * time.Second
+
+// RestartOrchestrator starts a killed orchestrator as a supervisor does. daprd 1.18.2 halts its workflow actors, without a bound
+// on the time, when its only worker goes away, and registers no worker until that has ended; when turns are under way it may
+// never end ("actor type ... not registered"). So a sidecar whose worker stays unready is started again too;
+// docs/decisions/0006 has the evidence.
+func (s *Stack) RestartOrchestrator(ctx context.Context) error {
+	if err := s.Orchestrator.App.Launch(); err != nil {
+		return err
+	}
+	patient, cancel := context.WithTimeout(ctx, deafSidecar)
+	defer cancel()
+	if err := s.Orchestrator.App.WaitReady(patient); err == nil {
+		return nil
+	}
+	s.Orchestrator.Sidecar.Kill()
+	if err := s.Orchestrator.Sidecar.Restart(ctx); err != nil {
+		return err
+	}
+	return s.Orchestrator.App.WaitReady(ctx)
+}
+
 // AppID is what the service is called on this host. Sidecars find each other by it across all checkouts of the repository.
 func (s *Stack) AppID(name string) string { return name + s.suffix }

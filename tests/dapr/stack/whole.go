@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
@@ -75,6 +76,22 @@ func (w *Whole) start(ctx context.Context, root, broker string) error {
 
 // DatabaseURL is the address of a service's database.
 func (w *Whole) DatabaseURL(name string) string { return w.postgres.URL(w.run + name) }
+
+// CLI runs the command line on the stack's orchestrator and returns what it printed and its exit status.
+func (w *Whole) CLI(ctx context.Context, args ...string) (stdout, stderr string, status int, err error) {
+	var out, errs strings.Builder
+	cmd := exec.CommandContext(ctx, filepath.Join(w.dir, "bin", Orchestrator), append(args, "--server", w.Orchestrator.URL)...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	err = cmd.Run()
+	var ended *exec.ExitError
+	if errors.As(err, &ended) {
+		err = nil // An exit status is an answer.
+	}
+	if err != nil {
+		return "", "", 0, fmt.Errorf("run orchestrator %v: %w", args, err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode(), nil
+}
 
 // Databases are the addresses of all services' databases.
 func (w *Whole) Databases() judge.Databases {
