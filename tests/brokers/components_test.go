@@ -156,7 +156,7 @@ func (s *rig) surviveBroker(t *testing.T) {
 		s.publish(t, stored, newEvent(stored, ids[i]).bytes(t))
 	}
 	s.broker.Kill()
-	require.Error(t, s.tryPublish(t.Context(), toyEvent, stored, newEvent(stored, "in vain").bytes(t), nil), "there is no broker")
+	require.Error(t, s.tryPublish(t.Context(), cloudEvent, stored, newEvent(stored, "in vain").bytes(t), nil), "there is no broker")
 	require.NoError(t, s.broker.Start(t.Context()))
 	s.consumer.start(t)
 	began := time.Now()
@@ -164,13 +164,13 @@ func (s *rig) surviveBroker(t *testing.T) {
 	t.Logf("all arrived %s after broker and consumer were back", time.Since(began).Round(time.Second))
 
 	require.Eventually(t, func() bool {
-		return s.tryPublish(t.Context(), toyEvent, stored, newEvent(stored, "afterwards").bytes(t), nil) == nil
+		return s.tryPublish(t.Context(), cloudEvent, stored, newEvent(stored, "afterwards").bytes(t), nil) == nil
 	}, time.Minute, 100*time.Millisecond, "it takes events again")
 	s.consumer.awaitAll(t, stored, []string{"afterwards"})
 	require.Empty(t, s.letters.got(stored), "an outage must not make dead letters")
 }
 
-// rig is a broker with a publisher's sidecar, a consumer of all topics, and the orchestrator as far as it takes the dead
+// system is a broker with a publisher's sidecar, a consumer of all topics, and the orchestrator as far as it takes the dead
 // letters.
 type rig struct {
 	broker            *localstack.Broker
@@ -245,12 +245,12 @@ spec:
 	return strings.TrimSuffix(all.String(), "---\n")
 }
 
-const toyEvent = "application/cloudevents+json"
+const cloudEvent = "application/cloudevents+json"
 
 // publish publishes an event, as the relay does.
 func (s *rig) publish(t *testing.T, topic string, message []byte) {
 	t.Helper()
-	require.NoError(t, s.tryPublish(t.Context(), toyEvent, topic, message, nil))
+	require.NoError(t, s.tryPublish(t.Context(), cloudEvent, topic, message, nil))
 }
 
 // publishRaw publishes bytes as they are, as a replay of a dead letter does.
@@ -300,15 +300,15 @@ func (s *rig) stopConsumer(t *testing.T) (noticed func()) {
 }
 
 // requireSameEvent compares what was published with what arrived, to which Dapr adds attributes of its own.
-func requireSameEvent(t *testing.T, published, arrived event) {
+func requireSameEvent(t *testing.T, published, arrived message) {
 	t.Helper()
-	want := event{"topic": published["type"], "pubsubname": "pubsub", "tracestate": ""}
+	want := message{"topic": published["type"], "pubsubname": "pubsub", "tracestate": ""}
 	maps.Copy(want, published)
 	require.Equal(t, want, arrived)
 }
 
 // raw are the bytes that were on the broker, of an envelope that the sidecar made for them.
-func raw(t *testing.T, envelope event) []byte {
+func raw(t *testing.T, envelope message) []byte {
 	t.Helper()
 	encoded, ok := envelope["data_base64"].(string)
 	require.True(t, ok, "%v has no data_base64", envelope)
@@ -317,20 +317,20 @@ func raw(t *testing.T, envelope event) []byte {
 	return message
 }
 
-// toyEvent is a CloudEvent as JSON.
-type toyEvent map[string]any
+// message is a CloudEvent as JSON.
+type message map[string]any
 
 // newEvent is what the relay publishes. The trace stands in it twice: where traceid is missing, Dapr writes its own over traceparent.
-func newEvent(topic, id string) toyEvent {
+func newEvent(topic, id string) message {
 	const trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-	return toyEvent{
+	return message{
 		"specversion": "1.0", "id": id, "source": "shop", "type": topic, "subject": "order-1", "time": "2026-01-02T03:04:05Z",
 		"traceparent": trace, "traceid": trace, "datacontenttype": "application/json",
 		"data": map[string]any{"order_id": "order-1", "amount": "9007199254740993", "nested": map[string]any{"ö": []any{1.5, true, nil}}},
 	}
 }
 
-func (e toyEvent) bytes(t *testing.T) []byte {
+func (e message) bytes(t *testing.T) []byte {
 	t.Helper()
 	text, err := json.Marshal(e)
 	require.NoError(t, err)
@@ -344,7 +344,7 @@ type subscriber struct {
 	server *http.Server
 
 	mu      sync.Mutex
-	events  map[string][]event // by topic, in the order of their arrival
+	events  map[string][]message // by topic, in the order of their arrival
 	greeted map[string]bool
 }
 
@@ -352,7 +352,7 @@ func newSubscriber(t *testing.T, answer func(string) (string, time.Duration)) *s
 	t.Helper()
 	port, err := localstack.FreePort()
 	require.NoError(t, err)
-	s := &subscriber{port: port, answer: answer, events: map[string][]event{}, greeted: map[string]bool{}}
+	s := &subscriber{port: port, answer: answer, events: map[string][]message{}, greeted: map[string]bool{}}
 	s.start(t)
 	t.Cleanup(s.stop)
 	return s
@@ -379,7 +379,7 @@ func (s *subscriber) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	topic := path.Base(r.URL.Path)
-	var e toyEvent
+	var e message
 	if err := json.NewDecoder(r.Body).Decode(&e); err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -402,7 +402,7 @@ func (s *subscriber) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, `{"status":%q}`, status)
 }
 
-func (s *subscriber) got(topic string) []event {
+func (s *subscriber) got(topic string) []message {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.events[topic])
@@ -419,14 +419,14 @@ func (s *subscriber) awaitGreeting(t *testing.T, topic string, greet func()) {
 }
 
 // await waits for n deliveries of the topic.
-func (s *subscriber) await(t *testing.T, topic string, n int) []event {
+func (s *subscriber) await(t *testing.T, topic string, n int) []message {
 	t.Helper()
 	require.Eventually(t, func() bool { return len(s.got(topic)) >= n }, time.Minute, 20*time.Millisecond,
 		"%d deliveries of %s", n, topic)
 	return s.got(topic)
 }
 
-// awaitAll waits until each event has arrived at least once.
+// awaitAll waits until each message has arrived at least once.
 func (s *subscriber) awaitAll(t *testing.T, topic string, ids []string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
