@@ -60,7 +60,7 @@ func TestOnRedisNobodyWaitsForWhoOnlyListens(t *testing.T) {
 		stdout, stderr, status, err := s.CLI(within(t, time.Minute), "audit")
 		require.NoError(t, err)
 		require.Equal(t, 8, status, "%s%s", stdout, stderr)
-		t.Logf("the audit says:\n%s", firstLines(stdout, 3))
+		t.Logf("the audit says:\n%s", firstLines(stdout, 6))
 		for i := range 20 {
 			require.Contains(t, stdout, fmt.Sprintf("trimmed-%03d", i))
 		}
@@ -187,7 +187,7 @@ func (s system) redis(t *testing.T, command ...string) {
 // reached its pivot.
 func (s system) haltBeforeCapture(t *testing.T) (orders []string) {
 	t.Helper()
-	const method = "tok_halted"
+	const method = "tok_void_fails" // Nobody voids here.
 	s.SetBehaviour(t, &paymentv1.SetBehaviourRequest{PaymentMethod: method, Authorize: "times_out_before"})
 	for i := range 10 {
 		id := fmt.Sprintf("halted-%d", i)

@@ -24,7 +24,7 @@ import (
 
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus"
-	"github.com/checkoutsaga/orchestrator/internal/event"
+	catalogue "github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/eventtest"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/tests/dapr/stack"
@@ -153,7 +153,7 @@ func inEnvelope(t *testing.T, topic, id string, payload any) []byte {
 	t.Helper()
 	data, err := json.Marshal(payload)
 	require.NoError(t, err)
-	owner, known := event.Find(topic)
+	owner, known := catalogue.Find(topic)
 	require.True(t, known)
 	message, err := bus.Event{ID: id, Topic: topic, Source: owner.Owner, Key: "any", Time: time.Now(), Data: data}.CloudEvent()
 	require.NoError(t, err)
@@ -203,7 +203,7 @@ func requireAlive(t *testing.T, pids map[string]int) {
 func (s system) awaitDrained(t *testing.T) {
 	t.Helper()
 	harness.Eventually(t, "all streams to be drained", func(ctx context.Context) error {
-		for _, topic := range event.Consumed() {
+		for _, topic := range catalogue.Consumed() {
 			for _, stream := range []string{topic.Name, bus.DeadLettersOf(topic.Name)} {
 				groups, err := redisDo(ctx, s.Broker.Address(), "XINFO", "GROUPS", stream)
 				if err != nil {

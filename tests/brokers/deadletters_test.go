@@ -20,7 +20,7 @@ import (
 
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	ordersv1 "github.com/checkoutsaga/orchestrator/gen/orders/v1"
-	"github.com/checkoutsaga/orchestrator/internal/event"
+	catalogue "github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 	"github.com/checkoutsaga/orchestrator/tests/dapr/stack"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
@@ -140,7 +140,7 @@ func (s system) keepsBadInput(t *testing.T) {
 				tries = 0
 			}
 			require.Equal(t, tries, letter.Attempts)
-			topic, _ := event.Find(m.topic)
+			topic, _ := catalogue.Find(m.topic)
 			gaveUp := len(topic.Consumers)
 			if len(m.consumers) > 0 {
 				gaveUp = len(m.consumers)
@@ -148,7 +148,7 @@ func (s system) keepsBadInput(t *testing.T) {
 			require.EqualValues(t, gaveUp, letter.Arrivals, "it comes once from each consumer that gave it up")
 		})
 	}
-	for id, coordination := range map[string]string{"after-bad-1": event.Orchestrated, "after-bad-2": event.Choreographed} {
+	for id, coordination := range map[string]string{"after-bad-1": catalogue.Orchestrated, "after-bad-2": catalogue.Choreographed} {
 		s.Start(t, harness.Order{ID: id, Coordination: coordination})
 		s.AwaitEnd(t, id, harness.Confirmed)
 		s.awaitView(t, id, "confirmed")

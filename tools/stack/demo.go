@@ -58,7 +58,7 @@ func (d *demonstration) play(ctx context.Context, st state) error {
 	if err := d.fillShelves(ctx); err != nil {
 		return err
 	}
-	scenes := []func(context.Context) error{d.confirmed, d.declined, d.outOfStock, d.lostAnswer}
+	scenes := []func(context.Context) error{d.confirmed, d.declined, d.outOfStock, d.lostAnswer, d.choreographed}
 	if st.Engine == onDapr {
 		scenes = append(scenes, func(ctx context.Context) error { return d.killed(ctx, st) })
 	}
@@ -124,6 +124,20 @@ func (d *demonstration) lostAnswer(ctx context.Context) error {
 	}
 	d.say("\nThe card network's own book shows one capture for it.")
 	return nil
+}
+
+func (d *demonstration) choreographed(ctx context.Context) error {
+	d.say("\n== The same without anybody calling the participants: they react to each other's events\n")
+	order := d.prefix + "-choreographed"
+	if err := d.start(ctx, exitConfirmed, order, "tok_visa", "--item", "CHAIR-OAK=1", "--coordination", "choreographed"); err != nil {
+		return err
+	}
+	if err := d.expect(ctx, order, "CONFIRMED", map[string]string{
+		"reserve-stock": "done", "authorize-payment": "done", "capture-payment": "done", "commit-stock": "done"}); err != nil {
+		return err
+	}
+	d.say("")
+	return d.command(ctx, 0, "event", "list", "--order-id", order)
 }
 
 // killed kills the orchestrator while a checkout stands between two steps, and expects it to go on by itself.

@@ -1,0 +1,66 @@
+package node_test
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/checkoutsaga/orchestrator/internal/bus"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/eventtest"
+	"github.com/checkoutsaga/orchestrator/internal/inbox"
+	"github.com/checkoutsaga/orchestrator/internal/node"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+)
+
+func TestEveryConsumerReadsEveryPayloadEverPublished(t *testing.T) {
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	for _, kind := range node.Kinds(func(string) string { return "" }) {
+		if len(event.ConsumedBy(kind.Name)) == 0 {
+			continue
+		}
+		t.Run(kind.Name, func(t *testing.T) {
+			service, err := kind.Open(t.Context(), pgtest.URL(t), log)
+			require.NoError(t, err)
+			defer service.Close()
+			subscriptions, err := service.Inbox().Subscriptions()
+			require.NoError(t, err)
+			eventtest.ReadsEveryGolden(t, kind.Name, subscriptions)
+		})
+	}
+
+	t.Run("orchestrator", func(t *testing.T) {
+		pool := pgtest.Pool(t)
+		require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()...))
+		s := store.New(pool, outbox.New("orchestrator", pool, log))
+		in := inbox.New("orchestrator", pool, log)
+		orchestrator.Hear(in, s)
+		subscriptions, err := in.Subscriptions()
+		require.NoError(t, err)
+		handlers := make(map[string]bus.Handler)
+		for _, subscription := range subscriptions {
+			handlers[subscription.Topic] = subscription.Handle
+		}
+		for _, g := range eventtest.Goldens(t, "orchestrator") {
+			t.Run(g.Name, func(t *testing.T) {
+				// It takes events about orders that it has accepted; of others it can make nothing.
+				about := strings.ReplaceAll(g.Name, "/", "-")
+				_, _, err := s.Accept(t.Context(), store.NewCheckout{
+					OrderID: about, IdempotencyKey: about, Digest: "v1:x", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",
+					Items: []checkout.Item{{SKU: "CHAIR-OAK", Quantity: 1}}, Amount: checkout.Money{Currency: "EUR", MinorUnits: 4999},
+					PaymentMethod: "tok_visa", Deadline: time.Hour, Coordination: event.Choreographed,
+				})
+				require.NoError(t, err)
+				require.Equal(t, bus.Success, handlers[g.Topic](t.Context(), g.Delivery(t, about)))
+			})
+		}
+	})
+}
