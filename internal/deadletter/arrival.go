@@ -72,8 +72,32 @@ func fault(opened bus.Delivery, message []byte) string {
 	if opened.Broken != nil {
 		return opened.Broken.Error()
 	}
+	if why := unpushed(message); why != "" {
+		return why
+	}
 	if _, err := event.Decode(opened.Topic, opened.Data); errors.Is(err, event.ErrBad) {
 		return strings.TrimPrefix(err.Error(), event.ErrBad.Error()+": ")
+	}
+	return ""
+}
+
+// unpushed tells of an envelope why the sidecar gave it up by itself, without asking the consumer: a trace context that is no text
+// (components/subscriptions.yaml), or a time that is up (https://docs.dapr.io/developing-applications/building-blocks/pubsub/pubsub-message-ttl).
+func unpushed(message []byte) string {
+	var envelope map[string]any
+	if json.Unmarshal(message, &envelope) != nil {
+		return ""
+	}
+	for _, field := range []string{"traceparent", "traceid"} {
+		if value, has := envelope[field]; has {
+			if _, isText := value.(string); !isText {
+				return "its " + field + " is no text"
+			}
+		}
+	}
+	expiration, _ := envelope["expiration"].(string)
+	if at, err := time.Parse(time.RFC3339, expiration); err == nil && time.Now().After(at) {
+		return "it expired at " + expiration
 	}
 	return ""
 }

@@ -105,6 +105,16 @@ func TestI5WhatNoConsumerHasOnRecordSaysSoAndWhatCanBeSeen(t *testing.T) {
 
 	require.Equal(t, bus.Success, w.arrive(t, created, []byte{}))
 	require.Equal(t, "no consumer has it on record; what can be seen: it is empty", w.list(t, nil)[1].Cause)
+
+	for i, c := range []struct{ envelope, cause string }{
+		{`{"traceparent": 5, "data": {}}`, "its traceparent is no text"},
+		{`{"traceparent": "00-1-2-01", "traceid": null, "data": {}}`, "its traceid is no text"},
+		{`{"expiration": "2020-01-02T03:04:05Z", "data": {}}`, "it expired at 2020-01-02T03:04:05Z"},
+		{`{"expiration": "2999-01-02T03:04:05Z", "data": {}}`, "header: is missing"},
+	} {
+		require.Equal(t, bus.Success, w.arrive(t, created, []byte(c.envelope)))
+		require.Equal(t, "no consumer has it on record; what can be seen: "+c.cause, w.list(t, nil)[2+i].Cause)
+	}
 }
 
 // arrive hands a message to the subscription of a topic's dead letters.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -76,6 +78,31 @@ func TestOnRedisNobodyWaitsForWhoOnlyListens(t *testing.T) {
 		s.Audit(t)
 	})
 
+	t.Run("I8: every process that is told to stop finishes what it has in hand, flushes, and says so", func(t *testing.T) {
+		var placing sync.WaitGroup
+		placing.Go(func() { s.placeAll(t, "stopped", 200) })
+		for _, name := range stack.Names() {
+			service := s.Services[name]
+			before := len(s.logOf(t, name))
+			service.App.Stop(20 * time.Second)
+			said := s.logOf(t, name)[before:]
+			require.Contains(t, said, "stopped: nothing is in hand any more", name)
+			if name != stack.Notification { // It has no events of its own.
+				require.Contains(t, said, "the outbox is empty: every event was handed over", name)
+			}
+			restart := service.App.Restart
+			if name == stack.Orchestrator {
+				restart = s.RestartOrchestrator
+			}
+			require.NoError(t, restart(within(t, 2*time.Minute)))
+		}
+		placing.Wait()
+		s.AwaitAllEnded(t, 2*time.Minute)
+		lost, dead := s.settle(t, time.Minute)
+		t.Logf("six stops under load: %d orders with lost events, %d dead letters", lost, dead)
+		s.Audit(t)
+	})
+
 	t.Run("an orchestrated checkout whose events are all delivered has captured nothing before its pivot", func(t *testing.T) {
 		// The orchestrator is killed between authorize and capture: the card network is slow to authorize, and by the time it
 		// has, nobody is there to go on.
@@ -127,6 +154,13 @@ func (s system) bringBack(t *testing.T, names ...string) {
 		require.NoError(t, s.Services[name].Sidecar.Restart(within(t, time.Minute)))
 		require.NoError(t, s.Services[name].App.Restart(within(t, time.Minute)))
 	}
+}
+
+func (s system) logOf(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(s.Services[name].App.LogFile())
+	require.NoError(t, err)
+	return string(text)
 }
 
 // placeAll places orders of both coordinations and tells how each must end.

@@ -19,7 +19,13 @@ const subscriptionsHead = `# Generated from the contracts in proto/ by tools/top
 #
 # Each app gets each of its topics at POST /events/<topic>. What it drops, or has not taken after the retries of resiliency.yaml,
 # goes to dlq.<topic> on the same broker. notification is not here: it opens its subscriptions itself, over streams.
+#
+# What no rule matches goes there too. The rule is for daprd 1.18.2, which crashes when a trace context to be pushed is no text, and
+# again at each redelivery (mended in 1.18.3): one such message would end its consumers' sidecars for good.
 `
+
+// textTrace is what an event must be to be pushed, as a CEL expression over the envelope.
+const textTrace = "(!has(event.traceparent) || type(event.traceparent) == string) && (!has(event.traceid) || type(event.traceid) == string)"
 
 const subscriptionForm = `apiVersion: dapr.io/v2alpha1
 kind: Subscription
@@ -29,7 +35,9 @@ spec:
   pubsubname: pubsub
   topic: %s
   routes:
-    default: /events/%[2]s
+    rules:
+      - match: "` + textTrace + `"
+        path: /events/%[2]s
   deadLetterTopic: %s
 scopes:
   - %s

@@ -31,11 +31,18 @@ type subscription struct {
 		PubsubName      string `yaml:"pubsubname"`
 		Topic           string
 		Metadata        map[string]string
-		Routes          struct{ Default string }
+		Routes          routes
 		DeadLetterTopic string `yaml:"deadLetterTopic"`
 	}
 	Scopes []string
 }
+
+type routes struct {
+	Default string
+	Rules   []rule
+}
+
+type rule struct{ Match, Path string }
 
 // These stand for all that Dapr does with events, so they are held here too, without buf.
 func TestTheSubscriptionsInComponentsAreThoseOfTheContracts(t *testing.T) {
@@ -47,7 +54,10 @@ func TestTheSubscriptionsInComponentsAreThoseOfTheContracts(t *testing.T) {
 	subscribe := func(pubsub, app, topic, deadLetters string, metadata map[string]string) {
 		s := subscription{APIVersion: "dapr.io/v2alpha1", Kind: "Subscription", Scopes: []string{app}}
 		s.Spec.PubsubName, s.Spec.Topic, s.Spec.DeadLetterTopic, s.Spec.Metadata = pubsub, topic, deadLetters, metadata
-		s.Spec.Routes.Default = "/events/" + topic
+		s.Spec.Routes = routes{Default: "/events/" + topic}
+		if deadLetters != "" {
+			s.Spec.Routes = routes{Rules: []rule{{Match: textTrace, Path: "/events/" + topic}}}
+		}
 		want = append(want, s)
 	}
 	for _, topic := range event.Consumed() {

@@ -32,6 +32,9 @@ const (
 	publishTimeout = 5 * time.Second
 	// maxMessage bounds what a subscriber reads: as much as a sidecar would send (--max-body-size, 4 MiB), with what it adds.
 	maxMessage = 6 << 20
+	// maxLetter is the same for a dead letter, in base64. Past the sidecars a message of any size gets onto a topic, and to the dead
+	// letters: one that is refused there comes again for ever, and holds up the others.
+	maxLetter = 64 << 20
 	// streamed bounds the deliveries of one streamed topic that are handled at once; the SDK would bound nothing.
 	streamed = 20
 	// resubscribe is the pause before a stream that broke is opened again.
@@ -109,7 +112,11 @@ func Routes(subscriptions []bus.Subscription) (pattern string, handler http.Hand
 			http.Error(w, fmt.Sprintf("not subscribed to %s", topic), http.StatusNotFound)
 			return
 		}
-		message, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMessage))
+		limit := int64(maxMessage)
+		if bus.IsDeadLetters(topic) {
+			limit = maxLetter
+		}
+		message, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return

@@ -1,6 +1,7 @@
 package dapr
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"io"
@@ -62,6 +63,13 @@ func TestAMessageOfAnySizeIsNotRead(t *testing.T) {
 	got, res := push(t, topic, strings.Repeat(" ", maxMessage+1), bus.Success)
 	require.Equal(t, http.StatusBadRequest, res.Code)
 	require.Empty(t, got)
+}
+
+func TestADeadLetterMayBeLargerThanWhatASidecarPublishes(t *testing.T) {
+	t.Parallel()
+	message := bytes.Repeat([]byte("x"), 2*maxMessage)
+	got, _ := push(t, bus.DeadLettersOf(topic), `{"data_base64": "`+base64.StdEncoding.EncodeToString(message)+`"}`, bus.Success)
+	require.True(t, bytes.Equal(message, got[0].Data))
 }
 
 // push posts a message to the routes of an app that is subscribed to topic and its dead letters.
