@@ -6,7 +6,6 @@ package deadletter
 import (
 	"context"
 	"embed"
-	"io/fs"
 	"log/slog"
 	"time"
 
@@ -23,13 +22,7 @@ import (
 var files embed.FS
 
 // Migrations make the tables of dead letters.
-func Migrations() pg.Migrations {
-	root, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // The folder is embedded above.
-	}
-	return pg.Migrations{Files: root, Table: "dead_letters_migrations"}
-}
+func Migrations() pg.Migrations { return pg.EmbeddedMigrations(files, "dead_letters_migrations") }
 
 const (
 	// keepSettled is how long a letter is kept after it was replayed or archived. Open ones are kept for ever.

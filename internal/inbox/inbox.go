@@ -8,7 +8,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"runtime/debug"
@@ -34,13 +33,7 @@ import (
 var files embed.FS
 
 // Migrations make the inbox's tables.
-func Migrations() pg.Migrations {
-	root, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // The folder is embedded above.
-	}
-	return pg.Migrations{Files: root, Table: "inbox_migrations"}
-}
+func Migrations() pg.Migrations { return pg.EmbeddedMigrations(files, "inbox_migrations") }
 
 // Remember is how long the inbox knows what it has received: longer than any outbox keeps what it could send again
 // (outbox.Keep). What is older is refused, because it could be applied a second time.

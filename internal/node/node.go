@@ -87,10 +87,7 @@ func openNode(ctx context.Context, config Config, settings []*checkoutv1.Setting
 }
 
 func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.Setting) (err error) {
-	if n.pool, err = pg.Open(ctx, config.DatabaseURL, maxConns); err != nil {
-		return err
-	}
-	if err := pg.Migrate(ctx, n.pool, append(store.Migrations(), deadletter.Migrations())...); err != nil {
+	if n.pool, err = pg.OpenMigrated(ctx, config.DatabaseURL, maxConns, append(store.Migrations(), deadletter.Migrations())...); err != nil {
 		return err
 	}
 	n.outbox = outbox.New(appName, n.pool, n.log)

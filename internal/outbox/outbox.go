@@ -9,7 +9,6 @@ import (
 	"context"
 	"embed"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"sync/atomic"
 	"time"
@@ -28,13 +27,7 @@ import (
 var files embed.FS
 
 // Migrations make the outbox's tables.
-func Migrations() pg.Migrations {
-	root, err := fs.Sub(files, "migrations")
-	if err != nil {
-		panic(err) // The folder is embedded above.
-	}
-	return pg.Migrations{Files: root, Table: "outbox_migrations"}
-}
+func Migrations() pg.Migrations { return pg.EmbeddedMigrations(files, "outbox_migrations") }
 
 // Outbox is where one app writes its events. Its methods may be called from many goroutines.
 type Outbox struct {
@@ -46,13 +39,13 @@ type Outbox struct {
 	written chan struct{}
 	// leads says that this process relays; otherwise it tells the one that does.
 	leads atomic.Bool
-	// lookAgain and keep are the constants of these names but in tests.
-	lookAgain, keep time.Duration
+	// lookAgain, keep and maxGather are the constants of these names but in tests.
+	lookAgain, keep, maxGather time.Duration
 }
 
 // New returns the outbox of an app, on a migrated database. The pool stays the caller's.
 func New(owner string, pool *pgxpool.Pool, log *slog.Logger) *Outbox {
-	return &Outbox{owner: owner, pool: pool, log: log, written: make(chan struct{}, 1), lookAgain: lookAgain, keep: Keep}
+	return &Outbox{owner: owner, pool: pool, log: log, written: make(chan struct{}, 1), lookAgain: lookAgain, keep: Keep, maxGather: maxGather}
 }
 
 // Subject is what an event is about: an order of a coordination, or an article.

@@ -231,6 +231,30 @@ func TestAnyProcessThatWritesWakesTheOneThatRelays(t *testing.T) {
 	}
 }
 
+func TestEventsThatFollowEachOtherArePublishedTogetherAndOneAloneAtOnce(t *testing.T) {
+	t.Parallel()
+	o := setup(t)
+	o.lookAgain, o.maxGather = time.Hour, 2*time.Second
+	b := new(broker)
+	relaying(t, o, b)
+	eventually(t, 5*time.Second, "it leads", o.leads.Load)
+	pause(t.Context(), o.maxGather) // It has found nothing at its start, and that is long ago.
+	tell := func(order string) {
+		write(t, o, order)
+		o.Committed()
+	}
+	alone := time.Now()
+	tell("ord-0")
+	eventually(t, 5*time.Second, "the first is published", func() bool { return b.count() == 1 })
+	require.Less(t, time.Since(alone), o.maxGather/4, "at once")
+	var batches atomic.Int32
+	b.hold = func(context.Context, bus.Event) { batches.Add(1) }
+	for i := range 10 {
+		tell(fmt.Sprint("ord-", i+1))
+	}
+	eventually(t, 5*time.Second, "all are published", func() bool { return b.count() == 11 })
+}
+
 func TestAnEventOfWhichNobodyToldIsFound(t *testing.T) {
 	t.Parallel()
 	o := setup(t)

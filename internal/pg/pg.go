@@ -4,6 +4,7 @@ package pg
 import (
 	"context"
 	"database/sql"
+	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -46,6 +47,28 @@ type Migrations struct {
 	Files fs.FS
 	// Table keeps which were applied; empty means goose's own. Several owners may share a database, each with its own.
 	Table string
+}
+
+// EmbeddedMigrations are those in the folder migrations/ of files, which the package of an owner embeds.
+func EmbeddedMigrations(files embed.FS, table string) Migrations {
+	root, err := fs.Sub(files, "migrations")
+	if err != nil {
+		panic(err) // Only a path that is no path is refused.
+	}
+	return Migrations{Files: root, Table: table}
+}
+
+// OpenMigrated is Open, and brings the database to the newest migration of each owner.
+func OpenMigrated(ctx context.Context, url string, maxConns int32, owners ...Migrations) (*pgxpool.Pool, error) {
+	pool, err := Open(ctx, url, maxConns)
+	if err != nil {
+		return nil, err
+	}
+	if err := Migrate(ctx, pool, owners...); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
 }
 
 // Migrate brings the database of pool to the newest of each owner's migrations, in turn. Several processes may call it at

@@ -5,7 +5,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 
 	"connectrpc.com/connect"
@@ -75,16 +74,8 @@ var (
 )
 
 func open(ctx context.Context, databaseURL string, sender Sender, log *slog.Logger) (*Service, error) {
-	pool, err := pg.Open(ctx, databaseURL, maxConns)
+	pool, err := pg.OpenMigrated(ctx, databaseURL, maxConns, pg.EmbeddedMigrations(migrationFiles, ""), inbox.Migrations())
 	if err != nil {
-		return nil, err
-	}
-	root, err := fs.Sub(migrationFiles, "migrations")
-	if err == nil {
-		err = pg.Migrate(ctx, pool, pg.Migrations{Files: root}, inbox.Migrations())
-	}
-	if err != nil {
-		pool.Close()
 		return nil, err
 	}
 	s := &Service{

@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"strconv"
 	"strings"
@@ -59,16 +58,8 @@ var (
 )
 
 func open(ctx context.Context, databaseURL string, log *slog.Logger) (*Service, error) {
-	pool, err := pg.Open(ctx, databaseURL, maxConns)
+	pool, err := pg.OpenMigrated(ctx, databaseURL, maxConns, pg.EmbeddedMigrations(migrationFiles, ""), outbox.Migrations(), inbox.Migrations())
 	if err != nil {
-		return nil, err
-	}
-	root, err := fs.Sub(migrationFiles, "migrations")
-	if err == nil {
-		err = pg.Migrate(ctx, pool, pg.Migrations{Files: root}, outbox.Migrations(), inbox.Migrations())
-	}
-	if err != nil {
-		pool.Close()
 		return nil, err
 	}
 	s := &Service{store: &store{pool: pool}, outbox: outbox.New(name, pool, log), inbox: inbox.New(name, pool, log)}

@@ -5,7 +5,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"time"
 
@@ -87,16 +86,8 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	if c.MaxConns == 0 {
 		c.MaxConns = 10
 	}
-	pool, err := pg.Open(ctx, c.DatabaseURL, c.MaxConns)
+	pool, err := pg.OpenMigrated(ctx, c.DatabaseURL, c.MaxConns, pg.EmbeddedMigrations(migrationFiles, ""), outbox.Migrations(), inbox.Migrations())
 	if err != nil {
-		return nil, fmt.Errorf("open payment: %w", err)
-	}
-	migrations, err := fs.Sub(migrationFiles, "migrations")
-	if err == nil {
-		err = pg.Migrate(ctx, pool, pg.Migrations{Files: migrations}, outbox.Migrations(), inbox.Migrations())
-	}
-	if err != nil {
-		pool.Close()
 		return nil, fmt.Errorf("open payment: %w", err)
 	}
 	gateway := sandbox.New(pool)

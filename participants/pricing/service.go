@@ -3,7 +3,6 @@ package pricing
 import (
 	"context"
 	"embed"
-	"io/fs"
 	"log/slog"
 
 	"connectrpc.com/connect"
@@ -47,16 +46,8 @@ var (
 )
 
 func open(ctx context.Context, databaseURL string, log *slog.Logger) (*Service, error) {
-	pool, err := pg.Open(ctx, databaseURL, maxConns)
+	pool, err := pg.OpenMigrated(ctx, databaseURL, maxConns, pg.EmbeddedMigrations(migrationFiles, ""), outbox.Migrations())
 	if err != nil {
-		return nil, err
-	}
-	root, err := fs.Sub(migrationFiles, "migrations")
-	if err == nil {
-		err = pg.Migrate(ctx, pool, pg.Migrations{Files: root}, outbox.Migrations())
-	}
-	if err != nil {
-		pool.Close()
 		return nil, err
 	}
 	return &Service{store: &store{pool: pool, outbox: outbox.New(name, pool, log)}}, nil

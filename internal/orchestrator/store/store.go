@@ -6,7 +6,6 @@ package store
 import (
 	"embed"
 	"errors"
-	"io/fs"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -32,11 +31,7 @@ var migrations embed.FS
 
 // Migrations are those of the orchestrator's database: its own, and those of the events that it writes and receives.
 func Migrations() []pg.Migrations {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		panic(err) // The folder is embedded above.
-	}
-	return []pg.Migrations{{Files: files}, outbox.Migrations(), inbox.Migrations()}
+	return []pg.Migrations{pg.EmbeddedMigrations(migrations, ""), outbox.Migrations(), inbox.Migrations()}
 }
 
 // Store reads and changes checkouts. Its methods may be called from many goroutines.
