@@ -51,8 +51,9 @@ import (
 const (
 	// atOnce is the publish loop's second concurrency: what bus/dapr has for a relay.
 	atOnce = 16
-	// singles is how many events are committed one by one in a round, to see how long each is on its way.
-	singles = 120
+	// singles is how many events are committed one by one in a round, to see how long each is on its way. The pauses between
+	// them are longer than a busy relay gathers events.
+	singles, silence = 100, 30 * time.Millisecond
 	// writeBatch is how many events are written in one transaction beforehand.
 	writeBatch = 500
 	// consumerConns is what the participants give their pools.
@@ -500,8 +501,9 @@ func (e *eventsGround) singles(ctx context.Context, received <-chan string, late
 	return nil
 }
 
-// single commits one event and waits until its consumer has committed it.
+// single commits one event after a silence and waits until its consumer has committed it.
 func (e *eventsGround) single(ctx context.Context, o *outbox.Outbox, noted noting, received <-chan string, late *delays, handed *[]time.Duration) error {
+	time.Sleep(silence)
 	if err := writeEvents(ctx, e.producer, o, 1); err != nil {
 		return err
 	}

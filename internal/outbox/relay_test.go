@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -208,7 +210,7 @@ func TestAnyProcessThatWritesWakesTheOneThatRelays(t *testing.T) {
 	leader, other := open(t, url, slog.New(slog.DiscardHandler)), open(t, url, slog.New(slog.DiscardHandler))
 	b := new(broker)
 	for _, o := range []*Outbox{leader, other} {
-		o.lookAgain = time.Hour // Nothing is found by looking.
+		o.lookAgain, o.maxGather = time.Hour, 0 // Nothing is found by looking, and none waits for the next.
 	}
 	relaying(t, leader, b)
 	eventually(t, 5*time.Second, "the first leads", leader.leads.Load)
@@ -234,25 +236,42 @@ func TestAnyProcessThatWritesWakesTheOneThatRelays(t *testing.T) {
 func TestEventsThatFollowEachOtherArePublishedTogetherAndOneAloneAtOnce(t *testing.T) {
 	t.Parallel()
 	o := setup(t)
-	o.lookAgain, o.maxGather = time.Hour, 2*time.Second
-	b := new(broker)
+	o.lookAgain, o.maxGather = time.Hour, 3*time.Second
+	b := &batches{broker: new(broker)}
 	relaying(t, o, b)
-	eventually(t, 5*time.Second, "it leads", o.leads.Load)
-	pause(t.Context(), o.maxGather) // It has found nothing at its start, and that is long ago.
-	tell := func(order string) {
-		write(t, o, order)
+	eventually(t, 5*time.Second, "it leads", o.leads.Load) // It has just looked, so what comes now follows that.
+	for i := range 10 {
+		write(t, o, fmt.Sprint("ord-", i))
 		o.Committed()
 	}
-	alone := time.Now()
-	tell("ord-0")
-	eventually(t, 5*time.Second, "the first is published", func() bool { return b.count() == 1 })
-	require.Less(t, time.Since(alone), o.maxGather/4, "at once")
-	var batches atomic.Int32
-	b.hold = func(context.Context, bus.Event) { batches.Add(1) }
-	for i := range 10 {
-		tell(fmt.Sprint("ord-", i+1))
-	}
-	eventually(t, 5*time.Second, "all are published", func() bool { return b.count() == 11 })
+	eventually(t, 5*time.Second, "all are published", func() bool { return b.count() == 10 })
+	require.Equal(t, []int{10}, b.all())
+
+	last, _ := b.newest()
+	eventually(t, 2*o.maxGather, "nothing was published for long", func() bool { return time.Since(last.at) > o.maxGather+o.maxGather/4 })
+	write(t, o, "ord-alone")
+	o.Committed()
+	eventually(t, o.maxGather/4, "it is published at once", func() bool { return b.count() == 11 })
+}
+
+// batches is a broker that notes how many events were handed over together.
+type batches struct {
+	*broker
+	mu    sync.Mutex
+	sizes []int
+}
+
+func (b *batches) Publish(ctx context.Context, events []bus.Event) []error {
+	b.mu.Lock()
+	b.sizes = append(b.sizes, len(events))
+	b.mu.Unlock()
+	return b.broker.Publish(ctx, events)
+}
+
+func (b *batches) all() []int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.sizes)
 }
 
 func TestAnEventOfWhichNobodyToldIsFound(t *testing.T) {
