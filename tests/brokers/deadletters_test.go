@@ -238,10 +238,12 @@ func (s system) keepsLetterInTheEnd(t *testing.T) {
 	exec(t, pool, `
 		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'the disk is full'; END $$;
 		CREATE TRIGGER refuse BEFORE INSERT ON dead_letters FOR EACH ROW EXECUTE FUNCTION refuse()`)
+	release := func() { exec(t, pool, `DROP TRIGGER IF EXISTS refuse ON dead_letters`) }
+	defer release() // Also after a failure: the tests that follow need the table.
 	before := refusals()
 	s.add(t, topic, []byte("refused at first"))
 	awaitRefusals(before + 3)
-	exec(t, pool, `DROP TRIGGER refuse ON dead_letters; DROP FUNCTION refuse()`)
+	release()
 	require.EqualValues(t, 1, s.letterOf(t, topic, has("refused at first")).DeadLetter.Arrivals)
 
 	tx, err := pool.Begin(t.Context())
@@ -294,6 +296,8 @@ func (s system) mendsPoison(t *testing.T) {
 		CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS
 		$$ BEGIN IF NEW.order_id LIKE 'poison-%' THEN RAISE EXCEPTION 'no room for order %', NEW.order_id; END IF; RETURN NEW; END $$;
 		CREATE TRIGGER poison BEFORE INSERT OR UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION poison()`)
+	mend := func() { exec(t, ordersDB, `DROP TRIGGER IF EXISTS poison ON orders`) }
+	defer mend()
 	// One after the other, so that some are being tried again all the time.
 	with := s.pace(t, "with-poison", total, poisoned...)
 	letters := s.lettersOfOrders(t, poisoned)
@@ -311,7 +315,7 @@ func (s system) mendsPoison(t *testing.T) {
 		require.Empty(t, s.view(t, id).Status)
 	}
 
-	exec(t, ordersDB, `DROP TRIGGER poison ON orders; DROP FUNCTION poison()`)
+	mend()
 	after := s.pace(t, "after-poison", total)
 	without := (before + after) / 2
 	t.Logf("orders that the customer sees as confirmed, per second: %.1f before, %.1f with poison, %.1f after: %.0f %% of the pace without",

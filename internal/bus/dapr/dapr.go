@@ -40,8 +40,8 @@ const (
 	// resubscribe is the pause before a stream that broke is opened again.
 	resubscribe = time.Second
 	// settle is how long the sidecar is given to take the last answers before the stream ends: to a delivery that finds an answer
-	// and the end at the same time it may prefer the end, and deliver again.
-	settle = 500 * time.Millisecond
+	// and the end at the same time it may prefer the end, and deliver again. On a loaded machine half a second was too little once.
+	settle = 2 * time.Second
 	// farewell bounds the end of a stream after that. The sidecar takes so long only over deliveries that it has begun and that
 	// nobody takes any more.
 	farewell = 2 * time.Second
