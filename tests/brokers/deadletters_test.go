@@ -320,7 +320,8 @@ func (s system) mendsPoison(t *testing.T) {
 	without := (before + after) / 2
 	t.Logf("orders that the customer sees as confirmed, per second: %.1f before, %.1f with poison, %.1f after: %.0f %% of the pace without",
 		before, with, after, 100*with/without)
-	require.Greater(t, with, without/2, "the rest of the traffic keeps its pace")
+	// The lower one: others use the machine too, and the pace without poison may differ by as much.
+	require.Greater(t, with, min(before, after)/2, "the rest of the traffic keeps its pace")
 
 	s.replayAsOperator(t, ids...)
 	for _, id := range poisoned {

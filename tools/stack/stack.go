@@ -149,11 +149,10 @@ func (s *stack) stopAll(ctx context.Context) error {
 	for _, broker := range localstack.Brokers {
 		errs = append(errs, localstack.StopBroker(broker, s.local(broker)))
 	}
-	errs = append(errs,
-		s.stopControlPlane(ctx),
-		localstack.StopPostgres(ctx, s.local("postgres")),
-		localstack.StopPostgres(ctx, s.local("test-postgres")),
-		localstack.StopPostgres(ctx, s.local("test-dapr-postgres"))) // Stopped by its tests, unless they were killed.
+	errs = append(errs, s.stopControlPlane(ctx))
+	for _, dir := range s.postgresDirs() {
+		errs = append(errs, localstack.StopPostgres(ctx, dir))
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("stop: %w", err)
 	}
@@ -171,11 +170,24 @@ func (s *stack) clean(ctx context.Context) error {
 	if err := s.down(ctx); err != nil {
 		return err
 	}
-	return errors.Join(
-		localstack.RemovePostgres(s.local("postgres")),
-		localstack.RemovePostgres(s.local("test-postgres")),
-		localstack.RemovePostgres(s.local("test-dapr-postgres")),
-		os.RemoveAll(s.local()))
+	var errs []error
+	for _, dir := range s.postgresDirs() {
+		errs = append(errs, localstack.RemovePostgres(dir))
+	}
+	return errors.Join(append(errs, os.RemoveAll(s.local()))...)
+}
+
+// postgresDirs are the folders of PostgreSQL servers: the system's own, and those of tests, which stop theirs unless they were
+// killed.
+func (s *stack) postgresDirs() []string {
+	dirs := []string{s.local("postgres")}
+	found, _ := filepath.Glob(s.local("test-*")) // The pattern is a good one.
+	for _, path := range found {
+		if info, err := os.Stat(path); err == nil && info.IsDir() {
+			dirs = append(dirs, path)
+		}
+	}
+	return dirs
 }
 
 // testEnv readies what tests in packages side by side would otherwise all find missing at once.
