@@ -6,15 +6,23 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
 	"time"
 )
 
-// FreePorts are n different loopback ports that nobody uses now, below those that the kernel gives to outgoing connections:
+// FreePorts are n different loopback ports that nobody uses now or was given by another process of ours that still lives, below those that the kernel gives to outgoing connections:
 // what is killed and started again must find its ports free.
 func FreePorts(n int) ([]int, error) {
 	ports := make([]int, 0, n)
 	for range 1000 {
 		port := 12000 + rand.IntN(20000)
+		if !reserve(port) {
+			continue
+		}
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err != nil {
 			continue
@@ -25,6 +33,29 @@ func FreePorts(n int) ([]int, error) {
 		}
 	}
 	return nil, errors.New("find free ports: none")
+}
+
+// reserved are the locks of this process's ports; they end with it.
+var reserved sync.Map
+
+// reserve keeps a port from others that look for free ones on this machine between the look and the use: tests in packages side
+// by side start a hundred servers in a minute. A machine where that cannot be written down does without.
+func reserve(port int) bool {
+	dir := filepath.Join(os.TempDir(), "checkoutsaga-ports")
+	if err := os.MkdirAll(dir, 0o777); err != nil {
+		return true
+	}
+	_ = os.Chmod(dir, 0o777|os.ModeSticky) // Another user may have made it, and then has done this.
+	lock, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_CREATE|os.O_RDWR, 0o666)
+	if err != nil {
+		return true
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		lock.Close()
+		return false
+	}
+	reserved.Store(port, lock)
+	return true
 }
 
 // FreePort is one of FreePorts.
