@@ -17,13 +17,13 @@ MAKEFLAGS += --no-print-directory
 build: ## build the binaries into bin/
 	@mkdir -p bin
 	go build -o bin/ ./cmd/...
-run: install build ## the main job, embedded: start everything in one process, demonstrate, audit, stop
+run: build ## the main job, embedded: start everything in one process, demonstrate, audit, stop
 	@$(STACK) run --engine embedded
-run-dapr: install build ## the same on real Dapr (the first time builds Dapr: some minutes)
+run-dapr: build ## the same on real Dapr (the first time builds Dapr: some minutes)
 	@$(STACK) run --engine dapr --broker $(BROKER)
-up: install build ## start it embedded and leave it running in the background
+up: build ## start it embedded and leave it running in the background
 	@$(STACK) up --engine embedded
-up-dapr: install build ## start it on real Dapr and leave it running in the background; BROKER=redis, rabbitmq or kafka
+up-dapr: build ## start it on real Dapr and leave it running in the background; BROKER=redis, rabbitmq or kafka
 	@$(STACK) up --engine dapr --broker $(BROKER)
 down: ## stop whatever up started; data stays under .local/
 	@$(STACK) down

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -17,17 +18,36 @@ type systemPackage struct {
 	present func() bool
 }
 
+// Names of system packages.
+const (
+	postgresPackage = "postgresql"
+	redisPackage    = "redis-server"
+	rabbitPackage   = "rabbitmq-server"
+)
+
 // systemPackages are all that the project takes from the system.
 var systemPackages = []systemPackage{
-	{name: "postgresql", present: func() bool { _, err := postgresBinaries(); return err == nil }},
-	{name: "redis-server", present: func() bool { _, err := exec.LookPath("redis-server"); return err == nil }},
-	{name: "rabbitmq-server", present: func() bool { _, err := os.Stat(rabbitServer); return err == nil }},
+	{name: postgresPackage, present: func() bool { _, err := postgresBinaries(); return err == nil }},
+	{name: redisPackage, present: func() bool { _, err := exec.LookPath("redis-server"); return err == nil }},
+	{name: rabbitPackage, present: func() bool { _, err := os.Stat(rabbitServer); return err == nil }},
 }
 
 // Install installs those of PostgreSQL, Redis and RabbitMQ that this machine lacks, with apt-get, and tells out what it does. It
 // asks nothing: where it may not install, the error says what to type.
 func Install(ctx context.Context, out io.Writer) error {
 	return install(ctx, out, systemPackages, os.Geteuid() == 0)
+}
+
+// InstallFor is Install of what a system needs that runs on the broker; with no broker it runs embedded.
+func InstallFor(ctx context.Context, out io.Writer, broker string) error {
+	return install(ctx, out, neededFor(broker), os.Geteuid() == 0)
+}
+
+func neededFor(broker string) []systemPackage {
+	ofBroker := map[string]string{Redis: redisPackage, RabbitMQ: rabbitPackage}[broker] // Kafka's stand-in is built from tools/kafka.
+	return slices.DeleteFunc(slices.Clone(systemPackages), func(p systemPackage) bool {
+		return p.name != postgresPackage && p.name != ofBroker
+	})
 }
 
 func install(ctx context.Context, out io.Writer, packages []systemPackage, root bool) error {

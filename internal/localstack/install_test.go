@@ -32,6 +32,18 @@ func TestInstallAsOrdinaryUserInstallsOnlyWhatIsMissingThroughSudo(t *testing.T)
 	require.NotContains(t, calls(), "postgresql")
 }
 
+func TestASystemNeedsNoMoreThanItRunsOn(t *testing.T) {
+	for broker, want := range map[string][]string{
+		"": {"postgresql"}, Kafka: {"postgresql"}, Redis: {"postgresql", "redis-server"}, RabbitMQ: {"postgresql", "rabbitmq-server"},
+	} {
+		var names []string
+		for _, p := range neededFor(broker) {
+			names = append(names, p.name)
+		}
+		require.Equal(t, want, names, "on %q", broker)
+	}
+}
+
 func TestInstallSaysWhatToTypeWhenItMayNot(t *testing.T) {
 	missing := []systemPackage{{"redis-server", func() bool { return false }}}
 	t.Run("sudo would ask for a password", func(t *testing.T) {

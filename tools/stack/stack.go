@@ -94,9 +94,12 @@ func (s *stack) begin(ctx context.Context, engine, broker string) error {
 	if running, _ := s.running(); running {
 		return errors.New("the system runs here already; `make down` stops it")
 	}
-	start := s.upEmbedded
+	start, needed := s.upEmbedded, ""
 	if engine == onDapr {
-		start = func(ctx context.Context) error { return s.upDapr(ctx, broker) }
+		start, needed = func(ctx context.Context) error { return s.upDapr(ctx, broker) }, broker
+	}
+	if err := localstack.InstallFor(ctx, s.out, needed); err != nil {
+		return err
 	}
 	// Logs are those of this start, so that their ends tell of it.
 	if err := errors.Join(os.RemoveAll(s.local("log")), os.MkdirAll(s.local("log"), 0o755)); err != nil {
