@@ -21,7 +21,6 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/checkoutsaga/orchestrator/internal/bus"
@@ -163,8 +162,7 @@ func (in *Inbox) take(ctx context.Context, d bus.Delivery) (err error) {
 			age.Round(time.Second), in.remember)
 	}
 
-	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": h.Traceparent})
-	ctx, span := in.tracer.Start(ctx, "process "+d.Topic, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+	ctx, span := in.tracer.Start(event.WithTrace(ctx, h.Traceparent), "process "+d.Topic, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
 		attribute.String("messaging.message.id", h.EventId), attribute.String("order_id", h.OrderId), attribute.String("consumer", in.app)))
 	defer span.End()
 	then, err := in.apply(ctx, m)

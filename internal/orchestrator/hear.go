@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 
 	"github.com/jackc/pgx/v5"
 
@@ -47,6 +48,9 @@ func learn[M event.Message](s *store.Store, fact store.Fact) func(context.Contex
 		return inbox.Result{Then: func(context.Context) { s.Learned(orderID) }}, nil
 	}
 }
+
+// currencyPattern is what an ISO 4217 code looks like.
+var currencyPattern = regexp.MustCompile(`^[A-Z]{3}$`)
 
 func setPrice(s *store.Store) func(context.Context, pgx.Tx, *pricingv1.PriceUpdated) (inbox.Result, error) {
 	return func(ctx context.Context, tx pgx.Tx, m *pricingv1.PriceUpdated) (inbox.Result, error) {

@@ -2,7 +2,6 @@ package orchestrator
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -25,9 +24,6 @@ const (
 	minDeadline     = time.Second
 	maxDeadline     = 30 * 24 * time.Hour
 )
-
-// currencyPattern is what an ISO 4217 code looks like.
-var currencyPattern = regexp.MustCompile(`^[A-Z]{3}$`)
 
 // priceList is what is needed of the price list to judge an order.
 type priceList struct {

@@ -15,7 +15,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
@@ -103,9 +102,7 @@ func (o *Outbox) row(ctx context.Context, subject Subject, m event.Message) ([]a
 	if err != nil {
 		return nil, fmt.Errorf("encode event %s: %w", topic.Name, err)
 	}
-	trace := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(ctx, trace)
-	return []any{o.owner, topic.Name, subject.about, subject.key, topic.Version, subject.coordination, trace["traceparent"], payload}, nil
+	return []any{o.owner, topic.Name, subject.about, subject.key, topic.Version, subject.coordination, event.TraceOf(ctx), payload}, nil
 }
 
 // Committed tells that a transaction with events was committed. Called for nothing it costs one query. An event whose process

@@ -86,7 +86,7 @@ func TestAuthorizingAPaymentKeepsEveryRuleOfAParticipant(t *testing.T) {
 		return res.Msg.Result, nil
 	}
 	a.None, a.Done, a.Undone = "0 held, 0 taken, 0 movements", "4999 held, 0 taken, 1 movements", "0 held, 0 taken, 2 movements"
-	participanttest.Prove(t, a)
+	require.Equal(t, 16, participanttest.Prove(t, a).Count(participanttest.Passed), "rules that this step can be tried by")
 	(&fixture{pool: p.pool}).requireBookBalances(t)
 }
 
@@ -124,7 +124,7 @@ func TestCapturingAPaymentKeepsEveryRuleOfAParticipant(t *testing.T) {
 		return res.Msg.Result, nil
 	}
 	a.None, a.Done, a.Undone = "4999 held, 0 taken, 1 movements", "0 held, 4999 taken, 2 movements", "0 held, 0 taken, 3 movements"
-	participanttest.Prove(t, a)
+	require.Equal(t, 16, participanttest.Prove(t, a).Count(participanttest.Passed), "rules that this step can be tried by")
 	(&fixture{pool: p.pool}).requireBookBalances(t)
 }
 
