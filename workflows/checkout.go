@@ -20,12 +20,15 @@ func Checkout() (*saga.Saga, error) {
 		// Declined: the stock is released. An authorization that has expired counts as voided.
 		saga.Step(checkout.AuthorizePayment, saga.UndoneBy(checkout.VoidAuthorization)),
 
-		// From here the money is taken, and nothing is undone any more. The one way back is a recorded refusal, as when the
-		// authorization expired meanwhile: nothing was captured, so both steps above are undone.
-		saga.Pivot(checkout.CapturePayment),
+		// Above a configured amount a person decides first. Whoever has to and has not yet, holds the next step.
+		saga.Decision(checkout.Approval),
 
-		// The reservation becomes a shipment. The customer has paid, so it is tried until it is done; giving the money back
-		// is for an operator to decide.
+		// From here the money is taken, and nothing is undone any more. The one way back is a recorded refusal, as when the
+		// authorization expired meanwhile: nothing was captured, so both steps above are undone. Giving the money back is for an
+		// operator to decide; the stock is released first then, so that nothing can be shipped any more.
+		saga.PivotUndoneBy(checkout.CapturePayment, checkout.RefundPayment),
+
+		// The reservation becomes a shipment. The customer has paid, so it is tried until it is done.
 		saga.Step(checkout.CommitStock, saga.NothingToUndo()),
 	)
 }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dapr/durabletask-go/task"
 	"github.com/google/go-cmp/cmp"
@@ -101,6 +102,31 @@ var golden = []struct {
 		want:   "capture-payment: rejected, authorization expired · void-authorization: applied · release-stock: applied · end: undone",
 	},
 	{
+		name: "awaited-approval-and-approved",
+		script: sagatest.Script{checkout.CapturePayment: {{
+			Reply: saga.Reply{Outcome: saga.Held, HoldMS: 86_400_000}, Then: []any{checkout.Command{ID: "cmd-1", Kind: checkout.CommandApprove}},
+		}}},
+		want: "reserve-stock: applied · authorize-payment: applied · capture-payment: held · wait 24h0m0s · " +
+			`event {"id":"cmd-1","kind":"approve"} · capture-payment: applied · commit-stock: applied · end: completed`,
+	},
+	{
+		name:   "awaited-approval-until-its-deadline",
+		script: sagatest.Script{checkout.CapturePayment: {sagatest.Held(24 * time.Hour), sagatest.TurnedBack()}},
+		want: "reserve-stock: applied · authorize-payment: applied · capture-payment: held · wait 24h0m0s · capture-payment: turned-back · " +
+			"void-authorization: applied · release-stock: applied · end: undone",
+	},
+	{
+		name:   "held-back-and-then-done",
+		script: sagatest.Script{checkout.AuthorizePayment: {sagatest.Held(2 * time.Minute)}},
+		want: "reserve-stock: applied · authorize-payment: held · wait 2m0s · authorize-payment: applied · capture-payment: applied · " +
+			"commit-stock: applied · end: completed",
+	},
+	{
+		name:  "refunded",
+		phase: saga.Reversing,
+		want:  "void-authorization: applied · release-stock: applied · refund-payment: applied · end: undone",
+	},
+	{
 		name:   "out-of-attempts",
 		phase:  saga.Undoing,
 		script: sagatest.Script{checkout.VoidAuthorization: sagatest.Fails("down").Times(99)},
@@ -153,7 +179,7 @@ func TestGoldenHistoriesReplay(t *testing.T) {
 func TestGoldenHistoriesTellWhatBreaksRunsUnderWay(t *testing.T) {
 	reserve := saga.Step(checkout.ReserveStock, saga.UndoneBy(checkout.ReleaseStock))
 	authorize := saga.Step(checkout.AuthorizePayment, saga.UndoneBy(checkout.VoidAuthorization))
-	capture := saga.Pivot(checkout.CapturePayment)
+	capture := saga.PivotUndoneBy(checkout.CapturePayment, checkout.RefundPayment)
 	commit := saga.Step(checkout.CommitStock, saga.NothingToUndo())
 	tests := []struct {
 		name    string

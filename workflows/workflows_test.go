@@ -19,6 +19,7 @@ func TestTheSagaIsTheListOfSteps(t *testing.T) {
 	var got []checkout.Step
 	for i, d := range s.Steps() {
 		// Who does a step is not for the saga to know.
+		require.Equal(t, d.Name == checkout.Approval, d.Decision)
 		got = append(got, checkout.Step{Name: d.Name, Participant: want[min(i, len(want)-1)].Participant, Compensation: d.UndoneBy, Pivot: d.Pivot})
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

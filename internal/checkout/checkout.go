@@ -15,14 +15,18 @@ const (
 
 	ReserveStock     = "reserve-stock"
 	AuthorizePayment = "authorize-payment"
+	Approval         = "approval"
 	CapturePayment   = "capture-payment"
 	CommitStock      = "commit-stock"
 
 	ReleaseStock      = "release-stock"
 	VoidAuthorization = "void-authorization"
+	RefundPayment     = "refund-payment"
 
 	Warehouse = "warehouse"
 	Payment   = "payment"
+	// Operator stands for a person where the others are participants.
+	Operator = "operator"
 )
 
 // Step is one step of the checkout with what undoes it.
@@ -30,9 +34,10 @@ type Step struct {
 	// Name is the step's activity, too.
 	Name        string
 	Participant string
-	// Compensation names what undoes the step by itself; empty where nothing does.
+	// Compensation names what undoes the step; empty where nothing does.
 	Compensation string
-	// Pivot marks the step whose claim ends every way back but its own recorded refusal.
+	// Pivot marks the step whose claim ends every way back but its own recorded refusal. Its compensation is for an operator to
+	// ask for.
 	Pivot bool
 }
 
@@ -41,13 +46,15 @@ func Steps() []Step {
 	return []Step{
 		{Name: ReserveStock, Participant: Warehouse, Compensation: ReleaseStock},
 		{Name: AuthorizePayment, Participant: Payment, Compensation: VoidAuthorization},
-		{Name: CapturePayment, Participant: Payment, Pivot: true},
+		// Only checkouts above a configured amount have this one. Nobody is called: a person decides, and the row knows it.
+		{Name: Approval, Participant: Operator},
+		{Name: CapturePayment, Participant: Payment, Compensation: RefundPayment, Pivot: true},
 		{Name: CommitStock, Participant: Warehouse},
 	}
 }
 
 // Phase tells which way a checkout can go. Legal moves: forward → pivoted → final, forward → undoing → final, and
-// pivoted → undoing where the pivot's own refusal is recorded.
+// pivoted → undoing where the pivot's own refusal is recorded or an operator has the money refunded.
 type Phase string
 
 // The phases.
@@ -56,6 +63,8 @@ const (
 	Pivoted Phase = "pivoted"
 	Undoing Phase = "undoing"
 	Final   Phase = "final"
+	// Reversing is no phase of a checkout but of its run: undoing, the captured money included.
+	Reversing Phase = "reversing"
 )
 
 // Status is what people see of a checkout.
@@ -94,8 +103,33 @@ type Command struct {
 
 // Kinds of commands.
 const (
-	CommandCancel = "cancel"
-	CommandRetry  = "retry"
+	CommandCancel  = "cancel"
+	CommandRetry   = "retry"
+	CommandApprove = "approve"
+	CommandReject  = "reject"
+	CommandResolve = "resolve"
+	CommandRedrive = "redrive"
+)
+
+// AttentionCode says as a word why a checkout waits for an operator.
+type AttentionCode string
+
+// The codes.
+const (
+	// AttentionFailing: a step or compensation has been tried for long without an answer.
+	AttentionFailing AttentionCode = "failing"
+	// AttentionRefused: it is refused, and there is no other way on.
+	AttentionRefused AttentionCode = "refused"
+	// AttentionConflict: the participant knows the order with other contents.
+	AttentionConflict AttentionCode = "conflict"
+	// AttentionBadRequest: the participant does not accept the request.
+	AttentionBadRequest AttentionCode = "bad_request"
+	// AttentionForgotten: the participant does not know what it once confirmed.
+	AttentionForgotten AttentionCode = "forgotten"
+	// AttentionNoProgress: several runs got nowhere.
+	AttentionNoProgress AttentionCode = "no_progress"
+	// AttentionStopped: a run stopped, because its code panicked or does not fit its history.
+	AttentionStopped AttentionCode = "stopped"
 )
 
 // Money is an amount in minor units (cents) of an ISO 4217 currency.
@@ -138,6 +172,8 @@ type Attempt struct {
 	Wait time.Duration
 	// Stuck says that the saga has tried for so long that a person should know.
 	Stuck bool
+	// HeldBack says why the participant is not to be called now, as when it answers nobody; empty if it may be.
+	HeldBack string
 }
 
 // Leave is the fence's answer to an attempt.
@@ -151,6 +187,9 @@ const (
 	Known Leave = "known"
 	// TurnBack: the checkout is being undone (cancelled, expired, refused); call nobody and undo what was begun.
 	TurnBack Leave = "turn-back"
+	// Hold: call nobody yet, and ask again after Pass.Wait or when a command comes: a person has to decide, or the participant is
+	// held back.
+	Hold Leave = "hold"
 	// Superseded: this run no longer drives the checkout, or the checkout is final; call nobody and end the run.
 	Superseded Leave = "superseded"
 )
@@ -162,8 +201,10 @@ type Pass struct {
 	Order Order
 	// Learned is the recorded outcome, with Known.
 	Learned Learned
-	// Reason says why, with TurnBack and Superseded.
+	// Reason says why, with TurnBack, Hold and Superseded.
 	Reason string
+	// Wait is set with Hold.
+	Wait time.Duration
 }
 
 // Outcome is what an attempt taught.
@@ -188,10 +229,11 @@ type Learned struct {
 	Detail string
 	// Reference is the participant's own.
 	Reference string
-	// Attention, where set, says in words why a person must look at once, such as a key met with another digest.
-	Attention string
-	Began     time.Time
-	Took      time.Duration
+	// Attention, where set, says why a person must look at once, such as a key met with another digest.
+	Attention AttentionCode
+	// ValidUntil is until when the effect lasts by itself; zero where it has no such end.
+	ValidUntil time.Time
+	Took       time.Duration
 }
 
 // MaxDetail is where error texts are cut, in bytes, so that histories and rows stay small.
@@ -206,6 +248,8 @@ const (
 	GoOn Standing = "go-on"
 	// GoBack: a cancel stands or the deadline has passed; the saga turns back without trying the next step.
 	GoBack Standing = "go-back"
+	// Doubted: the outcome cannot be, so it is not believed; the saga tries again.
+	Doubted Standing = "doubted"
 	// Over: the run was superseded; what it learned was not recorded.
 	Over Standing = "over"
 )

@@ -22,6 +22,9 @@ const (
 	Pivoted Phase = "pivoted"
 	// Undoing only undoes, last step first.
 	Undoing Phase = "undoing"
+	// Reversing is Undoing after the pivot was applied, because somebody decided so: what stands before the pivot goes first,
+	// last step first, and then the pivot's own effect. See PivotUndoneBy.
+	Reversing Phase = "reversing"
 )
 
 // Call is the input of an activity that does or undoes a step.
@@ -49,6 +52,8 @@ type Reply struct {
 	Reason string `json:"reason,omitempty"`
 	// TurnBack, with Applied, tells the saga to undo instead of trying the next step.
 	TurnBack bool `json:"turn_back,omitempty"`
+	// HoldMS, with Held, is how long to wait for a command, in milliseconds, before asking again.
+	HoldMS int64 `json:"hold_ms,omitempty"`
 }
 
 // Outcome is what an activity learned.
@@ -62,6 +67,9 @@ const (
 	Rejected Outcome = "rejected"
 	// Unknown: nothing is known; the saga tries again.
 	Unknown Outcome = "unknown"
+	// Held: nobody was called yet, because somebody has to decide first or the participant is to be left alone. The attempt does
+	// not count; the saga asks again after Reply.HoldMS, or when a command comes.
+	Held Outcome = "held"
 	// TurnedBack: nobody was called in this attempt because the saga is to be undone.
 	TurnedBack Outcome = "turned-back"
 	// Superseded: another run drives this key, or it is settled; the saga ends and touches nothing.

@@ -52,12 +52,17 @@ func (r *run) drive(s *Saga) (End, error) {
 		return "", err
 	}
 	r.undo = append(r.undo, done...)
-	if r.input.Phase == Undoing {
+	if r.input.Phase == Undoing || r.input.Phase == Reversing {
 		return r.turnBack()
 	}
 	for _, step := range todo {
-		// Before it is tried: an answer that never comes may hide an effect.
-		r.undo = append(r.undo, step)
+		if step.Decision {
+			continue // The step behind it waits.
+		}
+		if !step.Pivot {
+			// Before it is tried: an answer that never comes may hide an effect. A pivot is not undone by itself.
+			r.undo = append(r.undo, step)
+		}
 		w, err := r.do(step)
 		switch {
 		case err != nil:
@@ -93,10 +98,15 @@ func (r *run) do(step Declared) (way, error) {
 			return replaced, nil
 		case Rejected:
 			if !r.pivoted {
-				r.undo = r.undo[:len(r.undo)-1] // refused is known not to be there
+				if !step.Pivot {
+					r.undo = r.undo[:len(r.undo)-1] // refused is known not to be there
+				}
 				return back, nil
 			}
 			refused = true
+		case Held:
+			round--
+			call.WaitMS = r.hold(reply)
 		case TurnedBack:
 			if !r.pivoted {
 				return back, nil
@@ -137,6 +147,9 @@ func (r *run) takeBack(step Declared) (way, error) {
 			return onward, nil
 		case Superseded:
 			return replaced, nil
+		case Held:
+			round--
+			call.WaitMS = r.hold(reply)
 		}
 		if err := r.rest(call, woken); err != nil {
 			return "", err
@@ -153,6 +166,11 @@ func (r *run) call(step Declared, round int) Call {
 		WaitMS: r.policy.wait(round).Milliseconds(),
 		Stuck:  r.policy.stuck(round),
 	}
+}
+
+// hold is how long a held step waits: at least as long as after a first attempt, so that no answer can make the run spin.
+func (r *run) hold(reply Reply) int64 {
+	return max(reply.HoldMS, r.policy.FirstWait.Milliseconds())
 }
 
 // attempt calls an activity once and empties the mailbox. The way is onward where there is a reply to look at; woken says

@@ -16,10 +16,13 @@ type Saga struct {
 type Declared struct {
 	// Name is the step's name and that of the activity that does it. It stands in histories: renaming it is a migration.
 	Name string
-	// UndoneBy names the activity that makes the step's effect be gone; empty where there is nothing to undo.
+	// UndoneBy names the activity that makes the step's effect be gone; empty where there is nothing to undo. The pivot's is
+	// called in the phase Reversing only.
 	UndoneBy string
 	// Pivot marks the step that ends every way back but its own refusal.
 	Pivot bool
+	// Decision marks what is no step at a participant but a person's word, for which the step behind it waits.
+	Decision bool
 
 	// undo is what was said about undoing, kept apart so that New can tell "nothing" from "not said".
 	undo Undo
@@ -48,6 +51,19 @@ func Pivot(name string) Declared {
 	return Declared{Name: name, Pivot: true, undo: NothingToUndo()}
 }
 
+// PivotUndoneBy declares a pivot whose effect can be taken back all the same, if somebody decides so: by a run in the phase
+// Reversing, and by nothing else.
+func PivotUndoneBy(name, activity string) Declared {
+	return Declared{Name: name, Pivot: true, UndoneBy: activity, undo: UndoneBy(activity)}
+}
+
+// Decision declares that somebody may have to decide before the saga goes on. Whether that is so is not the saga's to know: the
+// step behind it answers Held until it is decided, Applied or TurnedBack after that. So it has no activity, and costs nothing where
+// nobody has to decide.
+func Decision(name string) Declared {
+	return Declared{Name: name, Decision: true, undo: NothingToUndo()}
+}
+
 // New checks a list of steps, first step first. The error tells all that is wrong with it.
 func New(steps ...Declared) (*Saga, error) {
 	var wrong []error
@@ -70,8 +86,12 @@ func New(steps ...Declared) (*Saga, error) {
 		}
 		claim(step.Name)
 		switch {
+		case step.undo == Undo{} && step.Pivot:
+			say("pivot %q does not say what undoes it: use Pivot, or PivotUndoneBy with a name", step.Name)
 		case step.undo == Undo{}:
 			say("step %q does not say what undoes it: use UndoneBy with a name, or NothingToUndo", step.Name)
+		case step.Decision && i == len(steps)-1:
+			say("decision %q has no step behind it that could wait for it", step.Name)
 		case step.Pivot && pivot != "":
 			say("pivot %q: the saga has a pivot already, %q", step.Name, pivot)
 		case step.Pivot:
@@ -97,6 +117,9 @@ func (s *Saga) Steps() []Declared { return append([]Declared(nil), s.steps...) }
 func (s *Saga) Activities() []string {
 	var names []string
 	for _, step := range s.steps {
+		if step.Decision {
+			continue
+		}
 		names = append(names, step.Name)
 		if step.UndoneBy != "" {
 			names = append(names, step.UndoneBy)
@@ -112,7 +135,7 @@ func (s *Saga) Workflow(policy Policy) (task.Workflow, error) {
 	if err := policy.validate(); err != nil {
 		return nil, err
 	}
-	if n := len(s.Activities()); policy.MaxAttemptsPerRun <= n {
+	if n := s.longestRun(); policy.MaxAttemptsPerRun <= n {
 		return nil, fmt.Errorf("policy: MaxAttemptsPerRun is %d, but a run without any trouble may need %d", policy.MaxAttemptsPerRun, n)
 	}
 	return guard(func(ctx *task.WorkflowContext) (any, error) {
@@ -126,6 +149,18 @@ func (s *Saga) Workflow(policy Policy) (task.Workflow, error) {
 		}
 		return Result{End: end}, nil
 	}), nil
+}
+
+// longestRun is how many activities a run may call that meets no trouble: all, but what undoes the pivot, which belongs to runs
+// of its own.
+func (s *Saga) longestRun() int {
+	n := len(s.Activities())
+	for _, step := range s.steps {
+		if step.Pivot && step.UndoneBy != "" {
+			n--
+		}
+	}
+	return n
 }
 
 // split returns the steps that a run beginning in the phase takes as done, and those it has to try.
@@ -142,6 +177,11 @@ func (s *Saga) split(phase Phase) (done, todo []Declared, err error) {
 	switch {
 	case phase == Undoing:
 		return s.steps[:pivot], nil, nil
+	case phase == Reversing && pivot < len(s.steps) && s.steps[pivot].UndoneBy != "":
+		// The pivot's effect goes last: what stands before it may be what somebody gets for it, and must be gone for good first.
+		return append([]Declared{s.steps[pivot]}, s.steps[:pivot]...), nil, nil
+	case phase == Reversing:
+		return nil, nil, stop(ErrInput, "phase is reversing, but the saga has no pivot that could be undone")
 	case phase == Pivoted && pivot < len(s.steps):
 		return s.steps[:pivot], s.steps[pivot:], nil
 	case phase == Pivoted:

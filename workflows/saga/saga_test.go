@@ -19,7 +19,8 @@ func trip(t testing.TB) *saga.Saga {
 		saga.Step("room", saga.UndoneBy("no-room")),
 		saga.Step("quote", saga.NothingToUndo()),
 		saga.Step("seat", saga.UndoneBy("no-seat")),
-		saga.Pivot("charge"),
+		saga.Decision("boss"),
+		saga.PivotUndoneBy("charge", "no-charge"),
 		saga.Step("ticket", saga.NothingToUndo()),
 	)
 	require.NoError(t, err)
@@ -198,6 +199,29 @@ func TestSagaStories(t *testing.T) {
 				"quote: applied", "seat: applied", "charge: applied", "ticket: applied", "end: completed"},
 		},
 		{
+			name:   "a step that is held is asked for again after the wait it names, which counts as no attempt",
+			script: Script{"seat": {Held(time.Hour), Unknown(), Held(time.Minute), Held(0)}, "no-room": {}},
+			want: []string{"room: applied", "quote: applied", "seat: held", "wait 1h0m0s", "seat #1: unknown", "wait 250ms",
+				"seat #2: held", "wait 1m0s", "seat #2: held", "wait 250ms", "seat #2: applied", "charge: applied", "ticket: applied", "end: completed"},
+		},
+		{
+			name:   "a command ends the wait of a held step",
+			script: Script{"seat": {then(Held(time.Hour), command("c1"))}},
+			want: []string{"room: applied", "quote: applied", "seat: held", "wait 1h0m0s", `event {"id":"c1","kind":"retry"}`, "seat: applied", "charge: applied",
+				"ticket: applied", "end: completed"},
+		},
+		{
+			name:   "a held step that is then turned back is undone",
+			script: Script{"seat": {Held(time.Minute), TurnedBack()}, "no-seat": {Held(time.Minute)}},
+			want: []string{"room: applied", "quote: applied", "seat: held", "wait 1m0s", "seat: turned-back", "no-seat: held", "wait 1m0s",
+				"no-seat: applied", "no-room: applied", "end: undone"},
+		},
+		{
+			name:  "a run in the phase reversing undoes all before the pivot, and then the pivot",
+			input: saga.Input{Phase: saga.Reversing},
+			want:  []string{"no-seat: applied", "no-room: applied", "no-charge: applied", "end: undone"},
+		},
+		{
 			name:   "an answer for another step stops the run and undoes nothing",
 			script: Script{"seat": {{Reply: saga.Reply{Step: "room", Outcome: saga.Rejected}}}},
 			want: []string{"room: applied", "quote: applied", "seat: rejected",
@@ -275,6 +299,8 @@ func TestWrongDeclarationsAreTold(t *testing.T) {
 		{"the same undo twice", []saga.Declared{saga.Step("a", saga.UndoneBy("u")), saga.Step("b", saga.UndoneBy("u"))}, `name "u" is used twice`},
 		{"an undo named like a step", []saga.Declared{saga.Step("a", saga.UndoneBy("a"))}, `name "a" is used twice`},
 		{"two pivots", []saga.Declared{saga.Pivot("p"), saga.Pivot("q")}, `pivot "q": the saga has a pivot already, "p"`},
+		{"a pivot whose undo has no name", []saga.Declared{saga.PivotUndoneBy("p", "")}, `pivot "p" does not say what undoes it`},
+		{"a decision at the end", []saga.Declared{step("a"), saga.Decision("d")}, `decision "d" has no step behind it`},
 		{"an undo after the pivot", []saga.Declared{saga.Pivot("p"), saga.Step("a", saga.UndoneBy("u"))}, `step "a" is undone by "u", but stands after the pivot "p"`},
 	}
 	for _, test := range tests {
@@ -316,6 +342,6 @@ func TestDeclarationCanBeListed(t *testing.T) {
 		}
 		lines = append(lines, line)
 	}
-	require.Equal(t, "room <- no-room, quote, seat <- no-seat, charge (pivot), ticket", strings.Join(lines, ", "))
-	require.Equal(t, []string{"room", "no-room", "quote", "seat", "no-seat", "charge", "ticket"}, s.Activities())
+	require.Equal(t, "room <- no-room, quote, seat <- no-seat, boss, charge <- no-charge (pivot), ticket", strings.Join(lines, ", "))
+	require.Equal(t, []string{"room", "no-room", "quote", "seat", "no-seat", "charge", "no-charge", "ticket"}, s.Activities())
 }

@@ -94,6 +94,61 @@ func (Status) EnumDescriptor() ([]byte, []int) {
 	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{0}
 }
 
+type Resolution int32
+
+const (
+	Resolution_RESOLUTION_UNSPECIFIED Resolution = 0
+	// Try it at once.
+	Resolution_RESOLUTION_RETRY Resolution = 1
+	// Take it as done, because the participant's record says so, or an operator does.
+	Resolution_RESOLUTION_DONE Resolution = 2
+	// After the pivot: release the stock, refund the money, and end cancelled.
+	Resolution_RESOLUTION_REFUND Resolution = 3
+)
+
+// Enum value maps for Resolution.
+var (
+	Resolution_name = map[int32]string{
+		0: "RESOLUTION_UNSPECIFIED",
+		1: "RESOLUTION_RETRY",
+		2: "RESOLUTION_DONE",
+		3: "RESOLUTION_REFUND",
+	}
+	Resolution_value = map[string]int32{
+		"RESOLUTION_UNSPECIFIED": 0,
+		"RESOLUTION_RETRY":       1,
+		"RESOLUTION_DONE":        2,
+		"RESOLUTION_REFUND":      3,
+	}
+)
+
+func (x Resolution) Enum() *Resolution {
+	p := new(Resolution)
+	*p = x
+	return p
+}
+
+func (x Resolution) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Resolution) Descriptor() protoreflect.EnumDescriptor {
+	return file_checkout_v1_checkout_proto_enumTypes[1].Descriptor()
+}
+
+func (Resolution) Type() protoreflect.EnumType {
+	return &file_checkout_v1_checkout_proto_enumTypes[1]
+}
+
+func (x Resolution) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Resolution.Descriptor instead.
+func (Resolution) EnumDescriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{1}
+}
+
 // Names one field that is wrong; sent as an error detail.
 type BadField struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -214,9 +269,11 @@ type StartRequest struct {
 	// How long the checkout may take before it is undone; unset means 15 minutes, at most 30 days.
 	Deadline *durationpb.Duration `protobuf:"bytes,6,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	// "orchestrated" (the default) or "choreographed".
-	Coordination  string `protobuf:"bytes,7,opt,name=coordination,proto3" json:"coordination,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Coordination string `protobuf:"bytes,7,opt,name=coordination,proto3" json:"coordination,omitempty"`
+	// How long it may await approval, where it needs one, before it is undone; unset means 24 hours, at most 30 days.
+	ApprovalDeadline *durationpb.Duration `protobuf:"bytes,8,opt,name=approval_deadline,json=approvalDeadline,proto3" json:"approval_deadline,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *StartRequest) Reset() {
@@ -298,6 +355,13 @@ func (x *StartRequest) GetCoordination() string {
 	return ""
 }
 
+func (x *StartRequest) GetApprovalDeadline() *durationpb.Duration {
+	if x != nil {
+		return x.ApprovalDeadline
+	}
+	return nil
+}
+
 type StartResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Checkout *Checkout              `protobuf:"bytes,1,opt,name=checkout,proto3" json:"checkout,omitempty"`
@@ -372,10 +436,14 @@ type Checkout struct {
 	Reason string `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
 	Held   *Held  `protobuf:"bytes,14,opt,name=held,proto3" json:"held,omitempty"`
 	// Unset unless it needs attention.
-	Attention     *Attention `protobuf:"bytes,15,opt,name=attention,proto3" json:"attention,omitempty"`
-	Steps         []*Step    `protobuf:"bytes,16,rep,name=steps,proto3" json:"steps,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Attention *Attention `protobuf:"bytes,15,opt,name=attention,proto3" json:"attention,omitempty"`
+	Steps     []*Step    `protobuf:"bytes,16,rep,name=steps,proto3" json:"steps,omitempty"`
+	// The reason as a word, such as "card_declined", "deadline" or "cancelled"; empty where there is none.
+	ReasonCode string `protobuf:"bytes,17,opt,name=reason_code,json=reasonCode,proto3" json:"reason_code,omitempty"`
+	// Until when it may await approval; unset unless it does or did.
+	ApprovalDeadline *timestamppb.Timestamp `protobuf:"bytes,18,opt,name=approval_deadline,json=approvalDeadline,proto3" json:"approval_deadline,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Checkout) Reset() {
@@ -520,14 +588,30 @@ func (x *Checkout) GetSteps() []*Step {
 	return nil
 }
 
+func (x *Checkout) GetReasonCode() string {
+	if x != nil {
+		return x.ReasonCode
+	}
+	return ""
+}
+
+func (x *Checkout) GetApprovalDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ApprovalDeadline
+	}
+	return nil
+}
+
 // What the participants hold for the order, as far as the orchestrator knows.
 type Held struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Stock         []*Item                `protobuf:"bytes,1,rep,name=stock,proto3" json:"stock,omitempty"`
-	Authorized    *v1.Money              `protobuf:"bytes,2,opt,name=authorized,proto3" json:"authorized,omitempty"`
-	Captured      *v1.Money              `protobuf:"bytes,3,opt,name=captured,proto3" json:"captured,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Stock      []*Item                `protobuf:"bytes,1,rep,name=stock,proto3" json:"stock,omitempty"`
+	Authorized *v1.Money              `protobuf:"bytes,2,opt,name=authorized,proto3" json:"authorized,omitempty"`
+	Captured   *v1.Money              `protobuf:"bytes,3,opt,name=captured,proto3" json:"captured,omitempty"`
+	// Until when the money is authorized; unset where nothing is, or where payment has not said.
+	AuthorizedUntil *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=authorized_until,json=authorizedUntil,proto3" json:"authorized_until,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Held) Reset() {
@@ -581,6 +665,13 @@ func (x *Held) GetCaptured() *v1.Money {
 	return nil
 }
 
+func (x *Held) GetAuthorizedUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AuthorizedUntil
+	}
+	return nil
+}
+
 type Attention struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The step or compensation that is stuck.
@@ -590,7 +681,11 @@ type Attention struct {
 	Attempts  int32                  `protobuf:"varint,4,opt,name=attempts,proto3" json:"attempts,omitempty"`
 	LastError string                 `protobuf:"bytes,5,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// When it is tried again by itself; unset where it is not.
-	Next          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=next,proto3" json:"next,omitempty"`
+	Next *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=next,proto3" json:"next,omitempty"`
+	// What an operator can do, in words.
+	Advice string `protobuf:"bytes,7,opt,name=advice,proto3" json:"advice,omitempty"`
+	// The cause as a word: "failing", "refused", "conflict", "bad_request", "forgotten", "no_progress" or "stopped".
+	Code          string `protobuf:"bytes,8,opt,name=code,proto3" json:"code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -665,6 +760,20 @@ func (x *Attention) GetNext() *timestamppb.Timestamp {
 		return x.Next
 	}
 	return nil
+}
+
+func (x *Attention) GetAdvice() string {
+	if x != nil {
+		return x.Advice
+	}
+	return ""
+}
+
+func (x *Attention) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
 }
 
 type Step struct {
@@ -871,8 +980,10 @@ type ListRequest struct {
 	Since     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
 	Attention bool                   `protobuf:"varint,7,opt,name=attention,proto3" json:"attention,omitempty"`
 	// 1 to 1,000; 0 means 100.
-	Limit         int32  `protobuf:"varint,8,opt,name=limit,proto3" json:"limit,omitempty"`
-	PageToken     string `protobuf:"bytes,9,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	Limit     int32  `protobuf:"varint,8,opt,name=limit,proto3" json:"limit,omitempty"`
+	PageToken string `protobuf:"bytes,9,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only those with this reason_code.
+	ReasonCode    string `protobuf:"bytes,10,opt,name=reason_code,json=reasonCode,proto3" json:"reason_code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -966,6 +1077,13 @@ func (x *ListRequest) GetLimit() int32 {
 func (x *ListRequest) GetPageToken() string {
 	if x != nil {
 		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListRequest) GetReasonCode() string {
+	if x != nil {
+		return x.ReasonCode
 	}
 	return ""
 }
@@ -1077,7 +1195,9 @@ type HistoryResponse struct {
 	Entries    []*Entry                `protobuf:"bytes,4,rep,name=entries,proto3" json:"entries,omitempty"`
 	Operations []*ParticipantOperation `protobuf:"bytes,5,rep,name=operations,proto3" json:"operations,omitempty"`
 	// Processes whose events are missing among the entries, and why.
-	Unreachable   []string `protobuf:"bytes,6,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
+	Unreachable []string `protobuf:"bytes,6,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
+	// How the checkout stands.
+	Checkout      *Checkout `protobuf:"bytes,7,opt,name=checkout,proto3" json:"checkout,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1154,6 +1274,111 @@ func (x *HistoryResponse) GetUnreachable() []string {
 	return nil
 }
 
+func (x *HistoryResponse) GetCheckout() *Checkout {
+	if x != nil {
+		return x.Checkout
+	}
+	return nil
+}
+
+type FollowHistoryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	OrderId       string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowHistoryRequest) Reset() {
+	*x = FollowHistoryRequest{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowHistoryRequest) ProtoMessage() {}
+
+func (x *FollowHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowHistoryRequest.ProtoReflect.Descriptor instead.
+func (*FollowHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *FollowHistoryRequest) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+type FollowHistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which they became known.
+	Entries []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// Processes whose events are missing among the entries, and why.
+	Unreachable   []string `protobuf:"bytes,2,rep,name=unreachable,proto3" json:"unreachable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowHistoryResponse) Reset() {
+	*x = FollowHistoryResponse{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowHistoryResponse) ProtoMessage() {}
+
+func (x *FollowHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowHistoryResponse.ProtoReflect.Descriptor instead.
+func (*FollowHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *FollowHistoryResponse) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *FollowHistoryResponse) GetUnreachable() []string {
+	if x != nil {
+		return x.Unreachable
+	}
+	return nil
+}
+
 // What one article cost when the order was priced.
 type Price struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1165,7 +1390,7 @@ type Price struct {
 
 func (x *Price) Reset() {
 	*x = Price{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[14]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1402,7 @@ func (x *Price) String() string {
 func (*Price) ProtoMessage() {}
 
 func (x *Price) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[14]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1415,7 @@ func (x *Price) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Price.ProtoReflect.Descriptor instead.
 func (*Price) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{14}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Price) GetSku() string {
@@ -1211,23 +1436,25 @@ type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
 	// "attempt", "command", "event" or "status".
-	Kind          string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
-	Step          string `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
-	Attempt       int32  `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
-	Actor         string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
-	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
-	Topic         string `protobuf:"bytes,7,opt,name=topic,proto3" json:"topic,omitempty"`
-	EventId       string `protobuf:"bytes,8,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
-	DurationMs    int64  `protobuf:"varint,9,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
-	Outcome       string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
-	Error         string `protobuf:"bytes,11,opt,name=error,proto3" json:"error,omitempty"`
+	Kind       string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	Step       string `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
+	Attempt    int32  `protobuf:"varint,4,opt,name=attempt,proto3" json:"attempt,omitempty"`
+	Actor      string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	Reason     string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Topic      string `protobuf:"bytes,7,opt,name=topic,proto3" json:"topic,omitempty"`
+	EventId    string `protobuf:"bytes,8,opt,name=event_id,json=eventId,proto3" json:"event_id,omitempty"`
+	DurationMs int64  `protobuf:"varint,9,opt,name=duration_ms,json=durationMs,proto3" json:"duration_ms,omitempty"`
+	Outcome    string `protobuf:"bytes,10,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Error      string `protobuf:"bytes,11,opt,name=error,proto3" json:"error,omitempty"`
+	// What an event says, as JSON; empty for other kinds.
+	Data          string `protobuf:"bytes,12,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[15]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1239,7 +1466,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[15]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1252,7 +1479,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{15}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Entry) GetAt() *timestamppb.Timestamp {
@@ -1332,22 +1559,35 @@ func (x *Entry) GetError() string {
 	return ""
 }
 
+func (x *Entry) GetData() string {
+	if x != nil {
+		return x.Data
+	}
+	return ""
+}
+
 // A participant's record of a step.
 type ParticipantOperation struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Participant string                 `protobuf:"bytes,1,opt,name=participant,proto3" json:"participant,omitempty"`
 	Step        string                 `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`
 	// "applied", "rejected", "unknown", "undone-before", or empty.
-	Do            string `protobuf:"bytes,3,opt,name=do,proto3" json:"do,omitempty"`
-	Undo          string `protobuf:"bytes,4,opt,name=undo,proto3" json:"undo,omitempty"`
-	Reference     string `protobuf:"bytes,5,opt,name=reference,proto3" json:"reference,omitempty"`
+	Do        string `protobuf:"bytes,3,opt,name=do,proto3" json:"do,omitempty"`
+	Undo      string `protobuf:"bytes,4,opt,name=undo,proto3" json:"undo,omitempty"`
+	Reference string `protobuf:"bytes,5,opt,name=reference,proto3" json:"reference,omitempty"`
+	// Why it was refused; empty where it was not.
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The money concerned; unset where the step moves none.
+	Amount        *v1.Money              `protobuf:"bytes,7,opt,name=amount,proto3" json:"amount,omitempty"`
+	CreatedAt     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ParticipantOperation) Reset() {
 	*x = ParticipantOperation{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[16]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +1599,7 @@ func (x *ParticipantOperation) String() string {
 func (*ParticipantOperation) ProtoMessage() {}
 
 func (x *ParticipantOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[16]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +1612,7 @@ func (x *ParticipantOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParticipantOperation.ProtoReflect.Descriptor instead.
 func (*ParticipantOperation) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{16}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ParticipantOperation) GetParticipant() string {
@@ -1410,6 +1650,34 @@ func (x *ParticipantOperation) GetReference() string {
 	return ""
 }
 
+func (x *ParticipantOperation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ParticipantOperation) GetAmount() *v1.Money {
+	if x != nil {
+		return x.Amount
+	}
+	return nil
+}
+
+func (x *ParticipantOperation) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *ParticipantOperation) GetUpdatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdatedAt
+	}
+	return nil
+}
+
 type WatchRequest struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
 	OrderId      string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
@@ -1422,7 +1690,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[17]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1434,7 +1702,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[17]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1447,7 +1715,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{17}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchRequest) GetOrderId() string {
@@ -1480,7 +1748,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[18]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1760,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[18]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1773,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{18}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchResponse) GetCheckout() *Checkout {
@@ -1530,7 +1798,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[19]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1542,7 +1810,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[19]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1555,7 +1823,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{19}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CancelRequest) GetOrderId() string {
@@ -1601,7 +1869,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[20]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1881,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[20]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1894,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{20}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CancelResponse) GetCheckout() *Checkout {
@@ -1657,6 +1925,519 @@ func (x *CancelResponse) GetCannotUndo() []string {
 	return nil
 }
 
+type ApproveRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	OrderId string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// Required: why, kept for ever.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who decides, such as a login name.
+	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Only tell what it would do.
+	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveRequest) Reset() {
+	*x = ApproveRequest{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveRequest) ProtoMessage() {}
+
+func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveRequest.ProtoReflect.Descriptor instead.
+func (*ApproveRequest) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ApproveRequest) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *ApproveRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ApproveRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *ApproveRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type ApproveResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkout      *Checkout              `protobuf:"bytes,1,opt,name=checkout,proto3" json:"checkout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApproveResponse) Reset() {
+	*x = ApproveResponse{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApproveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApproveResponse) ProtoMessage() {}
+
+func (x *ApproveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApproveResponse.ProtoReflect.Descriptor instead.
+func (*ApproveResponse) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ApproveResponse) GetCheckout() *Checkout {
+	if x != nil {
+		return x.Checkout
+	}
+	return nil
+}
+
+type RejectRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	OrderId string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// Required: why, kept for ever.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who decides, such as a login name.
+	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Only tell what it would do.
+	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejectRequest) Reset() {
+	*x = RejectRequest{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejectRequest) ProtoMessage() {}
+
+func (x *RejectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejectRequest.ProtoReflect.Descriptor instead.
+func (*RejectRequest) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RejectRequest) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *RejectRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RejectRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *RejectRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type RejectResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Checkout      *Checkout              `protobuf:"bytes,1,opt,name=checkout,proto3" json:"checkout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RejectResponse) Reset() {
+	*x = RejectResponse{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RejectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RejectResponse) ProtoMessage() {}
+
+func (x *RejectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RejectResponse.ProtoReflect.Descriptor instead.
+func (*RejectResponse) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RejectResponse) GetCheckout() *Checkout {
+	if x != nil {
+		return x.Checkout
+	}
+	return nil
+}
+
+type ResolveRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	OrderId string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// The step or compensation, as the checkout's attention names it.
+	Step string     `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`
+	As   Resolution `protobuf:"varint,3,opt,name=as,proto3,enum=checkout.v1.Resolution" json:"as,omitempty"`
+	// Required: why, kept for ever.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who decides, such as a login name.
+	Actor string `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	// With RESOLUTION_DONE: although the participant's record does not say so. It is kept for ever and told by every audit.
+	WithoutProof bool `protobuf:"varint,6,opt,name=without_proof,json=withoutProof,proto3" json:"without_proof,omitempty"`
+	// Only tell what it would do.
+	DryRun        bool `protobuf:"varint,7,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveRequest) Reset() {
+	*x = ResolveRequest{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveRequest) ProtoMessage() {}
+
+func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
+func (*ResolveRequest) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ResolveRequest) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *ResolveRequest) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *ResolveRequest) GetAs() Resolution {
+	if x != nil {
+		return x.As
+	}
+	return Resolution_RESOLUTION_UNSPECIFIED
+}
+
+func (x *ResolveRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ResolveRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *ResolveRequest) GetWithoutProof() bool {
+	if x != nil {
+		return x.WithoutProof
+	}
+	return false
+}
+
+func (x *ResolveRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type ResolveResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Checkout *Checkout              `protobuf:"bytes,1,opt,name=checkout,proto3" json:"checkout,omitempty"`
+	// What was done, or would be, in a sentence.
+	What          string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveResponse) Reset() {
+	*x = ResolveResponse{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveResponse) ProtoMessage() {}
+
+func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
+func (*ResolveResponse) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ResolveResponse) GetCheckout() *Checkout {
+	if x != nil {
+		return x.Checkout
+	}
+	return nil
+}
+
+func (x *ResolveResponse) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+type RedriveRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	OrderId string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// Required: why, kept for ever.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Who asks, such as a login name.
+	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	// "dapr" or "embedded": the engine that drives it from now on; empty leaves it where it is.
+	Engine string `protobuf:"bytes,4,opt,name=engine,proto3" json:"engine,omitempty"`
+	// Only tell what it would do.
+	DryRun        bool `protobuf:"varint,5,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedriveRequest) Reset() {
+	*x = RedriveRequest{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedriveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedriveRequest) ProtoMessage() {}
+
+func (x *RedriveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedriveRequest.ProtoReflect.Descriptor instead.
+func (*RedriveRequest) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RedriveRequest) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *RedriveRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RedriveRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *RedriveRequest) GetEngine() string {
+	if x != nil {
+		return x.Engine
+	}
+	return ""
+}
+
+func (x *RedriveRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type RedriveResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Checkout *Checkout              `protobuf:"bytes,1,opt,name=checkout,proto3" json:"checkout,omitempty"`
+	// What was done, or would be, in a sentence.
+	What          string `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RedriveResponse) Reset() {
+	*x = RedriveResponse{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RedriveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RedriveResponse) ProtoMessage() {}
+
+func (x *RedriveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RedriveResponse.ProtoReflect.Descriptor instead.
+func (*RedriveResponse) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RedriveResponse) GetCheckout() *Checkout {
+	if x != nil {
+		return x.Checkout
+	}
+	return nil
+}
+
+func (x *RedriveResponse) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
 type AuditRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only this order; empty means all.
@@ -1668,7 +2449,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[21]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +2461,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[21]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +2474,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{21}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AuditRequest) GetOrderId() string {
@@ -1716,14 +2497,16 @@ type AuditResponse struct {
 	Checked    int64        `protobuf:"varint,1,opt,name=checked,proto3" json:"checked,omitempty"`
 	Violations []*Violation `protobuf:"bytes,2,rep,name=violations,proto3" json:"violations,omitempty"`
 	// What is no violation and yet worth knowing: who could not be asked, which events are among the dead letters.
-	Notes         []string `protobuf:"bytes,3,rep,name=notes,proto3" json:"notes,omitempty"`
+	Notes []string `protobuf:"bytes,3,rep,name=notes,proto3" json:"notes,omitempty"`
+	// What differs and was accepted by an operator without proof.
+	Accepted      []*Accepted `protobuf:"bytes,4,rep,name=accepted,proto3" json:"accepted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuditResponse) Reset() {
 	*x = AuditResponse{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[22]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +2518,7 @@ func (x *AuditResponse) String() string {
 func (*AuditResponse) ProtoMessage() {}
 
 func (x *AuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[22]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +2531,7 @@ func (x *AuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
 func (*AuditResponse) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{22}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AuditResponse) GetChecked() int64 {
@@ -1772,6 +2555,99 @@ func (x *AuditResponse) GetNotes() []string {
 	return nil
 }
 
+func (x *AuditResponse) GetAccepted() []*Accepted {
+	if x != nil {
+		return x.Accepted
+	}
+	return nil
+}
+
+// A step that an operator took as done although no participant's record said so.
+type Accepted struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	OrderId string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	Step    string                 `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`
+	Actor   string                 `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	Reason  string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	At      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
+	// In what the books differ for this order now; empty where they agree.
+	What          string `protobuf:"bytes,6,opt,name=what,proto3" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Accepted) Reset() {
+	*x = Accepted{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Accepted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Accepted) ProtoMessage() {}
+
+func (x *Accepted) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
+func (*Accepted) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *Accepted) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *Accepted) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *Accepted) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Accepted) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Accepted) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Accepted) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
 type Violation struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	OrderId string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
@@ -1785,7 +2661,7 @@ type Violation struct {
 
 func (x *Violation) Reset() {
 	*x = Violation{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[23]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +2673,7 @@ func (x *Violation) String() string {
 func (*Violation) ProtoMessage() {}
 
 func (x *Violation) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[23]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +2686,7 @@ func (x *Violation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Violation.ProtoReflect.Descriptor instead.
 func (*Violation) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{23}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Violation) GetOrderId() string {
@@ -1845,7 +2721,7 @@ type ListEventsRequest struct {
 
 func (x *ListEventsRequest) Reset() {
 	*x = ListEventsRequest{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[24]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2733,7 @@ func (x *ListEventsRequest) String() string {
 func (*ListEventsRequest) ProtoMessage() {}
 
 func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[24]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2746,7 @@ func (x *ListEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsRequest.ProtoReflect.Descriptor instead.
 func (*ListEventsRequest) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{24}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListEventsRequest) GetSelection() *v11.Selection {
@@ -1901,7 +2777,7 @@ type ListEventsResponse struct {
 
 func (x *ListEventsResponse) Reset() {
 	*x = ListEventsResponse{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[25]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2789,7 @@ func (x *ListEventsResponse) String() string {
 func (*ListEventsResponse) ProtoMessage() {}
 
 func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[25]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2802,7 @@ func (x *ListEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEventsResponse.ProtoReflect.Descriptor instead.
 func (*ListEventsResponse) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{25}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListEventsResponse) GetEvents() []*TracedEvent {
@@ -1961,7 +2837,7 @@ type TracedEvent struct {
 
 func (x *TracedEvent) Reset() {
 	*x = TracedEvent{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1973,7 +2849,7 @@ func (x *TracedEvent) String() string {
 func (*TracedEvent) ProtoMessage() {}
 
 func (x *TracedEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[26]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1986,7 +2862,7 @@ func (x *TracedEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TracedEvent.ProtoReflect.Descriptor instead.
 func (*TracedEvent) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{26}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *TracedEvent) GetEvent() *v11.Event {
@@ -2015,7 +2891,7 @@ type Delivery struct {
 
 func (x *Delivery) Reset() {
 	*x = Delivery{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[27]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2903,7 @@ func (x *Delivery) String() string {
 func (*Delivery) ProtoMessage() {}
 
 func (x *Delivery) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[27]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2916,7 @@ func (x *Delivery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Delivery.ProtoReflect.Descriptor instead.
 func (*Delivery) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{27}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Delivery) GetConsumer() string {
@@ -2077,7 +2953,7 @@ type RepublishEventsRequest struct {
 
 func (x *RepublishEventsRequest) Reset() {
 	*x = RepublishEventsRequest{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[28]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2089,7 +2965,7 @@ func (x *RepublishEventsRequest) String() string {
 func (*RepublishEventsRequest) ProtoMessage() {}
 
 func (x *RepublishEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[28]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2102,7 +2978,7 @@ func (x *RepublishEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepublishEventsRequest.ProtoReflect.Descriptor instead.
 func (*RepublishEventsRequest) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{28}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RepublishEventsRequest) GetSelection() *v11.Selection {
@@ -2144,7 +3020,7 @@ type RepublishEventsResponse struct {
 
 func (x *RepublishEventsResponse) Reset() {
 	*x = RepublishEventsResponse{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[29]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +3032,7 @@ func (x *RepublishEventsResponse) String() string {
 func (*RepublishEventsResponse) ProtoMessage() {}
 
 func (x *RepublishEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[29]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +3045,7 @@ func (x *RepublishEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepublishEventsResponse.ProtoReflect.Descriptor instead.
 func (*RepublishEventsResponse) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{29}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RepublishEventsResponse) GetEvents() int64 {
@@ -2194,7 +3070,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[30]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +3082,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[30]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +3095,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{30}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{41}
 }
 
 type DoctorResponse struct {
@@ -2233,7 +3109,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[31]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2245,7 +3121,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[31]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2258,7 +3134,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{31}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -2286,7 +3162,7 @@ type Setting struct {
 
 func (x *Setting) Reset() {
 	*x = Setting{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[32]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2298,7 +3174,7 @@ func (x *Setting) String() string {
 func (*Setting) ProtoMessage() {}
 
 func (x *Setting) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[32]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2311,7 +3187,7 @@ func (x *Setting) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Setting.ProtoReflect.Descriptor instead.
 func (*Setting) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{32}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Setting) GetName() string {
@@ -2342,7 +3218,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_checkout_v1_checkout_proto_msgTypes[33]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +3230,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_checkout_v1_checkout_proto_msgTypes[33]
+	mi := &file_checkout_v1_checkout_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +3243,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{33}
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Finding) GetCheck() string {
@@ -2398,6 +3274,130 @@ func (x *Finding) GetMend() string {
 	return ""
 }
 
+type ListOpenHistoriesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOpenHistoriesRequest) Reset() {
+	*x = ListOpenHistoriesRequest{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOpenHistoriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOpenHistoriesRequest) ProtoMessage() {}
+
+func (x *ListOpenHistoriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOpenHistoriesRequest.ProtoReflect.Descriptor instead.
+func (*ListOpenHistoriesRequest) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{45}
+}
+
+type ListOpenHistoriesResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	OrderId string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	Run     int32                  `protobuf:"varint,2,opt,name=run,proto3" json:"run,omitempty"`
+	// The run's workflow instance.
+	InstanceId string `protobuf:"bytes,3,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// The step or compensation that the checkout is at.
+	Step string `protobuf:"bytes,4,opt,name=step,proto3" json:"step,omitempty"`
+	// The events, each a durabletask HistoryEvent as protobuf; none where the engine knows no such instance.
+	Events [][]byte `protobuf:"bytes,5,rep,name=events,proto3" json:"events,omitempty"`
+	// Why the history could not be read; empty where it could.
+	Unreadable    string `protobuf:"bytes,6,opt,name=unreadable,proto3" json:"unreadable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOpenHistoriesResponse) Reset() {
+	*x = ListOpenHistoriesResponse{}
+	mi := &file_checkout_v1_checkout_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOpenHistoriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOpenHistoriesResponse) ProtoMessage() {}
+
+func (x *ListOpenHistoriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_checkout_v1_checkout_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOpenHistoriesResponse.ProtoReflect.Descriptor instead.
+func (*ListOpenHistoriesResponse) Descriptor() ([]byte, []int) {
+	return file_checkout_v1_checkout_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ListOpenHistoriesResponse) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *ListOpenHistoriesResponse) GetRun() int32 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *ListOpenHistoriesResponse) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *ListOpenHistoriesResponse) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *ListOpenHistoriesResponse) GetEvents() [][]byte {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *ListOpenHistoriesResponse) GetUnreadable() string {
+	if x != nil {
+		return x.Unreadable
+	}
+	return ""
+}
+
 var File_checkout_v1_checkout_proto protoreflect.FileDescriptor
 
 const file_checkout_v1_checkout_proto_rawDesc = "" +
@@ -2408,7 +3408,7 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\aproblem\x18\x02 \x01(\tR\aproblem\"4\n" +
 	"\x04Item\x12\x10\n" +
 	"\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n" +
-	"\bquantity\x18\x02 \x01(\x05R\bquantity\"\x91\x02\n" +
+	"\bquantity\x18\x02 \x01(\x05R\bquantity\"\xd9\x02\n" +
 	"\fStartRequest\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1f\n" +
 	"\vcustomer_id\x18\x02 \x01(\tR\n" +
@@ -2417,10 +3417,11 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\x05items\x18\x04 \x03(\v2\x11.checkout.v1.ItemR\x05items\x12%\n" +
 	"\x0epayment_method\x18\x05 \x01(\tR\rpaymentMethod\x125\n" +
 	"\bdeadline\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12\"\n" +
-	"\fcoordination\x18\a \x01(\tR\fcoordination\"\\\n" +
+	"\fcoordination\x18\a \x01(\tR\fcoordination\x12F\n" +
+	"\x11approval_deadline\x18\b \x01(\v2\x19.google.protobuf.DurationR\x10approvalDeadline\"\\\n" +
 	"\rStartResponse\x121\n" +
 	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\x12\x18\n" +
-	"\acreated\x18\x02 \x01(\bR\acreated\"\x87\x05\n" +
+	"\acreated\x18\x02 \x01(\bR\acreated\"\xf1\x05\n" +
 	"\bCheckout\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12+\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x13.checkout.v1.StatusR\x06status\x12\x14\n" +
@@ -2441,13 +3442,17 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\x06reason\x18\r \x01(\tR\x06reason\x12%\n" +
 	"\x04held\x18\x0e \x01(\v2\x11.checkout.v1.HeldR\x04held\x124\n" +
 	"\tattention\x18\x0f \x01(\v2\x16.checkout.v1.AttentionR\tattention\x12'\n" +
-	"\x05steps\x18\x10 \x03(\v2\x11.checkout.v1.StepR\x05steps\"\x95\x01\n" +
+	"\x05steps\x18\x10 \x03(\v2\x11.checkout.v1.StepR\x05steps\x12\x1f\n" +
+	"\vreason_code\x18\x11 \x01(\tR\n" +
+	"reasonCode\x12G\n" +
+	"\x11approval_deadline\x18\x12 \x01(\v2\x1a.google.protobuf.TimestampR\x10approvalDeadline\"\xdc\x01\n" +
 	"\x04Held\x12'\n" +
 	"\x05stock\x18\x01 \x03(\v2\x11.checkout.v1.ItemR\x05stock\x123\n" +
 	"\n" +
 	"authorized\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\n" +
 	"authorized\x12/\n" +
-	"\bcaptured\x18\x03 \x01(\v2\x13.operation.v1.MoneyR\bcaptured\"\xd2\x01\n" +
+	"\bcaptured\x18\x03 \x01(\v2\x13.operation.v1.MoneyR\bcaptured\x12E\n" +
+	"\x10authorized_until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthorizedUntil\"\xfe\x01\n" +
 	"\tAttention\x12\x12\n" +
 	"\x04step\x18\x01 \x01(\tR\x04step\x12\x14\n" +
 	"\x05cause\x18\x02 \x01(\tR\x05cause\x120\n" +
@@ -2455,7 +3460,9 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\battempts\x18\x04 \x01(\x05R\battempts\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\x05 \x01(\tR\tlastError\x12.\n" +
-	"\x04next\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\"\x9a\x02\n" +
+	"\x04next\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04next\x12\x16\n" +
+	"\x06advice\x18\a \x01(\tR\x06advice\x12\x12\n" +
+	"\x04code\x18\b \x01(\tR\x04code\"\x9a\x02\n" +
 	"\x04Step\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vparticipant\x18\x02 \x01(\tR\vparticipant\x12\x14\n" +
@@ -2470,7 +3477,7 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"GetRequest\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\"@\n" +
 	"\vGetResponse\x121\n" +
-	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"\xd3\x02\n" +
+	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"\xf4\x02\n" +
 	"\vListRequest\x12/\n" +
 	"\bstatuses\x18\x01 \x03(\x0e2\x13.checkout.v1.StatusR\bstatuses\x12\x1f\n" +
 	"\vcustomer_id\x18\x02 \x01(\tR\n" +
@@ -2484,12 +3491,15 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\tattention\x18\a \x01(\bR\tattention\x12\x14\n" +
 	"\x05limit\x18\b \x01(\x05R\x05limit\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\t \x01(\tR\tpageToken\"k\n" +
+	"page_token\x18\t \x01(\tR\tpageToken\x12\x1f\n" +
+	"\vreason_code\x18\n" +
+	" \x01(\tR\n" +
+	"reasonCode\"k\n" +
 	"\fListResponse\x123\n" +
 	"\tcheckouts\x18\x01 \x03(\v2\x15.checkout.v1.CheckoutR\tcheckouts\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"+\n" +
 	"\x0eHistoryRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\"\xa0\x02\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\"\xd3\x02\n" +
 	"\x0fHistoryResponse\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x123\n" +
 	"\arequest\x18\x02 \x01(\v2\x19.checkout.v1.StartRequestR\arequest\x12*\n" +
@@ -2498,11 +3508,17 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\n" +
 	"operations\x18\x05 \x03(\v2!.checkout.v1.ParticipantOperationR\n" +
 	"operations\x12 \n" +
-	"\vunreachable\x18\x06 \x03(\tR\vunreachable\"M\n" +
+	"\vunreachable\x18\x06 \x03(\tR\vunreachable\x121\n" +
+	"\bcheckout\x18\a \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"1\n" +
+	"\x14FollowHistoryRequest\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\"g\n" +
+	"\x15FollowHistoryResponse\x12,\n" +
+	"\aentries\x18\x01 \x03(\v2\x12.checkout.v1.EntryR\aentries\x12 \n" +
+	"\vunreachable\x18\x02 \x03(\tR\vunreachable\"M\n" +
 	"\x05Price\x12\x10\n" +
 	"\x03sku\x18\x01 \x01(\tR\x03sku\x122\n" +
 	"\n" +
-	"unit_price\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\tunitPrice\"\xa5\x02\n" +
+	"unit_price\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\tunitPrice\"\xb9\x02\n" +
 	"\x05Entry\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
@@ -2516,13 +3532,20 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"durationMs\x12\x18\n" +
 	"\aoutcome\x18\n" +
 	" \x01(\tR\aoutcome\x12\x14\n" +
-	"\x05error\x18\v \x01(\tR\x05error\"\x8e\x01\n" +
+	"\x05error\x18\v \x01(\tR\x05error\x12\x12\n" +
+	"\x04data\x18\f \x01(\tR\x04data\"\xc9\x02\n" +
 	"\x14ParticipantOperation\x12 \n" +
 	"\vparticipant\x18\x01 \x01(\tR\vparticipant\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\tR\x04step\x12\x0e\n" +
 	"\x02do\x18\x03 \x01(\tR\x02do\x12\x12\n" +
 	"\x04undo\x18\x04 \x01(\tR\x04undo\x12\x1c\n" +
-	"\treference\x18\x05 \x01(\tR\treference\"q\n" +
+	"\treference\x18\x05 \x01(\tR\treference\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12+\n" +
+	"\x06amount\x18\a \x01(\v2\x13.operation.v1.MoneyR\x06amount\x129\n" +
+	"\n" +
+	"created_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
+	"\n" +
+	"updated_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"q\n" +
 	"\fWatchRequest\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12#\n" +
 	"\runtil_settled\x18\x02 \x01(\bR\funtilSettled\x12!\n" +
@@ -2539,16 +3562,58 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\x06undone\x18\x02 \x03(\tR\x06undone\x12\x17\n" +
 	"\ato_undo\x18\x03 \x03(\tR\x06toUndo\x12\x1f\n" +
 	"\vcannot_undo\x18\x04 \x03(\tR\n" +
-	"cannotUndo\"[\n" +
+	"cannotUndo\"r\n" +
+	"\x0eApproveRequest\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"D\n" +
+	"\x0fApproveResponse\x121\n" +
+	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"q\n" +
+	"\rRejectRequest\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"C\n" +
+	"\x0eRejectResponse\x121\n" +
+	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"\xd4\x01\n" +
+	"\x0eResolveRequest\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\tR\x04step\x12'\n" +
+	"\x02as\x18\x03 \x01(\x0e2\x17.checkout.v1.ResolutionR\x02as\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\x12#\n" +
+	"\rwithout_proof\x18\x06 \x01(\bR\fwithoutProof\x12\x17\n" +
+	"\adry_run\x18\a \x01(\bR\x06dryRun\"X\n" +
+	"\x0fResolveResponse\x121\n" +
+	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\"\x8a\x01\n" +
+	"\x0eRedriveRequest\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06engine\x18\x04 \x01(\tR\x06engine\x12\x17\n" +
+	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"X\n" +
+	"\x0fRedriveResponse\x121\n" +
+	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\"[\n" +
 	"\fAuditRequest\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x120\n" +
-	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"w\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xaa\x01\n" +
 	"\rAuditResponse\x12\x18\n" +
 	"\achecked\x18\x01 \x01(\x03R\achecked\x126\n" +
 	"\n" +
 	"violations\x18\x02 \x03(\v2\x16.checkout.v1.ViolationR\n" +
 	"violations\x12\x14\n" +
-	"\x05notes\x18\x03 \x03(\tR\x05notes\"X\n" +
+	"\x05notes\x18\x03 \x03(\tR\x05notes\x121\n" +
+	"\baccepted\x18\x04 \x03(\v2\x15.checkout.v1.AcceptedR\baccepted\"\xa7\x01\n" +
+	"\bAccepted\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\tR\x04step\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12*\n" +
+	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04what\x18\x06 \x01(\tR\x04what\"X\n" +
 	"\tViolation\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1c\n" +
 	"\tinvariant\x18\x02 \x01(\tR\tinvariant\x12\x12\n" +
@@ -2589,7 +3654,18 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\x05check\x18\x01 \x01(\tR\x05check\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
-	"\x04mend\x18\x04 \x01(\tR\x04mend*\xdc\x01\n" +
+	"\x04mend\x18\x04 \x01(\tR\x04mend\"\x1a\n" +
+	"\x18ListOpenHistoriesRequest\"\xb5\x01\n" +
+	"\x19ListOpenHistoriesResponse\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x10\n" +
+	"\x03run\x18\x02 \x01(\x05R\x03run\x12\x1f\n" +
+	"\vinstance_id\x18\x03 \x01(\tR\n" +
+	"instanceId\x12\x12\n" +
+	"\x04step\x18\x04 \x01(\tR\x04step\x12\x16\n" +
+	"\x06events\x18\x05 \x03(\fR\x06events\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\x06 \x01(\tR\n" +
+	"unreadable*\xdc\x01\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATUS_RUNNING\x10\x01\x12\x1c\n" +
@@ -2599,16 +3675,28 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\x10STATUS_CONFIRMED\x10\x05\x12\x13\n" +
 	"\x0fSTATUS_REJECTED\x10\x06\x12\x14\n" +
 	"\x10STATUS_CANCELLED\x10\a\x12\x12\n" +
-	"\x0eSTATUS_EXPIRED\x10\b2\xca\x05\n" +
+	"\x0eSTATUS_EXPIRED\x10\b*j\n" +
+	"\n" +
+	"Resolution\x12\x1a\n" +
+	"\x16RESOLUTION_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10RESOLUTION_RETRY\x10\x01\x12\x13\n" +
+	"\x0fRESOLUTION_DONE\x10\x02\x12\x15\n" +
+	"\x11RESOLUTION_REFUND\x10\x032\x9f\t\n" +
 	"\x0fCheckoutService\x12>\n" +
 	"\x05Start\x12\x19.checkout.v1.StartRequest\x1a\x1a.checkout.v1.StartResponse\x128\n" +
 	"\x03Get\x12\x17.checkout.v1.GetRequest\x1a\x18.checkout.v1.GetResponse\x12;\n" +
 	"\x04List\x12\x18.checkout.v1.ListRequest\x1a\x19.checkout.v1.ListResponse\x12D\n" +
 	"\aHistory\x12\x1b.checkout.v1.HistoryRequest\x1a\x1c.checkout.v1.HistoryResponse\x12@\n" +
-	"\x05Watch\x12\x19.checkout.v1.WatchRequest\x1a\x1a.checkout.v1.WatchResponse0\x01\x12A\n" +
-	"\x06Cancel\x12\x1a.checkout.v1.CancelRequest\x1a\x1b.checkout.v1.CancelResponse\x12@\n" +
+	"\x05Watch\x12\x19.checkout.v1.WatchRequest\x1a\x1a.checkout.v1.WatchResponse0\x01\x12X\n" +
+	"\rFollowHistory\x12!.checkout.v1.FollowHistoryRequest\x1a\".checkout.v1.FollowHistoryResponse0\x01\x12A\n" +
+	"\x06Cancel\x12\x1a.checkout.v1.CancelRequest\x1a\x1b.checkout.v1.CancelResponse\x12D\n" +
+	"\aApprove\x12\x1b.checkout.v1.ApproveRequest\x1a\x1c.checkout.v1.ApproveResponse\x12A\n" +
+	"\x06Reject\x12\x1a.checkout.v1.RejectRequest\x1a\x1b.checkout.v1.RejectResponse\x12D\n" +
+	"\aResolve\x12\x1b.checkout.v1.ResolveRequest\x1a\x1c.checkout.v1.ResolveResponse\x12D\n" +
+	"\aRedrive\x12\x1b.checkout.v1.RedriveRequest\x1a\x1c.checkout.v1.RedriveResponse\x12@\n" +
 	"\x05Audit\x12\x19.checkout.v1.AuditRequest\x1a\x1a.checkout.v1.AuditResponse0\x01\x12A\n" +
-	"\x06Doctor\x12\x1a.checkout.v1.DoctorRequest\x1a\x1b.checkout.v1.DoctorResponse\x12R\n" +
+	"\x06Doctor\x12\x1a.checkout.v1.DoctorRequest\x1a\x1b.checkout.v1.DoctorResponse\x12d\n" +
+	"\x11ListOpenHistories\x12%.checkout.v1.ListOpenHistoriesRequest\x1a&.checkout.v1.ListOpenHistoriesResponse0\x01\x12R\n" +
 	"\n" +
 	"ListEvents\x12\x1e.checkout.v1.ListEventsRequest\x1a\x1f.checkout.v1.ListEventsResponse\"\x03\x90\x02\x01\x12\\\n" +
 	"\x0fRepublishEvents\x12#.checkout.v1.RepublishEventsRequest\x1a$.checkout.v1.RepublishEventsResponseBAZ?github.com/checkoutsaga/orchestrator/gen/checkout/v1;checkoutv1b\x06proto3"
@@ -2625,118 +3713,159 @@ func file_checkout_v1_checkout_proto_rawDescGZIP() []byte {
 	return file_checkout_v1_checkout_proto_rawDescData
 }
 
-var file_checkout_v1_checkout_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_checkout_v1_checkout_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_checkout_v1_checkout_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_checkout_v1_checkout_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_checkout_v1_checkout_proto_goTypes = []any{
-	(Status)(0),                     // 0: checkout.v1.Status
-	(*BadField)(nil),                // 1: checkout.v1.BadField
-	(*Item)(nil),                    // 2: checkout.v1.Item
-	(*StartRequest)(nil),            // 3: checkout.v1.StartRequest
-	(*StartResponse)(nil),           // 4: checkout.v1.StartResponse
-	(*Checkout)(nil),                // 5: checkout.v1.Checkout
-	(*Held)(nil),                    // 6: checkout.v1.Held
-	(*Attention)(nil),               // 7: checkout.v1.Attention
-	(*Step)(nil),                    // 8: checkout.v1.Step
-	(*GetRequest)(nil),              // 9: checkout.v1.GetRequest
-	(*GetResponse)(nil),             // 10: checkout.v1.GetResponse
-	(*ListRequest)(nil),             // 11: checkout.v1.ListRequest
-	(*ListResponse)(nil),            // 12: checkout.v1.ListResponse
-	(*HistoryRequest)(nil),          // 13: checkout.v1.HistoryRequest
-	(*HistoryResponse)(nil),         // 14: checkout.v1.HistoryResponse
-	(*Price)(nil),                   // 15: checkout.v1.Price
-	(*Entry)(nil),                   // 16: checkout.v1.Entry
-	(*ParticipantOperation)(nil),    // 17: checkout.v1.ParticipantOperation
-	(*WatchRequest)(nil),            // 18: checkout.v1.WatchRequest
-	(*WatchResponse)(nil),           // 19: checkout.v1.WatchResponse
-	(*CancelRequest)(nil),           // 20: checkout.v1.CancelRequest
-	(*CancelResponse)(nil),          // 21: checkout.v1.CancelResponse
-	(*AuditRequest)(nil),            // 22: checkout.v1.AuditRequest
-	(*AuditResponse)(nil),           // 23: checkout.v1.AuditResponse
-	(*Violation)(nil),               // 24: checkout.v1.Violation
-	(*ListEventsRequest)(nil),       // 25: checkout.v1.ListEventsRequest
-	(*ListEventsResponse)(nil),      // 26: checkout.v1.ListEventsResponse
-	(*TracedEvent)(nil),             // 27: checkout.v1.TracedEvent
-	(*Delivery)(nil),                // 28: checkout.v1.Delivery
-	(*RepublishEventsRequest)(nil),  // 29: checkout.v1.RepublishEventsRequest
-	(*RepublishEventsResponse)(nil), // 30: checkout.v1.RepublishEventsResponse
-	(*DoctorRequest)(nil),           // 31: checkout.v1.DoctorRequest
-	(*DoctorResponse)(nil),          // 32: checkout.v1.DoctorResponse
-	(*Setting)(nil),                 // 33: checkout.v1.Setting
-	(*Finding)(nil),                 // 34: checkout.v1.Finding
-	(*durationpb.Duration)(nil),     // 35: google.protobuf.Duration
-	(*v1.Money)(nil),                // 36: operation.v1.Money
-	(*timestamppb.Timestamp)(nil),   // 37: google.protobuf.Timestamp
-	(*v11.Selection)(nil),           // 38: event.v1.Selection
-	(*v11.Event)(nil),               // 39: event.v1.Event
+	(Status)(0),                       // 0: checkout.v1.Status
+	(Resolution)(0),                   // 1: checkout.v1.Resolution
+	(*BadField)(nil),                  // 2: checkout.v1.BadField
+	(*Item)(nil),                      // 3: checkout.v1.Item
+	(*StartRequest)(nil),              // 4: checkout.v1.StartRequest
+	(*StartResponse)(nil),             // 5: checkout.v1.StartResponse
+	(*Checkout)(nil),                  // 6: checkout.v1.Checkout
+	(*Held)(nil),                      // 7: checkout.v1.Held
+	(*Attention)(nil),                 // 8: checkout.v1.Attention
+	(*Step)(nil),                      // 9: checkout.v1.Step
+	(*GetRequest)(nil),                // 10: checkout.v1.GetRequest
+	(*GetResponse)(nil),               // 11: checkout.v1.GetResponse
+	(*ListRequest)(nil),               // 12: checkout.v1.ListRequest
+	(*ListResponse)(nil),              // 13: checkout.v1.ListResponse
+	(*HistoryRequest)(nil),            // 14: checkout.v1.HistoryRequest
+	(*HistoryResponse)(nil),           // 15: checkout.v1.HistoryResponse
+	(*FollowHistoryRequest)(nil),      // 16: checkout.v1.FollowHistoryRequest
+	(*FollowHistoryResponse)(nil),     // 17: checkout.v1.FollowHistoryResponse
+	(*Price)(nil),                     // 18: checkout.v1.Price
+	(*Entry)(nil),                     // 19: checkout.v1.Entry
+	(*ParticipantOperation)(nil),      // 20: checkout.v1.ParticipantOperation
+	(*WatchRequest)(nil),              // 21: checkout.v1.WatchRequest
+	(*WatchResponse)(nil),             // 22: checkout.v1.WatchResponse
+	(*CancelRequest)(nil),             // 23: checkout.v1.CancelRequest
+	(*CancelResponse)(nil),            // 24: checkout.v1.CancelResponse
+	(*ApproveRequest)(nil),            // 25: checkout.v1.ApproveRequest
+	(*ApproveResponse)(nil),           // 26: checkout.v1.ApproveResponse
+	(*RejectRequest)(nil),             // 27: checkout.v1.RejectRequest
+	(*RejectResponse)(nil),            // 28: checkout.v1.RejectResponse
+	(*ResolveRequest)(nil),            // 29: checkout.v1.ResolveRequest
+	(*ResolveResponse)(nil),           // 30: checkout.v1.ResolveResponse
+	(*RedriveRequest)(nil),            // 31: checkout.v1.RedriveRequest
+	(*RedriveResponse)(nil),           // 32: checkout.v1.RedriveResponse
+	(*AuditRequest)(nil),              // 33: checkout.v1.AuditRequest
+	(*AuditResponse)(nil),             // 34: checkout.v1.AuditResponse
+	(*Accepted)(nil),                  // 35: checkout.v1.Accepted
+	(*Violation)(nil),                 // 36: checkout.v1.Violation
+	(*ListEventsRequest)(nil),         // 37: checkout.v1.ListEventsRequest
+	(*ListEventsResponse)(nil),        // 38: checkout.v1.ListEventsResponse
+	(*TracedEvent)(nil),               // 39: checkout.v1.TracedEvent
+	(*Delivery)(nil),                  // 40: checkout.v1.Delivery
+	(*RepublishEventsRequest)(nil),    // 41: checkout.v1.RepublishEventsRequest
+	(*RepublishEventsResponse)(nil),   // 42: checkout.v1.RepublishEventsResponse
+	(*DoctorRequest)(nil),             // 43: checkout.v1.DoctorRequest
+	(*DoctorResponse)(nil),            // 44: checkout.v1.DoctorResponse
+	(*Setting)(nil),                   // 45: checkout.v1.Setting
+	(*Finding)(nil),                   // 46: checkout.v1.Finding
+	(*ListOpenHistoriesRequest)(nil),  // 47: checkout.v1.ListOpenHistoriesRequest
+	(*ListOpenHistoriesResponse)(nil), // 48: checkout.v1.ListOpenHistoriesResponse
+	(*durationpb.Duration)(nil),       // 49: google.protobuf.Duration
+	(*v1.Money)(nil),                  // 50: operation.v1.Money
+	(*timestamppb.Timestamp)(nil),     // 51: google.protobuf.Timestamp
+	(*v11.Selection)(nil),             // 52: event.v1.Selection
+	(*v11.Event)(nil),                 // 53: event.v1.Event
 }
 var file_checkout_v1_checkout_proto_depIdxs = []int32{
-	2,  // 0: checkout.v1.StartRequest.items:type_name -> checkout.v1.Item
-	35, // 1: checkout.v1.StartRequest.deadline:type_name -> google.protobuf.Duration
-	5,  // 2: checkout.v1.StartResponse.checkout:type_name -> checkout.v1.Checkout
-	0,  // 3: checkout.v1.Checkout.status:type_name -> checkout.v1.Status
-	36, // 4: checkout.v1.Checkout.amount:type_name -> operation.v1.Money
-	37, // 5: checkout.v1.Checkout.started_at:type_name -> google.protobuf.Timestamp
-	37, // 6: checkout.v1.Checkout.updated_at:type_name -> google.protobuf.Timestamp
-	37, // 7: checkout.v1.Checkout.ended_at:type_name -> google.protobuf.Timestamp
-	37, // 8: checkout.v1.Checkout.deadline:type_name -> google.protobuf.Timestamp
-	6,  // 9: checkout.v1.Checkout.held:type_name -> checkout.v1.Held
-	7,  // 10: checkout.v1.Checkout.attention:type_name -> checkout.v1.Attention
-	8,  // 11: checkout.v1.Checkout.steps:type_name -> checkout.v1.Step
-	2,  // 12: checkout.v1.Held.stock:type_name -> checkout.v1.Item
-	36, // 13: checkout.v1.Held.authorized:type_name -> operation.v1.Money
-	36, // 14: checkout.v1.Held.captured:type_name -> operation.v1.Money
-	37, // 15: checkout.v1.Attention.since:type_name -> google.protobuf.Timestamp
-	37, // 16: checkout.v1.Attention.next:type_name -> google.protobuf.Timestamp
-	37, // 17: checkout.v1.Step.started_at:type_name -> google.protobuf.Timestamp
-	37, // 18: checkout.v1.Step.ended_at:type_name -> google.protobuf.Timestamp
-	5,  // 19: checkout.v1.GetResponse.checkout:type_name -> checkout.v1.Checkout
-	0,  // 20: checkout.v1.ListRequest.statuses:type_name -> checkout.v1.Status
-	35, // 21: checkout.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
-	37, // 22: checkout.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
-	5,  // 23: checkout.v1.ListResponse.checkouts:type_name -> checkout.v1.Checkout
-	3,  // 24: checkout.v1.HistoryResponse.request:type_name -> checkout.v1.StartRequest
-	15, // 25: checkout.v1.HistoryResponse.prices:type_name -> checkout.v1.Price
-	16, // 26: checkout.v1.HistoryResponse.entries:type_name -> checkout.v1.Entry
-	17, // 27: checkout.v1.HistoryResponse.operations:type_name -> checkout.v1.ParticipantOperation
-	36, // 28: checkout.v1.Price.unit_price:type_name -> operation.v1.Money
-	37, // 29: checkout.v1.Entry.at:type_name -> google.protobuf.Timestamp
-	5,  // 30: checkout.v1.WatchResponse.checkout:type_name -> checkout.v1.Checkout
-	5,  // 31: checkout.v1.CancelResponse.checkout:type_name -> checkout.v1.Checkout
-	37, // 32: checkout.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
-	24, // 33: checkout.v1.AuditResponse.violations:type_name -> checkout.v1.Violation
-	38, // 34: checkout.v1.ListEventsRequest.selection:type_name -> event.v1.Selection
-	27, // 35: checkout.v1.ListEventsResponse.events:type_name -> checkout.v1.TracedEvent
-	39, // 36: checkout.v1.TracedEvent.event:type_name -> event.v1.Event
-	28, // 37: checkout.v1.TracedEvent.deliveries:type_name -> checkout.v1.Delivery
-	37, // 38: checkout.v1.Delivery.received_at:type_name -> google.protobuf.Timestamp
-	38, // 39: checkout.v1.RepublishEventsRequest.selection:type_name -> event.v1.Selection
-	34, // 40: checkout.v1.DoctorResponse.findings:type_name -> checkout.v1.Finding
-	33, // 41: checkout.v1.DoctorResponse.settings:type_name -> checkout.v1.Setting
-	3,  // 42: checkout.v1.CheckoutService.Start:input_type -> checkout.v1.StartRequest
-	9,  // 43: checkout.v1.CheckoutService.Get:input_type -> checkout.v1.GetRequest
-	11, // 44: checkout.v1.CheckoutService.List:input_type -> checkout.v1.ListRequest
-	13, // 45: checkout.v1.CheckoutService.History:input_type -> checkout.v1.HistoryRequest
-	18, // 46: checkout.v1.CheckoutService.Watch:input_type -> checkout.v1.WatchRequest
-	20, // 47: checkout.v1.CheckoutService.Cancel:input_type -> checkout.v1.CancelRequest
-	22, // 48: checkout.v1.CheckoutService.Audit:input_type -> checkout.v1.AuditRequest
-	31, // 49: checkout.v1.CheckoutService.Doctor:input_type -> checkout.v1.DoctorRequest
-	25, // 50: checkout.v1.CheckoutService.ListEvents:input_type -> checkout.v1.ListEventsRequest
-	29, // 51: checkout.v1.CheckoutService.RepublishEvents:input_type -> checkout.v1.RepublishEventsRequest
-	4,  // 52: checkout.v1.CheckoutService.Start:output_type -> checkout.v1.StartResponse
-	10, // 53: checkout.v1.CheckoutService.Get:output_type -> checkout.v1.GetResponse
-	12, // 54: checkout.v1.CheckoutService.List:output_type -> checkout.v1.ListResponse
-	14, // 55: checkout.v1.CheckoutService.History:output_type -> checkout.v1.HistoryResponse
-	19, // 56: checkout.v1.CheckoutService.Watch:output_type -> checkout.v1.WatchResponse
-	21, // 57: checkout.v1.CheckoutService.Cancel:output_type -> checkout.v1.CancelResponse
-	23, // 58: checkout.v1.CheckoutService.Audit:output_type -> checkout.v1.AuditResponse
-	32, // 59: checkout.v1.CheckoutService.Doctor:output_type -> checkout.v1.DoctorResponse
-	26, // 60: checkout.v1.CheckoutService.ListEvents:output_type -> checkout.v1.ListEventsResponse
-	30, // 61: checkout.v1.CheckoutService.RepublishEvents:output_type -> checkout.v1.RepublishEventsResponse
-	52, // [52:62] is the sub-list for method output_type
-	42, // [42:52] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	3,  // 0: checkout.v1.StartRequest.items:type_name -> checkout.v1.Item
+	49, // 1: checkout.v1.StartRequest.deadline:type_name -> google.protobuf.Duration
+	49, // 2: checkout.v1.StartRequest.approval_deadline:type_name -> google.protobuf.Duration
+	6,  // 3: checkout.v1.StartResponse.checkout:type_name -> checkout.v1.Checkout
+	0,  // 4: checkout.v1.Checkout.status:type_name -> checkout.v1.Status
+	50, // 5: checkout.v1.Checkout.amount:type_name -> operation.v1.Money
+	51, // 6: checkout.v1.Checkout.started_at:type_name -> google.protobuf.Timestamp
+	51, // 7: checkout.v1.Checkout.updated_at:type_name -> google.protobuf.Timestamp
+	51, // 8: checkout.v1.Checkout.ended_at:type_name -> google.protobuf.Timestamp
+	51, // 9: checkout.v1.Checkout.deadline:type_name -> google.protobuf.Timestamp
+	7,  // 10: checkout.v1.Checkout.held:type_name -> checkout.v1.Held
+	8,  // 11: checkout.v1.Checkout.attention:type_name -> checkout.v1.Attention
+	9,  // 12: checkout.v1.Checkout.steps:type_name -> checkout.v1.Step
+	51, // 13: checkout.v1.Checkout.approval_deadline:type_name -> google.protobuf.Timestamp
+	3,  // 14: checkout.v1.Held.stock:type_name -> checkout.v1.Item
+	50, // 15: checkout.v1.Held.authorized:type_name -> operation.v1.Money
+	50, // 16: checkout.v1.Held.captured:type_name -> operation.v1.Money
+	51, // 17: checkout.v1.Held.authorized_until:type_name -> google.protobuf.Timestamp
+	51, // 18: checkout.v1.Attention.since:type_name -> google.protobuf.Timestamp
+	51, // 19: checkout.v1.Attention.next:type_name -> google.protobuf.Timestamp
+	51, // 20: checkout.v1.Step.started_at:type_name -> google.protobuf.Timestamp
+	51, // 21: checkout.v1.Step.ended_at:type_name -> google.protobuf.Timestamp
+	6,  // 22: checkout.v1.GetResponse.checkout:type_name -> checkout.v1.Checkout
+	0,  // 23: checkout.v1.ListRequest.statuses:type_name -> checkout.v1.Status
+	49, // 24: checkout.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
+	51, // 25: checkout.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
+	6,  // 26: checkout.v1.ListResponse.checkouts:type_name -> checkout.v1.Checkout
+	4,  // 27: checkout.v1.HistoryResponse.request:type_name -> checkout.v1.StartRequest
+	18, // 28: checkout.v1.HistoryResponse.prices:type_name -> checkout.v1.Price
+	19, // 29: checkout.v1.HistoryResponse.entries:type_name -> checkout.v1.Entry
+	20, // 30: checkout.v1.HistoryResponse.operations:type_name -> checkout.v1.ParticipantOperation
+	6,  // 31: checkout.v1.HistoryResponse.checkout:type_name -> checkout.v1.Checkout
+	19, // 32: checkout.v1.FollowHistoryResponse.entries:type_name -> checkout.v1.Entry
+	50, // 33: checkout.v1.Price.unit_price:type_name -> operation.v1.Money
+	51, // 34: checkout.v1.Entry.at:type_name -> google.protobuf.Timestamp
+	50, // 35: checkout.v1.ParticipantOperation.amount:type_name -> operation.v1.Money
+	51, // 36: checkout.v1.ParticipantOperation.created_at:type_name -> google.protobuf.Timestamp
+	51, // 37: checkout.v1.ParticipantOperation.updated_at:type_name -> google.protobuf.Timestamp
+	6,  // 38: checkout.v1.WatchResponse.checkout:type_name -> checkout.v1.Checkout
+	6,  // 39: checkout.v1.CancelResponse.checkout:type_name -> checkout.v1.Checkout
+	6,  // 40: checkout.v1.ApproveResponse.checkout:type_name -> checkout.v1.Checkout
+	6,  // 41: checkout.v1.RejectResponse.checkout:type_name -> checkout.v1.Checkout
+	1,  // 42: checkout.v1.ResolveRequest.as:type_name -> checkout.v1.Resolution
+	6,  // 43: checkout.v1.ResolveResponse.checkout:type_name -> checkout.v1.Checkout
+	6,  // 44: checkout.v1.RedriveResponse.checkout:type_name -> checkout.v1.Checkout
+	51, // 45: checkout.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
+	36, // 46: checkout.v1.AuditResponse.violations:type_name -> checkout.v1.Violation
+	35, // 47: checkout.v1.AuditResponse.accepted:type_name -> checkout.v1.Accepted
+	51, // 48: checkout.v1.Accepted.at:type_name -> google.protobuf.Timestamp
+	52, // 49: checkout.v1.ListEventsRequest.selection:type_name -> event.v1.Selection
+	39, // 50: checkout.v1.ListEventsResponse.events:type_name -> checkout.v1.TracedEvent
+	53, // 51: checkout.v1.TracedEvent.event:type_name -> event.v1.Event
+	40, // 52: checkout.v1.TracedEvent.deliveries:type_name -> checkout.v1.Delivery
+	51, // 53: checkout.v1.Delivery.received_at:type_name -> google.protobuf.Timestamp
+	52, // 54: checkout.v1.RepublishEventsRequest.selection:type_name -> event.v1.Selection
+	46, // 55: checkout.v1.DoctorResponse.findings:type_name -> checkout.v1.Finding
+	45, // 56: checkout.v1.DoctorResponse.settings:type_name -> checkout.v1.Setting
+	4,  // 57: checkout.v1.CheckoutService.Start:input_type -> checkout.v1.StartRequest
+	10, // 58: checkout.v1.CheckoutService.Get:input_type -> checkout.v1.GetRequest
+	12, // 59: checkout.v1.CheckoutService.List:input_type -> checkout.v1.ListRequest
+	14, // 60: checkout.v1.CheckoutService.History:input_type -> checkout.v1.HistoryRequest
+	21, // 61: checkout.v1.CheckoutService.Watch:input_type -> checkout.v1.WatchRequest
+	16, // 62: checkout.v1.CheckoutService.FollowHistory:input_type -> checkout.v1.FollowHistoryRequest
+	23, // 63: checkout.v1.CheckoutService.Cancel:input_type -> checkout.v1.CancelRequest
+	25, // 64: checkout.v1.CheckoutService.Approve:input_type -> checkout.v1.ApproveRequest
+	27, // 65: checkout.v1.CheckoutService.Reject:input_type -> checkout.v1.RejectRequest
+	29, // 66: checkout.v1.CheckoutService.Resolve:input_type -> checkout.v1.ResolveRequest
+	31, // 67: checkout.v1.CheckoutService.Redrive:input_type -> checkout.v1.RedriveRequest
+	33, // 68: checkout.v1.CheckoutService.Audit:input_type -> checkout.v1.AuditRequest
+	43, // 69: checkout.v1.CheckoutService.Doctor:input_type -> checkout.v1.DoctorRequest
+	47, // 70: checkout.v1.CheckoutService.ListOpenHistories:input_type -> checkout.v1.ListOpenHistoriesRequest
+	37, // 71: checkout.v1.CheckoutService.ListEvents:input_type -> checkout.v1.ListEventsRequest
+	41, // 72: checkout.v1.CheckoutService.RepublishEvents:input_type -> checkout.v1.RepublishEventsRequest
+	5,  // 73: checkout.v1.CheckoutService.Start:output_type -> checkout.v1.StartResponse
+	11, // 74: checkout.v1.CheckoutService.Get:output_type -> checkout.v1.GetResponse
+	13, // 75: checkout.v1.CheckoutService.List:output_type -> checkout.v1.ListResponse
+	15, // 76: checkout.v1.CheckoutService.History:output_type -> checkout.v1.HistoryResponse
+	22, // 77: checkout.v1.CheckoutService.Watch:output_type -> checkout.v1.WatchResponse
+	17, // 78: checkout.v1.CheckoutService.FollowHistory:output_type -> checkout.v1.FollowHistoryResponse
+	24, // 79: checkout.v1.CheckoutService.Cancel:output_type -> checkout.v1.CancelResponse
+	26, // 80: checkout.v1.CheckoutService.Approve:output_type -> checkout.v1.ApproveResponse
+	28, // 81: checkout.v1.CheckoutService.Reject:output_type -> checkout.v1.RejectResponse
+	30, // 82: checkout.v1.CheckoutService.Resolve:output_type -> checkout.v1.ResolveResponse
+	32, // 83: checkout.v1.CheckoutService.Redrive:output_type -> checkout.v1.RedriveResponse
+	34, // 84: checkout.v1.CheckoutService.Audit:output_type -> checkout.v1.AuditResponse
+	44, // 85: checkout.v1.CheckoutService.Doctor:output_type -> checkout.v1.DoctorResponse
+	48, // 86: checkout.v1.CheckoutService.ListOpenHistories:output_type -> checkout.v1.ListOpenHistoriesResponse
+	38, // 87: checkout.v1.CheckoutService.ListEvents:output_type -> checkout.v1.ListEventsResponse
+	42, // 88: checkout.v1.CheckoutService.RepublishEvents:output_type -> checkout.v1.RepublishEventsResponse
+	73, // [73:89] is the sub-list for method output_type
+	57, // [57:73] is the sub-list for method input_type
+	57, // [57:57] is the sub-list for extension type_name
+	57, // [57:57] is the sub-list for extension extendee
+	0,  // [0:57] is the sub-list for field type_name
 }
 
 func init() { file_checkout_v1_checkout_proto_init() }
@@ -2749,8 +3878,8 @@ func file_checkout_v1_checkout_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_checkout_v1_checkout_proto_rawDesc), len(file_checkout_v1_checkout_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   34,
+			NumEnums:      2,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -146,12 +146,15 @@ type Result struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Outcome Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=operation.v1.Outcome" json:"outcome,omitempty"`
 	// Why it was refused, or what is waited for: a word for programs, such as "out_of_stock", "card_declined",
-	// "authorization_expired", "already_captured", "started".
+	// "authorization_expired", "already_captured", "started". With an undoing that is applied, "unseen" says that the step which
+	// it undoes never came, so that nothing had to be undone.
 	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// A sentence for people, at most 200 bytes.
 	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
 	// The participant's own reference (reservation, authorization, capture), for people to search by.
-	Reference     string `protobuf:"bytes,4,opt,name=reference,proto3" json:"reference,omitempty"`
+	Reference string `protobuf:"bytes,4,opt,name=reference,proto3" json:"reference,omitempty"`
+	// Until when the effect lasts by itself, such as an authorization; unset where it has no such end.
+	ValidUntil    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=valid_until,json=validUntil,proto3" json:"valid_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -212,6 +215,13 @@ func (x *Result) GetReference() string {
 		return x.Reference
 	}
 	return ""
+}
+
+func (x *Result) GetValidUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ValidUntil
+	}
+	return nil
 }
 
 // One participant's record of one step of one order: one row for doing and undoing it.
@@ -548,6 +558,313 @@ func (x *ListOperationsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// Asks that settled orders be forgotten: their operations are removed, and that the orders once were is kept, so that whatever
+// comes late for one is refused.
+type ForgetOperationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000.
+	OrderIds      []string `protobuf:"bytes,1,rep,name=order_ids,json=orderIds,proto3" json:"order_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetOperationsRequest) Reset() {
+	*x = ForgetOperationsRequest{}
+	mi := &file_operation_v1_operation_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetOperationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetOperationsRequest) ProtoMessage() {}
+
+func (x *ForgetOperationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_operation_v1_operation_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetOperationsRequest.ProtoReflect.Descriptor instead.
+func (*ForgetOperationsRequest) Descriptor() ([]byte, []int) {
+	return file_operation_v1_operation_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ForgetOperationsRequest) GetOrderIds() []string {
+	if x != nil {
+		return x.OrderIds
+	}
+	return nil
+}
+
+type ForgetOperationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those of which nothing is kept any more, also where nothing ever was.
+	ForgottenOrderIds []string `protobuf:"bytes,1,rep,name=forgotten_order_ids,json=forgottenOrderIds,proto3" json:"forgotten_order_ids,omitempty"`
+	// The others, with why they are kept.
+	Kept          []*Kept `protobuf:"bytes,2,rep,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetOperationsResponse) Reset() {
+	*x = ForgetOperationsResponse{}
+	mi := &file_operation_v1_operation_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetOperationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetOperationsResponse) ProtoMessage() {}
+
+func (x *ForgetOperationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_operation_v1_operation_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetOperationsResponse.ProtoReflect.Descriptor instead.
+func (*ForgetOperationsResponse) Descriptor() ([]byte, []int) {
+	return file_operation_v1_operation_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ForgetOperationsResponse) GetForgottenOrderIds() []string {
+	if x != nil {
+		return x.ForgottenOrderIds
+	}
+	return nil
+}
+
+func (x *ForgetOperationsResponse) GetKept() []*Kept {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+type Kept struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	OrderId string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	// A sentence, such as "its reservation is open".
+	Why           string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Kept) Reset() {
+	*x = Kept{}
+	mi := &file_operation_v1_operation_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Kept) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Kept) ProtoMessage() {}
+
+func (x *Kept) ProtoReflect() protoreflect.Message {
+	mi := &file_operation_v1_operation_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Kept.ProtoReflect.Descriptor instead.
+func (*Kept) Descriptor() ([]byte, []int) {
+	return file_operation_v1_operation_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Kept) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *Kept) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+// Something that a participant's own books state twice, and differently.
+type Discrepancy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it is about: an order id, or an article.
+	About string `protobuf:"bytes,1,opt,name=about,proto3" json:"about,omitempty"`
+	// The figure, such as "reserved" or "captured".
+	Figure string `protobuf:"bytes,2,opt,name=figure,proto3" json:"figure,omitempty"`
+	// What is stated, and what the rows that it sums up come to.
+	Stated        int64 `protobuf:"varint,3,opt,name=stated,proto3" json:"stated,omitempty"`
+	Counted       int64 `protobuf:"varint,4,opt,name=counted,proto3" json:"counted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Discrepancy) Reset() {
+	*x = Discrepancy{}
+	mi := &file_operation_v1_operation_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Discrepancy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Discrepancy) ProtoMessage() {}
+
+func (x *Discrepancy) ProtoReflect() protoreflect.Message {
+	mi := &file_operation_v1_operation_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Discrepancy.ProtoReflect.Descriptor instead.
+func (*Discrepancy) Descriptor() ([]byte, []int) {
+	return file_operation_v1_operation_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Discrepancy) GetAbout() string {
+	if x != nil {
+		return x.About
+	}
+	return ""
+}
+
+func (x *Discrepancy) GetFigure() string {
+	if x != nil {
+		return x.Figure
+	}
+	return ""
+}
+
+func (x *Discrepancy) GetStated() int64 {
+	if x != nil {
+		return x.Stated
+	}
+	return 0
+}
+
+func (x *Discrepancy) GetCounted() int64 {
+	if x != nil {
+		return x.Counted
+	}
+	return 0
+}
+
+type CheckBooksRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckBooksRequest) Reset() {
+	*x = CheckBooksRequest{}
+	mi := &file_operation_v1_operation_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckBooksRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckBooksRequest) ProtoMessage() {}
+
+func (x *CheckBooksRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_operation_v1_operation_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckBooksRequest.ProtoReflect.Descriptor instead.
+func (*CheckBooksRequest) Descriptor() ([]byte, []int) {
+	return file_operation_v1_operation_proto_rawDescGZIP(), []int{11}
+}
+
+type CheckBooksResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000.
+	Discrepancies []*Discrepancy `protobuf:"bytes,1,rep,name=discrepancies,proto3" json:"discrepancies,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckBooksResponse) Reset() {
+	*x = CheckBooksResponse{}
+	mi := &file_operation_v1_operation_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckBooksResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckBooksResponse) ProtoMessage() {}
+
+func (x *CheckBooksResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_operation_v1_operation_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckBooksResponse.ProtoReflect.Descriptor instead.
+func (*CheckBooksResponse) Descriptor() ([]byte, []int) {
+	return file_operation_v1_operation_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CheckBooksResponse) GetDiscrepancies() []*Discrepancy {
+	if x != nil {
+		return x.Discrepancies
+	}
+	return nil
+}
+
 var File_operation_v1_operation_proto protoreflect.FileDescriptor
 
 const file_operation_v1_operation_proto_rawDesc = "" +
@@ -556,12 +873,14 @@ const file_operation_v1_operation_proto_rawDesc = "" +
 	"\x05Money\x12\x1a\n" +
 	"\bcurrency\x18\x01 \x01(\tR\bcurrency\x12\x1f\n" +
 	"\vminor_units\x18\x02 \x01(\x03R\n" +
-	"minorUnits\"\x87\x01\n" +
+	"minorUnits\"\xc4\x01\n" +
 	"\x06Result\x12/\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x15.operation.v1.OutcomeR\aoutcome\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x1c\n" +
-	"\treference\x18\x04 \x01(\tR\treference\"\xe5\x02\n" +
+	"\treference\x18\x04 \x01(\tR\treference\x12;\n" +
+	"\vvalid_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"validUntil\"\xe5\x02\n" +
 	"\tOperation\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\tR\x04step\x12%\n" +
@@ -589,7 +908,23 @@ const file_operation_v1_operation_proto_rawDesc = "" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2\x17.operation.v1.OperationR\n" +
 	"operations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken*}\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"6\n" +
+	"\x17ForgetOperationsRequest\x12\x1b\n" +
+	"\torder_ids\x18\x01 \x03(\tR\borderIds\"r\n" +
+	"\x18ForgetOperationsResponse\x12.\n" +
+	"\x13forgotten_order_ids\x18\x01 \x03(\tR\x11forgottenOrderIds\x12&\n" +
+	"\x04kept\x18\x02 \x03(\v2\x12.operation.v1.KeptR\x04kept\"3\n" +
+	"\x04Kept\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"m\n" +
+	"\vDiscrepancy\x12\x14\n" +
+	"\x05about\x18\x01 \x01(\tR\x05about\x12\x16\n" +
+	"\x06figure\x18\x02 \x01(\tR\x06figure\x12\x16\n" +
+	"\x06stated\x18\x03 \x01(\x03R\x06stated\x12\x18\n" +
+	"\acounted\x18\x04 \x01(\x03R\acounted\"\x13\n" +
+	"\x11CheckBooksRequest\"U\n" +
+	"\x12CheckBooksResponse\x12?\n" +
+	"\rdiscrepancies\x18\x01 \x03(\v2\x19.operation.v1.DiscrepancyR\rdiscrepancies*}\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_APPLIED\x10\x01\x12\x14\n" +
@@ -610,33 +945,42 @@ func file_operation_v1_operation_proto_rawDescGZIP() []byte {
 }
 
 var file_operation_v1_operation_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_operation_v1_operation_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_operation_v1_operation_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_operation_v1_operation_proto_goTypes = []any{
-	(Outcome)(0),                   // 0: operation.v1.Outcome
-	(*Money)(nil),                  // 1: operation.v1.Money
-	(*Result)(nil),                 // 2: operation.v1.Result
-	(*Operation)(nil),              // 3: operation.v1.Operation
-	(*GetOperationRequest)(nil),    // 4: operation.v1.GetOperationRequest
-	(*GetOperationResponse)(nil),   // 5: operation.v1.GetOperationResponse
-	(*ListOperationsRequest)(nil),  // 6: operation.v1.ListOperationsRequest
-	(*ListOperationsResponse)(nil), // 7: operation.v1.ListOperationsResponse
-	(*timestamppb.Timestamp)(nil),  // 8: google.protobuf.Timestamp
+	(Outcome)(0),                     // 0: operation.v1.Outcome
+	(*Money)(nil),                    // 1: operation.v1.Money
+	(*Result)(nil),                   // 2: operation.v1.Result
+	(*Operation)(nil),                // 3: operation.v1.Operation
+	(*GetOperationRequest)(nil),      // 4: operation.v1.GetOperationRequest
+	(*GetOperationResponse)(nil),     // 5: operation.v1.GetOperationResponse
+	(*ListOperationsRequest)(nil),    // 6: operation.v1.ListOperationsRequest
+	(*ListOperationsResponse)(nil),   // 7: operation.v1.ListOperationsResponse
+	(*ForgetOperationsRequest)(nil),  // 8: operation.v1.ForgetOperationsRequest
+	(*ForgetOperationsResponse)(nil), // 9: operation.v1.ForgetOperationsResponse
+	(*Kept)(nil),                     // 10: operation.v1.Kept
+	(*Discrepancy)(nil),              // 11: operation.v1.Discrepancy
+	(*CheckBooksRequest)(nil),        // 12: operation.v1.CheckBooksRequest
+	(*CheckBooksResponse)(nil),       // 13: operation.v1.CheckBooksResponse
+	(*timestamppb.Timestamp)(nil),    // 14: google.protobuf.Timestamp
 }
 var file_operation_v1_operation_proto_depIdxs = []int32{
-	0, // 0: operation.v1.Result.outcome:type_name -> operation.v1.Outcome
-	0, // 1: operation.v1.Operation.do:type_name -> operation.v1.Outcome
-	0, // 2: operation.v1.Operation.undo:type_name -> operation.v1.Outcome
-	1, // 3: operation.v1.Operation.amount:type_name -> operation.v1.Money
-	8, // 4: operation.v1.Operation.created_at:type_name -> google.protobuf.Timestamp
-	8, // 5: operation.v1.Operation.updated_at:type_name -> google.protobuf.Timestamp
-	3, // 6: operation.v1.GetOperationResponse.operation:type_name -> operation.v1.Operation
-	8, // 7: operation.v1.ListOperationsRequest.since:type_name -> google.protobuf.Timestamp
-	3, // 8: operation.v1.ListOperationsResponse.operations:type_name -> operation.v1.Operation
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	0,  // 0: operation.v1.Result.outcome:type_name -> operation.v1.Outcome
+	14, // 1: operation.v1.Result.valid_until:type_name -> google.protobuf.Timestamp
+	0,  // 2: operation.v1.Operation.do:type_name -> operation.v1.Outcome
+	0,  // 3: operation.v1.Operation.undo:type_name -> operation.v1.Outcome
+	1,  // 4: operation.v1.Operation.amount:type_name -> operation.v1.Money
+	14, // 5: operation.v1.Operation.created_at:type_name -> google.protobuf.Timestamp
+	14, // 6: operation.v1.Operation.updated_at:type_name -> google.protobuf.Timestamp
+	3,  // 7: operation.v1.GetOperationResponse.operation:type_name -> operation.v1.Operation
+	14, // 8: operation.v1.ListOperationsRequest.since:type_name -> google.protobuf.Timestamp
+	3,  // 9: operation.v1.ListOperationsResponse.operations:type_name -> operation.v1.Operation
+	10, // 10: operation.v1.ForgetOperationsResponse.kept:type_name -> operation.v1.Kept
+	11, // 11: operation.v1.CheckBooksResponse.discrepancies:type_name -> operation.v1.Discrepancy
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_operation_v1_operation_proto_init() }
@@ -650,7 +994,7 @@ func file_operation_v1_operation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_operation_v1_operation_proto_rawDesc), len(file_operation_v1_operation_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   7,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -894,14 +894,17 @@ const file_payment_v1_payment_proto_rawDesc = "" +
 	"\x12ListChargesRequest\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\"C\n" +
 	"\x13ListChargesResponse\x12,\n" +
-	"\acharges\x18\x01 \x03(\v2\x12.payment.v1.ChargeR\acharges2\x9b\x04\n" +
+	"\acharges\x18\x01 \x03(\v2\x12.payment.v1.ChargeR\acharges2\xcf\x05\n" +
 	"\x0ePaymentService\x12H\n" +
 	"\tAuthorize\x12\x1c.payment.v1.AuthorizeRequest\x1a\x1d.payment.v1.AuthorizeResponse\x129\n" +
 	"\x04Void\x12\x17.payment.v1.VoidRequest\x1a\x18.payment.v1.VoidResponse\x12B\n" +
 	"\aCapture\x12\x1a.payment.v1.CaptureRequest\x1a\x1b.payment.v1.CaptureResponse\x12?\n" +
 	"\x06Refund\x12\x19.payment.v1.RefundRequest\x1a\x1a.payment.v1.RefundResponse\x12U\n" +
 	"\fGetOperation\x12!.operation.v1.GetOperationRequest\x1a\".operation.v1.GetOperationResponse\x12[\n" +
-	"\x0eListOperations\x12#.operation.v1.ListOperationsRequest\x1a$.operation.v1.ListOperationsResponse\x12K\n" +
+	"\x0eListOperations\x12#.operation.v1.ListOperationsRequest\x1a$.operation.v1.ListOperationsResponse\x12a\n" +
+	"\x10ForgetOperations\x12%.operation.v1.ForgetOperationsRequest\x1a&.operation.v1.ForgetOperationsResponse\x12O\n" +
+	"\n" +
+	"CheckBooks\x12\x1f.operation.v1.CheckBooksRequest\x1a .operation.v1.CheckBooksResponse\x12K\n" +
 	"\n" +
 	"GetPayment\x12\x1d.payment.v1.GetPaymentRequest\x1a\x1e.payment.v1.GetPaymentResponse2\xb3\x01\n" +
 	"\x0eSandboxService\x12Q\n" +
@@ -922,28 +925,32 @@ func file_payment_v1_payment_proto_rawDescGZIP() []byte {
 
 var file_payment_v1_payment_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_payment_v1_payment_proto_goTypes = []any{
-	(*AuthorizeRequest)(nil),          // 0: payment.v1.AuthorizeRequest
-	(*AuthorizeResponse)(nil),         // 1: payment.v1.AuthorizeResponse
-	(*VoidRequest)(nil),               // 2: payment.v1.VoidRequest
-	(*VoidResponse)(nil),              // 3: payment.v1.VoidResponse
-	(*CaptureRequest)(nil),            // 4: payment.v1.CaptureRequest
-	(*CaptureResponse)(nil),           // 5: payment.v1.CaptureResponse
-	(*RefundRequest)(nil),             // 6: payment.v1.RefundRequest
-	(*RefundResponse)(nil),            // 7: payment.v1.RefundResponse
-	(*GetPaymentRequest)(nil),         // 8: payment.v1.GetPaymentRequest
-	(*GetPaymentResponse)(nil),        // 9: payment.v1.GetPaymentResponse
-	(*SetBehaviourRequest)(nil),       // 10: payment.v1.SetBehaviourRequest
-	(*SetBehaviourResponse)(nil),      // 11: payment.v1.SetBehaviourResponse
-	(*Charge)(nil),                    // 12: payment.v1.Charge
-	(*ListChargesRequest)(nil),        // 13: payment.v1.ListChargesRequest
-	(*ListChargesResponse)(nil),       // 14: payment.v1.ListChargesResponse
-	(*v1.Money)(nil),                  // 15: operation.v1.Money
-	(*v1.Result)(nil),                 // 16: operation.v1.Result
-	(*timestamppb.Timestamp)(nil),     // 17: google.protobuf.Timestamp
-	(*v1.GetOperationRequest)(nil),    // 18: operation.v1.GetOperationRequest
-	(*v1.ListOperationsRequest)(nil),  // 19: operation.v1.ListOperationsRequest
-	(*v1.GetOperationResponse)(nil),   // 20: operation.v1.GetOperationResponse
-	(*v1.ListOperationsResponse)(nil), // 21: operation.v1.ListOperationsResponse
+	(*AuthorizeRequest)(nil),            // 0: payment.v1.AuthorizeRequest
+	(*AuthorizeResponse)(nil),           // 1: payment.v1.AuthorizeResponse
+	(*VoidRequest)(nil),                 // 2: payment.v1.VoidRequest
+	(*VoidResponse)(nil),                // 3: payment.v1.VoidResponse
+	(*CaptureRequest)(nil),              // 4: payment.v1.CaptureRequest
+	(*CaptureResponse)(nil),             // 5: payment.v1.CaptureResponse
+	(*RefundRequest)(nil),               // 6: payment.v1.RefundRequest
+	(*RefundResponse)(nil),              // 7: payment.v1.RefundResponse
+	(*GetPaymentRequest)(nil),           // 8: payment.v1.GetPaymentRequest
+	(*GetPaymentResponse)(nil),          // 9: payment.v1.GetPaymentResponse
+	(*SetBehaviourRequest)(nil),         // 10: payment.v1.SetBehaviourRequest
+	(*SetBehaviourResponse)(nil),        // 11: payment.v1.SetBehaviourResponse
+	(*Charge)(nil),                      // 12: payment.v1.Charge
+	(*ListChargesRequest)(nil),          // 13: payment.v1.ListChargesRequest
+	(*ListChargesResponse)(nil),         // 14: payment.v1.ListChargesResponse
+	(*v1.Money)(nil),                    // 15: operation.v1.Money
+	(*v1.Result)(nil),                   // 16: operation.v1.Result
+	(*timestamppb.Timestamp)(nil),       // 17: google.protobuf.Timestamp
+	(*v1.GetOperationRequest)(nil),      // 18: operation.v1.GetOperationRequest
+	(*v1.ListOperationsRequest)(nil),    // 19: operation.v1.ListOperationsRequest
+	(*v1.ForgetOperationsRequest)(nil),  // 20: operation.v1.ForgetOperationsRequest
+	(*v1.CheckBooksRequest)(nil),        // 21: operation.v1.CheckBooksRequest
+	(*v1.GetOperationResponse)(nil),     // 22: operation.v1.GetOperationResponse
+	(*v1.ListOperationsResponse)(nil),   // 23: operation.v1.ListOperationsResponse
+	(*v1.ForgetOperationsResponse)(nil), // 24: operation.v1.ForgetOperationsResponse
+	(*v1.CheckBooksResponse)(nil),       // 25: operation.v1.CheckBooksResponse
 }
 var file_payment_v1_payment_proto_depIdxs = []int32{
 	15, // 0: payment.v1.AuthorizeRequest.amount:type_name -> operation.v1.Money
@@ -964,20 +971,24 @@ var file_payment_v1_payment_proto_depIdxs = []int32{
 	6,  // 15: payment.v1.PaymentService.Refund:input_type -> payment.v1.RefundRequest
 	18, // 16: payment.v1.PaymentService.GetOperation:input_type -> operation.v1.GetOperationRequest
 	19, // 17: payment.v1.PaymentService.ListOperations:input_type -> operation.v1.ListOperationsRequest
-	8,  // 18: payment.v1.PaymentService.GetPayment:input_type -> payment.v1.GetPaymentRequest
-	10, // 19: payment.v1.SandboxService.SetBehaviour:input_type -> payment.v1.SetBehaviourRequest
-	13, // 20: payment.v1.SandboxService.ListCharges:input_type -> payment.v1.ListChargesRequest
-	1,  // 21: payment.v1.PaymentService.Authorize:output_type -> payment.v1.AuthorizeResponse
-	3,  // 22: payment.v1.PaymentService.Void:output_type -> payment.v1.VoidResponse
-	5,  // 23: payment.v1.PaymentService.Capture:output_type -> payment.v1.CaptureResponse
-	7,  // 24: payment.v1.PaymentService.Refund:output_type -> payment.v1.RefundResponse
-	20, // 25: payment.v1.PaymentService.GetOperation:output_type -> operation.v1.GetOperationResponse
-	21, // 26: payment.v1.PaymentService.ListOperations:output_type -> operation.v1.ListOperationsResponse
-	9,  // 27: payment.v1.PaymentService.GetPayment:output_type -> payment.v1.GetPaymentResponse
-	11, // 28: payment.v1.SandboxService.SetBehaviour:output_type -> payment.v1.SetBehaviourResponse
-	14, // 29: payment.v1.SandboxService.ListCharges:output_type -> payment.v1.ListChargesResponse
-	21, // [21:30] is the sub-list for method output_type
-	12, // [12:21] is the sub-list for method input_type
+	20, // 18: payment.v1.PaymentService.ForgetOperations:input_type -> operation.v1.ForgetOperationsRequest
+	21, // 19: payment.v1.PaymentService.CheckBooks:input_type -> operation.v1.CheckBooksRequest
+	8,  // 20: payment.v1.PaymentService.GetPayment:input_type -> payment.v1.GetPaymentRequest
+	10, // 21: payment.v1.SandboxService.SetBehaviour:input_type -> payment.v1.SetBehaviourRequest
+	13, // 22: payment.v1.SandboxService.ListCharges:input_type -> payment.v1.ListChargesRequest
+	1,  // 23: payment.v1.PaymentService.Authorize:output_type -> payment.v1.AuthorizeResponse
+	3,  // 24: payment.v1.PaymentService.Void:output_type -> payment.v1.VoidResponse
+	5,  // 25: payment.v1.PaymentService.Capture:output_type -> payment.v1.CaptureResponse
+	7,  // 26: payment.v1.PaymentService.Refund:output_type -> payment.v1.RefundResponse
+	22, // 27: payment.v1.PaymentService.GetOperation:output_type -> operation.v1.GetOperationResponse
+	23, // 28: payment.v1.PaymentService.ListOperations:output_type -> operation.v1.ListOperationsResponse
+	24, // 29: payment.v1.PaymentService.ForgetOperations:output_type -> operation.v1.ForgetOperationsResponse
+	25, // 30: payment.v1.PaymentService.CheckBooks:output_type -> operation.v1.CheckBooksResponse
+	9,  // 31: payment.v1.PaymentService.GetPayment:output_type -> payment.v1.GetPaymentResponse
+	11, // 32: payment.v1.SandboxService.SetBehaviour:output_type -> payment.v1.SetBehaviourResponse
+	14, // 33: payment.v1.SandboxService.ListCharges:output_type -> payment.v1.ListChargesResponse
+	23, // [23:34] is the sub-list for method output_type
+	12, // [12:23] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name

@@ -881,6 +881,155 @@ func (x *GetReservationResponse) GetLines() []*Line {
 	return nil
 }
 
+type ListReservationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1,000.
+	OrderIds      []string `protobuf:"bytes,1,rep,name=order_ids,json=orderIds,proto3" json:"order_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReservationsRequest) Reset() {
+	*x = ListReservationsRequest{}
+	mi := &file_warehouse_v1_warehouse_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReservationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReservationsRequest) ProtoMessage() {}
+
+func (x *ListReservationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_warehouse_v1_warehouse_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReservationsRequest.ProtoReflect.Descriptor instead.
+func (*ListReservationsRequest) Descriptor() ([]byte, []int) {
+	return file_warehouse_v1_warehouse_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListReservationsRequest) GetOrderIds() []string {
+	if x != nil {
+		return x.OrderIds
+	}
+	return nil
+}
+
+type ListReservationsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reservations  []*Reservation         `protobuf:"bytes,1,rep,name=reservations,proto3" json:"reservations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReservationsResponse) Reset() {
+	*x = ListReservationsResponse{}
+	mi := &file_warehouse_v1_warehouse_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReservationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReservationsResponse) ProtoMessage() {}
+
+func (x *ListReservationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_warehouse_v1_warehouse_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReservationsResponse.ProtoReflect.Descriptor instead.
+func (*ListReservationsResponse) Descriptor() ([]byte, []int) {
+	return file_warehouse_v1_warehouse_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListReservationsResponse) GetReservations() []*Reservation {
+	if x != nil {
+		return x.Reservations
+	}
+	return nil
+}
+
+type Reservation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	OrderId       string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	State         ReservationState       `protobuf:"varint,2,opt,name=state,proto3,enum=warehouse.v1.ReservationState" json:"state,omitempty"`
+	Lines         []*Line                `protobuf:"bytes,3,rep,name=lines,proto3" json:"lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reservation) Reset() {
+	*x = Reservation{}
+	mi := &file_warehouse_v1_warehouse_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reservation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reservation) ProtoMessage() {}
+
+func (x *Reservation) ProtoReflect() protoreflect.Message {
+	mi := &file_warehouse_v1_warehouse_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reservation.ProtoReflect.Descriptor instead.
+func (*Reservation) Descriptor() ([]byte, []int) {
+	return file_warehouse_v1_warehouse_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Reservation) GetOrderId() string {
+	if x != nil {
+		return x.OrderId
+	}
+	return ""
+}
+
+func (x *Reservation) GetState() ReservationState {
+	if x != nil {
+		return x.State
+	}
+	return ReservationState_RESERVATION_STATE_UNSPECIFIED
+}
+
+func (x *Reservation) GetLines() []*Line {
+	if x != nil {
+		return x.Lines
+	}
+	return nil
+}
+
 var File_warehouse_v1_warehouse_proto protoreflect.FileDescriptor
 
 const file_warehouse_v1_warehouse_proto_rawDesc = "" +
@@ -929,22 +1078,34 @@ const file_warehouse_v1_warehouse_proto_rawDesc = "" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\"x\n" +
 	"\x16GetReservationResponse\x124\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1e.warehouse.v1.ReservationStateR\x05state\x12(\n" +
-	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineR\x05lines*\x96\x01\n" +
+	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineR\x05lines\"6\n" +
+	"\x17ListReservationsRequest\x12\x1b\n" +
+	"\torder_ids\x18\x01 \x03(\tR\borderIds\"Y\n" +
+	"\x18ListReservationsResponse\x12=\n" +
+	"\freservations\x18\x01 \x03(\v2\x19.warehouse.v1.ReservationR\freservations\"\x88\x01\n" +
+	"\vReservation\x12\x19\n" +
+	"\border_id\x18\x01 \x01(\tR\aorderId\x124\n" +
+	"\x05state\x18\x02 \x01(\x0e2\x1e.warehouse.v1.ReservationStateR\x05state\x12(\n" +
+	"\x05lines\x18\x03 \x03(\v2\x12.warehouse.v1.LineR\x05lines*\x96\x01\n" +
 	"\x10ReservationState\x12!\n" +
 	"\x1dRESERVATION_STATE_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aRESERVATION_STATE_RESERVED\x10\x01\x12\x1e\n" +
 	"\x1aRESERVATION_STATE_RELEASED\x10\x02\x12\x1f\n" +
-	"\x1bRESERVATION_STATE_COMMITTED\x10\x032\xdc\x05\n" +
+	"\x1bRESERVATION_STATE_COMMITTED\x10\x032\xf3\a\n" +
 	"\x10WarehouseService\x12F\n" +
 	"\aReserve\x12\x1c.warehouse.v1.ReserveRequest\x1a\x1d.warehouse.v1.ReserveResponse\x12F\n" +
 	"\aRelease\x12\x1c.warehouse.v1.ReleaseRequest\x1a\x1d.warehouse.v1.ReleaseResponse\x12C\n" +
 	"\x06Commit\x12\x1b.warehouse.v1.CommitRequest\x1a\x1c.warehouse.v1.CommitResponse\x12U\n" +
 	"\fGetOperation\x12!.operation.v1.GetOperationRequest\x1a\".operation.v1.GetOperationResponse\x12[\n" +
-	"\x0eListOperations\x12#.operation.v1.ListOperationsRequest\x1a$.operation.v1.ListOperationsResponse\x12I\n" +
+	"\x0eListOperations\x12#.operation.v1.ListOperationsRequest\x1a$.operation.v1.ListOperationsResponse\x12a\n" +
+	"\x10ForgetOperations\x12%.operation.v1.ForgetOperationsRequest\x1a&.operation.v1.ForgetOperationsResponse\x12O\n" +
+	"\n" +
+	"CheckBooks\x12\x1f.operation.v1.CheckBooksRequest\x1a .operation.v1.CheckBooksResponse\x12I\n" +
 	"\bSetStock\x12\x1d.warehouse.v1.SetStockRequest\x1a\x1e.warehouse.v1.SetStockResponse\x12I\n" +
 	"\bGetStock\x12\x1d.warehouse.v1.GetStockRequest\x1a\x1e.warehouse.v1.GetStockResponse\x12L\n" +
 	"\tListStock\x12\x1e.warehouse.v1.ListStockRequest\x1a\x1f.warehouse.v1.ListStockResponse\x12[\n" +
-	"\x0eGetReservation\x12#.warehouse.v1.GetReservationRequest\x1a$.warehouse.v1.GetReservationResponseBCZAgithub.com/checkoutsaga/orchestrator/gen/warehouse/v1;warehousev1b\x06proto3"
+	"\x0eGetReservation\x12#.warehouse.v1.GetReservationRequest\x1a$.warehouse.v1.GetReservationResponse\x12a\n" +
+	"\x10ListReservations\x12%.warehouse.v1.ListReservationsRequest\x1a&.warehouse.v1.ListReservationsResponseBCZAgithub.com/checkoutsaga/orchestrator/gen/warehouse/v1;warehousev1b\x06proto3"
 
 var (
 	file_warehouse_v1_warehouse_proto_rawDescOnce sync.Once
@@ -959,62 +1120,78 @@ func file_warehouse_v1_warehouse_proto_rawDescGZIP() []byte {
 }
 
 var file_warehouse_v1_warehouse_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_warehouse_v1_warehouse_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_warehouse_v1_warehouse_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_warehouse_v1_warehouse_proto_goTypes = []any{
-	(ReservationState)(0),             // 0: warehouse.v1.ReservationState
-	(*Line)(nil),                      // 1: warehouse.v1.Line
-	(*ReserveRequest)(nil),            // 2: warehouse.v1.ReserveRequest
-	(*ReserveResponse)(nil),           // 3: warehouse.v1.ReserveResponse
-	(*ReleaseRequest)(nil),            // 4: warehouse.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),           // 5: warehouse.v1.ReleaseResponse
-	(*CommitRequest)(nil),             // 6: warehouse.v1.CommitRequest
-	(*CommitResponse)(nil),            // 7: warehouse.v1.CommitResponse
-	(*Stock)(nil),                     // 8: warehouse.v1.Stock
-	(*SetStockRequest)(nil),           // 9: warehouse.v1.SetStockRequest
-	(*SetStockResponse)(nil),          // 10: warehouse.v1.SetStockResponse
-	(*GetStockRequest)(nil),           // 11: warehouse.v1.GetStockRequest
-	(*GetStockResponse)(nil),          // 12: warehouse.v1.GetStockResponse
-	(*ListStockRequest)(nil),          // 13: warehouse.v1.ListStockRequest
-	(*ListStockResponse)(nil),         // 14: warehouse.v1.ListStockResponse
-	(*GetReservationRequest)(nil),     // 15: warehouse.v1.GetReservationRequest
-	(*GetReservationResponse)(nil),    // 16: warehouse.v1.GetReservationResponse
-	(*v1.Result)(nil),                 // 17: operation.v1.Result
-	(*v1.GetOperationRequest)(nil),    // 18: operation.v1.GetOperationRequest
-	(*v1.ListOperationsRequest)(nil),  // 19: operation.v1.ListOperationsRequest
-	(*v1.GetOperationResponse)(nil),   // 20: operation.v1.GetOperationResponse
-	(*v1.ListOperationsResponse)(nil), // 21: operation.v1.ListOperationsResponse
+	(ReservationState)(0),               // 0: warehouse.v1.ReservationState
+	(*Line)(nil),                        // 1: warehouse.v1.Line
+	(*ReserveRequest)(nil),              // 2: warehouse.v1.ReserveRequest
+	(*ReserveResponse)(nil),             // 3: warehouse.v1.ReserveResponse
+	(*ReleaseRequest)(nil),              // 4: warehouse.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),             // 5: warehouse.v1.ReleaseResponse
+	(*CommitRequest)(nil),               // 6: warehouse.v1.CommitRequest
+	(*CommitResponse)(nil),              // 7: warehouse.v1.CommitResponse
+	(*Stock)(nil),                       // 8: warehouse.v1.Stock
+	(*SetStockRequest)(nil),             // 9: warehouse.v1.SetStockRequest
+	(*SetStockResponse)(nil),            // 10: warehouse.v1.SetStockResponse
+	(*GetStockRequest)(nil),             // 11: warehouse.v1.GetStockRequest
+	(*GetStockResponse)(nil),            // 12: warehouse.v1.GetStockResponse
+	(*ListStockRequest)(nil),            // 13: warehouse.v1.ListStockRequest
+	(*ListStockResponse)(nil),           // 14: warehouse.v1.ListStockResponse
+	(*GetReservationRequest)(nil),       // 15: warehouse.v1.GetReservationRequest
+	(*GetReservationResponse)(nil),      // 16: warehouse.v1.GetReservationResponse
+	(*ListReservationsRequest)(nil),     // 17: warehouse.v1.ListReservationsRequest
+	(*ListReservationsResponse)(nil),    // 18: warehouse.v1.ListReservationsResponse
+	(*Reservation)(nil),                 // 19: warehouse.v1.Reservation
+	(*v1.Result)(nil),                   // 20: operation.v1.Result
+	(*v1.GetOperationRequest)(nil),      // 21: operation.v1.GetOperationRequest
+	(*v1.ListOperationsRequest)(nil),    // 22: operation.v1.ListOperationsRequest
+	(*v1.ForgetOperationsRequest)(nil),  // 23: operation.v1.ForgetOperationsRequest
+	(*v1.CheckBooksRequest)(nil),        // 24: operation.v1.CheckBooksRequest
+	(*v1.GetOperationResponse)(nil),     // 25: operation.v1.GetOperationResponse
+	(*v1.ListOperationsResponse)(nil),   // 26: operation.v1.ListOperationsResponse
+	(*v1.ForgetOperationsResponse)(nil), // 27: operation.v1.ForgetOperationsResponse
+	(*v1.CheckBooksResponse)(nil),       // 28: operation.v1.CheckBooksResponse
 }
 var file_warehouse_v1_warehouse_proto_depIdxs = []int32{
 	1,  // 0: warehouse.v1.ReserveRequest.lines:type_name -> warehouse.v1.Line
-	17, // 1: warehouse.v1.ReserveResponse.result:type_name -> operation.v1.Result
-	17, // 2: warehouse.v1.ReleaseResponse.result:type_name -> operation.v1.Result
-	17, // 3: warehouse.v1.CommitResponse.result:type_name -> operation.v1.Result
+	20, // 1: warehouse.v1.ReserveResponse.result:type_name -> operation.v1.Result
+	20, // 2: warehouse.v1.ReleaseResponse.result:type_name -> operation.v1.Result
+	20, // 3: warehouse.v1.CommitResponse.result:type_name -> operation.v1.Result
 	8,  // 4: warehouse.v1.ListStockResponse.stock:type_name -> warehouse.v1.Stock
 	0,  // 5: warehouse.v1.GetReservationResponse.state:type_name -> warehouse.v1.ReservationState
 	1,  // 6: warehouse.v1.GetReservationResponse.lines:type_name -> warehouse.v1.Line
-	2,  // 7: warehouse.v1.WarehouseService.Reserve:input_type -> warehouse.v1.ReserveRequest
-	4,  // 8: warehouse.v1.WarehouseService.Release:input_type -> warehouse.v1.ReleaseRequest
-	6,  // 9: warehouse.v1.WarehouseService.Commit:input_type -> warehouse.v1.CommitRequest
-	18, // 10: warehouse.v1.WarehouseService.GetOperation:input_type -> operation.v1.GetOperationRequest
-	19, // 11: warehouse.v1.WarehouseService.ListOperations:input_type -> operation.v1.ListOperationsRequest
-	9,  // 12: warehouse.v1.WarehouseService.SetStock:input_type -> warehouse.v1.SetStockRequest
-	11, // 13: warehouse.v1.WarehouseService.GetStock:input_type -> warehouse.v1.GetStockRequest
-	13, // 14: warehouse.v1.WarehouseService.ListStock:input_type -> warehouse.v1.ListStockRequest
-	15, // 15: warehouse.v1.WarehouseService.GetReservation:input_type -> warehouse.v1.GetReservationRequest
-	3,  // 16: warehouse.v1.WarehouseService.Reserve:output_type -> warehouse.v1.ReserveResponse
-	5,  // 17: warehouse.v1.WarehouseService.Release:output_type -> warehouse.v1.ReleaseResponse
-	7,  // 18: warehouse.v1.WarehouseService.Commit:output_type -> warehouse.v1.CommitResponse
-	20, // 19: warehouse.v1.WarehouseService.GetOperation:output_type -> operation.v1.GetOperationResponse
-	21, // 20: warehouse.v1.WarehouseService.ListOperations:output_type -> operation.v1.ListOperationsResponse
-	10, // 21: warehouse.v1.WarehouseService.SetStock:output_type -> warehouse.v1.SetStockResponse
-	12, // 22: warehouse.v1.WarehouseService.GetStock:output_type -> warehouse.v1.GetStockResponse
-	14, // 23: warehouse.v1.WarehouseService.ListStock:output_type -> warehouse.v1.ListStockResponse
-	16, // 24: warehouse.v1.WarehouseService.GetReservation:output_type -> warehouse.v1.GetReservationResponse
-	16, // [16:25] is the sub-list for method output_type
-	7,  // [7:16] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	19, // 7: warehouse.v1.ListReservationsResponse.reservations:type_name -> warehouse.v1.Reservation
+	0,  // 8: warehouse.v1.Reservation.state:type_name -> warehouse.v1.ReservationState
+	1,  // 9: warehouse.v1.Reservation.lines:type_name -> warehouse.v1.Line
+	2,  // 10: warehouse.v1.WarehouseService.Reserve:input_type -> warehouse.v1.ReserveRequest
+	4,  // 11: warehouse.v1.WarehouseService.Release:input_type -> warehouse.v1.ReleaseRequest
+	6,  // 12: warehouse.v1.WarehouseService.Commit:input_type -> warehouse.v1.CommitRequest
+	21, // 13: warehouse.v1.WarehouseService.GetOperation:input_type -> operation.v1.GetOperationRequest
+	22, // 14: warehouse.v1.WarehouseService.ListOperations:input_type -> operation.v1.ListOperationsRequest
+	23, // 15: warehouse.v1.WarehouseService.ForgetOperations:input_type -> operation.v1.ForgetOperationsRequest
+	24, // 16: warehouse.v1.WarehouseService.CheckBooks:input_type -> operation.v1.CheckBooksRequest
+	9,  // 17: warehouse.v1.WarehouseService.SetStock:input_type -> warehouse.v1.SetStockRequest
+	11, // 18: warehouse.v1.WarehouseService.GetStock:input_type -> warehouse.v1.GetStockRequest
+	13, // 19: warehouse.v1.WarehouseService.ListStock:input_type -> warehouse.v1.ListStockRequest
+	15, // 20: warehouse.v1.WarehouseService.GetReservation:input_type -> warehouse.v1.GetReservationRequest
+	17, // 21: warehouse.v1.WarehouseService.ListReservations:input_type -> warehouse.v1.ListReservationsRequest
+	3,  // 22: warehouse.v1.WarehouseService.Reserve:output_type -> warehouse.v1.ReserveResponse
+	5,  // 23: warehouse.v1.WarehouseService.Release:output_type -> warehouse.v1.ReleaseResponse
+	7,  // 24: warehouse.v1.WarehouseService.Commit:output_type -> warehouse.v1.CommitResponse
+	25, // 25: warehouse.v1.WarehouseService.GetOperation:output_type -> operation.v1.GetOperationResponse
+	26, // 26: warehouse.v1.WarehouseService.ListOperations:output_type -> operation.v1.ListOperationsResponse
+	27, // 27: warehouse.v1.WarehouseService.ForgetOperations:output_type -> operation.v1.ForgetOperationsResponse
+	28, // 28: warehouse.v1.WarehouseService.CheckBooks:output_type -> operation.v1.CheckBooksResponse
+	10, // 29: warehouse.v1.WarehouseService.SetStock:output_type -> warehouse.v1.SetStockResponse
+	12, // 30: warehouse.v1.WarehouseService.GetStock:output_type -> warehouse.v1.GetStockResponse
+	14, // 31: warehouse.v1.WarehouseService.ListStock:output_type -> warehouse.v1.ListStockResponse
+	16, // 32: warehouse.v1.WarehouseService.GetReservation:output_type -> warehouse.v1.GetReservationResponse
+	18, // 33: warehouse.v1.WarehouseService.ListReservations:output_type -> warehouse.v1.ListReservationsResponse
+	22, // [22:34] is the sub-list for method output_type
+	10, // [10:22] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_warehouse_v1_warehouse_proto_init() }
@@ -1028,7 +1205,7 @@ func file_warehouse_v1_warehouse_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_warehouse_v1_warehouse_proto_rawDesc), len(file_warehouse_v1_warehouse_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   16,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

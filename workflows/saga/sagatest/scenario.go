@@ -2,6 +2,7 @@ package sagatest
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/dapr/durabletask-go/api"
 	"github.com/dapr/durabletask-go/task"
@@ -56,6 +57,11 @@ func Rejected(reason string) Answer {
 
 // Unknown answers that nothing is known yet.
 func Unknown() Answer { return Answer{Reply: saga.Reply{Outcome: saga.Unknown}} }
+
+// Held answers that nobody was called yet, and when to ask again.
+func Held(wait time.Duration) Answer {
+	return Answer{Reply: saga.Reply{Outcome: saga.Held, HoldMS: wait.Milliseconds()}}
+}
 
 // TurnedBack answers that nobody was called because the saga is to be undone.
 func TurnedBack() Answer { return Answer{Reply: saga.Reply{Outcome: saga.TurnedBack}} }

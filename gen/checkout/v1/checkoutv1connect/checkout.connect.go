@@ -44,12 +44,26 @@ const (
 	CheckoutServiceHistoryProcedure = "/checkout.v1.CheckoutService/History"
 	// CheckoutServiceWatchProcedure is the fully-qualified name of the CheckoutService's Watch RPC.
 	CheckoutServiceWatchProcedure = "/checkout.v1.CheckoutService/Watch"
+	// CheckoutServiceFollowHistoryProcedure is the fully-qualified name of the CheckoutService's
+	// FollowHistory RPC.
+	CheckoutServiceFollowHistoryProcedure = "/checkout.v1.CheckoutService/FollowHistory"
 	// CheckoutServiceCancelProcedure is the fully-qualified name of the CheckoutService's Cancel RPC.
 	CheckoutServiceCancelProcedure = "/checkout.v1.CheckoutService/Cancel"
+	// CheckoutServiceApproveProcedure is the fully-qualified name of the CheckoutService's Approve RPC.
+	CheckoutServiceApproveProcedure = "/checkout.v1.CheckoutService/Approve"
+	// CheckoutServiceRejectProcedure is the fully-qualified name of the CheckoutService's Reject RPC.
+	CheckoutServiceRejectProcedure = "/checkout.v1.CheckoutService/Reject"
+	// CheckoutServiceResolveProcedure is the fully-qualified name of the CheckoutService's Resolve RPC.
+	CheckoutServiceResolveProcedure = "/checkout.v1.CheckoutService/Resolve"
+	// CheckoutServiceRedriveProcedure is the fully-qualified name of the CheckoutService's Redrive RPC.
+	CheckoutServiceRedriveProcedure = "/checkout.v1.CheckoutService/Redrive"
 	// CheckoutServiceAuditProcedure is the fully-qualified name of the CheckoutService's Audit RPC.
 	CheckoutServiceAuditProcedure = "/checkout.v1.CheckoutService/Audit"
 	// CheckoutServiceDoctorProcedure is the fully-qualified name of the CheckoutService's Doctor RPC.
 	CheckoutServiceDoctorProcedure = "/checkout.v1.CheckoutService/Doctor"
+	// CheckoutServiceListOpenHistoriesProcedure is the fully-qualified name of the CheckoutService's
+	// ListOpenHistories RPC.
+	CheckoutServiceListOpenHistoriesProcedure = "/checkout.v1.CheckoutService/ListOpenHistories"
 	// CheckoutServiceListEventsProcedure is the fully-qualified name of the CheckoutService's
 	// ListEvents RPC.
 	CheckoutServiceListEventsProcedure = "/checkout.v1.CheckoutService/ListEvents"
@@ -70,13 +84,26 @@ type CheckoutServiceClient interface {
 	// Sends the checkout now and after each change until it is final, or, with until_settled, until it is final or needs
 	// attention.
 	Watch(context.Context, *connect.Request[v1.WatchRequest]) (*connect.ServerStreamForClient[v1.WatchResponse], error)
+	// Sends what History tells of attempts, commands, statuses and events: first what there is, then each as it comes, until the
+	// checkout is final and all its events are told.
+	FollowHistory(context.Context, *connect.Request[v1.FollowHistoryRequest]) (*connect.ServerStreamForClient[v1.FollowHistoryResponse], error)
 	// Asks that a checkout be undone. Code failed_precondition says that it is too late and what is so.
 	Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error)
+	// Lets a checkout that awaits approval go on. Code failed_precondition says that it does not await any, and what is so.
+	Approve(context.Context, *connect.Request[v1.ApproveRequest]) (*connect.Response[v1.ApproveResponse], error)
+	// Ends a checkout that awaits approval: what it holds is given back, and it ends rejected.
+	Reject(context.Context, *connect.Request[v1.RejectRequest]) (*connect.Response[v1.RejectResponse], error)
+	// Settles a step or compensation that cannot be settled by itself. Code failed_precondition says why that is not possible.
+	Resolve(context.Context, *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error)
+	// Hands an open checkout to a new run, which goes on in the checkout's phase; also to another engine.
+	Redrive(context.Context, *connect.Request[v1.RedriveRequest]) (*connect.Response[v1.RedriveResponse], error)
 	// Compares final checkouts with what the participants recorded, and sends each violation as it is found; the last
 	// message carries the count.
 	Audit(context.Context, *connect.Request[v1.AuditRequest]) (*connect.ServerStreamForClient[v1.AuditResponse], error)
 	// Checks what this process needs: databases, migrations, engine, sidecar, participants, clock.
 	Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error)
+	// Sends the engine's history of every open checkout's run, for a newer build to try whether its code still fits them.
+	ListOpenHistories(context.Context, *connect.Request[v1.ListOpenHistoriesRequest]) (*connect.ServerStreamForClient[v1.ListOpenHistoriesResponse], error)
 	// Lists events of all processes, each producer's in its order, with whom of their consumers received them.
 	ListEvents(context.Context, *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error)
 	// Publishes events again; consumers that know them take no notice.
@@ -124,10 +151,40 @@ func NewCheckoutServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(checkoutServiceMethods.ByName("Watch")),
 			connect.WithClientOptions(opts...),
 		),
+		followHistory: connect.NewClient[v1.FollowHistoryRequest, v1.FollowHistoryResponse](
+			httpClient,
+			baseURL+CheckoutServiceFollowHistoryProcedure,
+			connect.WithSchema(checkoutServiceMethods.ByName("FollowHistory")),
+			connect.WithClientOptions(opts...),
+		),
 		cancel: connect.NewClient[v1.CancelRequest, v1.CancelResponse](
 			httpClient,
 			baseURL+CheckoutServiceCancelProcedure,
 			connect.WithSchema(checkoutServiceMethods.ByName("Cancel")),
+			connect.WithClientOptions(opts...),
+		),
+		approve: connect.NewClient[v1.ApproveRequest, v1.ApproveResponse](
+			httpClient,
+			baseURL+CheckoutServiceApproveProcedure,
+			connect.WithSchema(checkoutServiceMethods.ByName("Approve")),
+			connect.WithClientOptions(opts...),
+		),
+		reject: connect.NewClient[v1.RejectRequest, v1.RejectResponse](
+			httpClient,
+			baseURL+CheckoutServiceRejectProcedure,
+			connect.WithSchema(checkoutServiceMethods.ByName("Reject")),
+			connect.WithClientOptions(opts...),
+		),
+		resolve: connect.NewClient[v1.ResolveRequest, v1.ResolveResponse](
+			httpClient,
+			baseURL+CheckoutServiceResolveProcedure,
+			connect.WithSchema(checkoutServiceMethods.ByName("Resolve")),
+			connect.WithClientOptions(opts...),
+		),
+		redrive: connect.NewClient[v1.RedriveRequest, v1.RedriveResponse](
+			httpClient,
+			baseURL+CheckoutServiceRedriveProcedure,
+			connect.WithSchema(checkoutServiceMethods.ByName("Redrive")),
 			connect.WithClientOptions(opts...),
 		),
 		audit: connect.NewClient[v1.AuditRequest, v1.AuditResponse](
@@ -140,6 +197,12 @@ func NewCheckoutServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+CheckoutServiceDoctorProcedure,
 			connect.WithSchema(checkoutServiceMethods.ByName("Doctor")),
+			connect.WithClientOptions(opts...),
+		),
+		listOpenHistories: connect.NewClient[v1.ListOpenHistoriesRequest, v1.ListOpenHistoriesResponse](
+			httpClient,
+			baseURL+CheckoutServiceListOpenHistoriesProcedure,
+			connect.WithSchema(checkoutServiceMethods.ByName("ListOpenHistories")),
 			connect.WithClientOptions(opts...),
 		),
 		listEvents: connect.NewClient[v1.ListEventsRequest, v1.ListEventsResponse](
@@ -160,16 +223,22 @@ func NewCheckoutServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 
 // checkoutServiceClient implements CheckoutServiceClient.
 type checkoutServiceClient struct {
-	start           *connect.Client[v1.StartRequest, v1.StartResponse]
-	get             *connect.Client[v1.GetRequest, v1.GetResponse]
-	list            *connect.Client[v1.ListRequest, v1.ListResponse]
-	history         *connect.Client[v1.HistoryRequest, v1.HistoryResponse]
-	watch           *connect.Client[v1.WatchRequest, v1.WatchResponse]
-	cancel          *connect.Client[v1.CancelRequest, v1.CancelResponse]
-	audit           *connect.Client[v1.AuditRequest, v1.AuditResponse]
-	doctor          *connect.Client[v1.DoctorRequest, v1.DoctorResponse]
-	listEvents      *connect.Client[v1.ListEventsRequest, v1.ListEventsResponse]
-	republishEvents *connect.Client[v1.RepublishEventsRequest, v1.RepublishEventsResponse]
+	start             *connect.Client[v1.StartRequest, v1.StartResponse]
+	get               *connect.Client[v1.GetRequest, v1.GetResponse]
+	list              *connect.Client[v1.ListRequest, v1.ListResponse]
+	history           *connect.Client[v1.HistoryRequest, v1.HistoryResponse]
+	watch             *connect.Client[v1.WatchRequest, v1.WatchResponse]
+	followHistory     *connect.Client[v1.FollowHistoryRequest, v1.FollowHistoryResponse]
+	cancel            *connect.Client[v1.CancelRequest, v1.CancelResponse]
+	approve           *connect.Client[v1.ApproveRequest, v1.ApproveResponse]
+	reject            *connect.Client[v1.RejectRequest, v1.RejectResponse]
+	resolve           *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
+	redrive           *connect.Client[v1.RedriveRequest, v1.RedriveResponse]
+	audit             *connect.Client[v1.AuditRequest, v1.AuditResponse]
+	doctor            *connect.Client[v1.DoctorRequest, v1.DoctorResponse]
+	listOpenHistories *connect.Client[v1.ListOpenHistoriesRequest, v1.ListOpenHistoriesResponse]
+	listEvents        *connect.Client[v1.ListEventsRequest, v1.ListEventsResponse]
+	republishEvents   *connect.Client[v1.RepublishEventsRequest, v1.RepublishEventsResponse]
 }
 
 // Start calls checkout.v1.CheckoutService.Start.
@@ -197,9 +266,34 @@ func (c *checkoutServiceClient) Watch(ctx context.Context, req *connect.Request[
 	return c.watch.CallServerStream(ctx, req)
 }
 
+// FollowHistory calls checkout.v1.CheckoutService.FollowHistory.
+func (c *checkoutServiceClient) FollowHistory(ctx context.Context, req *connect.Request[v1.FollowHistoryRequest]) (*connect.ServerStreamForClient[v1.FollowHistoryResponse], error) {
+	return c.followHistory.CallServerStream(ctx, req)
+}
+
 // Cancel calls checkout.v1.CheckoutService.Cancel.
 func (c *checkoutServiceClient) Cancel(ctx context.Context, req *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error) {
 	return c.cancel.CallUnary(ctx, req)
+}
+
+// Approve calls checkout.v1.CheckoutService.Approve.
+func (c *checkoutServiceClient) Approve(ctx context.Context, req *connect.Request[v1.ApproveRequest]) (*connect.Response[v1.ApproveResponse], error) {
+	return c.approve.CallUnary(ctx, req)
+}
+
+// Reject calls checkout.v1.CheckoutService.Reject.
+func (c *checkoutServiceClient) Reject(ctx context.Context, req *connect.Request[v1.RejectRequest]) (*connect.Response[v1.RejectResponse], error) {
+	return c.reject.CallUnary(ctx, req)
+}
+
+// Resolve calls checkout.v1.CheckoutService.Resolve.
+func (c *checkoutServiceClient) Resolve(ctx context.Context, req *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error) {
+	return c.resolve.CallUnary(ctx, req)
+}
+
+// Redrive calls checkout.v1.CheckoutService.Redrive.
+func (c *checkoutServiceClient) Redrive(ctx context.Context, req *connect.Request[v1.RedriveRequest]) (*connect.Response[v1.RedriveResponse], error) {
+	return c.redrive.CallUnary(ctx, req)
 }
 
 // Audit calls checkout.v1.CheckoutService.Audit.
@@ -210,6 +304,11 @@ func (c *checkoutServiceClient) Audit(ctx context.Context, req *connect.Request[
 // Doctor calls checkout.v1.CheckoutService.Doctor.
 func (c *checkoutServiceClient) Doctor(ctx context.Context, req *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error) {
 	return c.doctor.CallUnary(ctx, req)
+}
+
+// ListOpenHistories calls checkout.v1.CheckoutService.ListOpenHistories.
+func (c *checkoutServiceClient) ListOpenHistories(ctx context.Context, req *connect.Request[v1.ListOpenHistoriesRequest]) (*connect.ServerStreamForClient[v1.ListOpenHistoriesResponse], error) {
+	return c.listOpenHistories.CallServerStream(ctx, req)
 }
 
 // ListEvents calls checkout.v1.CheckoutService.ListEvents.
@@ -234,13 +333,26 @@ type CheckoutServiceHandler interface {
 	// Sends the checkout now and after each change until it is final, or, with until_settled, until it is final or needs
 	// attention.
 	Watch(context.Context, *connect.Request[v1.WatchRequest], *connect.ServerStream[v1.WatchResponse]) error
+	// Sends what History tells of attempts, commands, statuses and events: first what there is, then each as it comes, until the
+	// checkout is final and all its events are told.
+	FollowHistory(context.Context, *connect.Request[v1.FollowHistoryRequest], *connect.ServerStream[v1.FollowHistoryResponse]) error
 	// Asks that a checkout be undone. Code failed_precondition says that it is too late and what is so.
 	Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error)
+	// Lets a checkout that awaits approval go on. Code failed_precondition says that it does not await any, and what is so.
+	Approve(context.Context, *connect.Request[v1.ApproveRequest]) (*connect.Response[v1.ApproveResponse], error)
+	// Ends a checkout that awaits approval: what it holds is given back, and it ends rejected.
+	Reject(context.Context, *connect.Request[v1.RejectRequest]) (*connect.Response[v1.RejectResponse], error)
+	// Settles a step or compensation that cannot be settled by itself. Code failed_precondition says why that is not possible.
+	Resolve(context.Context, *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error)
+	// Hands an open checkout to a new run, which goes on in the checkout's phase; also to another engine.
+	Redrive(context.Context, *connect.Request[v1.RedriveRequest]) (*connect.Response[v1.RedriveResponse], error)
 	// Compares final checkouts with what the participants recorded, and sends each violation as it is found; the last
 	// message carries the count.
 	Audit(context.Context, *connect.Request[v1.AuditRequest], *connect.ServerStream[v1.AuditResponse]) error
 	// Checks what this process needs: databases, migrations, engine, sidecar, participants, clock.
 	Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error)
+	// Sends the engine's history of every open checkout's run, for a newer build to try whether its code still fits them.
+	ListOpenHistories(context.Context, *connect.Request[v1.ListOpenHistoriesRequest], *connect.ServerStream[v1.ListOpenHistoriesResponse]) error
 	// Lists events of all processes, each producer's in its order, with whom of their consumers received them.
 	ListEvents(context.Context, *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error)
 	// Publishes events again; consumers that know them take no notice.
@@ -284,10 +396,40 @@ func NewCheckoutServiceHandler(svc CheckoutServiceHandler, opts ...connect.Handl
 		connect.WithSchema(checkoutServiceMethods.ByName("Watch")),
 		connect.WithHandlerOptions(opts...),
 	)
+	checkoutServiceFollowHistoryHandler := connect.NewServerStreamHandler(
+		CheckoutServiceFollowHistoryProcedure,
+		svc.FollowHistory,
+		connect.WithSchema(checkoutServiceMethods.ByName("FollowHistory")),
+		connect.WithHandlerOptions(opts...),
+	)
 	checkoutServiceCancelHandler := connect.NewUnaryHandler(
 		CheckoutServiceCancelProcedure,
 		svc.Cancel,
 		connect.WithSchema(checkoutServiceMethods.ByName("Cancel")),
+		connect.WithHandlerOptions(opts...),
+	)
+	checkoutServiceApproveHandler := connect.NewUnaryHandler(
+		CheckoutServiceApproveProcedure,
+		svc.Approve,
+		connect.WithSchema(checkoutServiceMethods.ByName("Approve")),
+		connect.WithHandlerOptions(opts...),
+	)
+	checkoutServiceRejectHandler := connect.NewUnaryHandler(
+		CheckoutServiceRejectProcedure,
+		svc.Reject,
+		connect.WithSchema(checkoutServiceMethods.ByName("Reject")),
+		connect.WithHandlerOptions(opts...),
+	)
+	checkoutServiceResolveHandler := connect.NewUnaryHandler(
+		CheckoutServiceResolveProcedure,
+		svc.Resolve,
+		connect.WithSchema(checkoutServiceMethods.ByName("Resolve")),
+		connect.WithHandlerOptions(opts...),
+	)
+	checkoutServiceRedriveHandler := connect.NewUnaryHandler(
+		CheckoutServiceRedriveProcedure,
+		svc.Redrive,
+		connect.WithSchema(checkoutServiceMethods.ByName("Redrive")),
 		connect.WithHandlerOptions(opts...),
 	)
 	checkoutServiceAuditHandler := connect.NewServerStreamHandler(
@@ -300,6 +442,12 @@ func NewCheckoutServiceHandler(svc CheckoutServiceHandler, opts ...connect.Handl
 		CheckoutServiceDoctorProcedure,
 		svc.Doctor,
 		connect.WithSchema(checkoutServiceMethods.ByName("Doctor")),
+		connect.WithHandlerOptions(opts...),
+	)
+	checkoutServiceListOpenHistoriesHandler := connect.NewServerStreamHandler(
+		CheckoutServiceListOpenHistoriesProcedure,
+		svc.ListOpenHistories,
+		connect.WithSchema(checkoutServiceMethods.ByName("ListOpenHistories")),
 		connect.WithHandlerOptions(opts...),
 	)
 	checkoutServiceListEventsHandler := connect.NewUnaryHandler(
@@ -327,12 +475,24 @@ func NewCheckoutServiceHandler(svc CheckoutServiceHandler, opts ...connect.Handl
 			checkoutServiceHistoryHandler.ServeHTTP(w, r)
 		case CheckoutServiceWatchProcedure:
 			checkoutServiceWatchHandler.ServeHTTP(w, r)
+		case CheckoutServiceFollowHistoryProcedure:
+			checkoutServiceFollowHistoryHandler.ServeHTTP(w, r)
 		case CheckoutServiceCancelProcedure:
 			checkoutServiceCancelHandler.ServeHTTP(w, r)
+		case CheckoutServiceApproveProcedure:
+			checkoutServiceApproveHandler.ServeHTTP(w, r)
+		case CheckoutServiceRejectProcedure:
+			checkoutServiceRejectHandler.ServeHTTP(w, r)
+		case CheckoutServiceResolveProcedure:
+			checkoutServiceResolveHandler.ServeHTTP(w, r)
+		case CheckoutServiceRedriveProcedure:
+			checkoutServiceRedriveHandler.ServeHTTP(w, r)
 		case CheckoutServiceAuditProcedure:
 			checkoutServiceAuditHandler.ServeHTTP(w, r)
 		case CheckoutServiceDoctorProcedure:
 			checkoutServiceDoctorHandler.ServeHTTP(w, r)
+		case CheckoutServiceListOpenHistoriesProcedure:
+			checkoutServiceListOpenHistoriesHandler.ServeHTTP(w, r)
 		case CheckoutServiceListEventsProcedure:
 			checkoutServiceListEventsHandler.ServeHTTP(w, r)
 		case CheckoutServiceRepublishEventsProcedure:
@@ -366,8 +526,28 @@ func (UnimplementedCheckoutServiceHandler) Watch(context.Context, *connect.Reque
 	return connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.Watch is not implemented"))
 }
 
+func (UnimplementedCheckoutServiceHandler) FollowHistory(context.Context, *connect.Request[v1.FollowHistoryRequest], *connect.ServerStream[v1.FollowHistoryResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.FollowHistory is not implemented"))
+}
+
 func (UnimplementedCheckoutServiceHandler) Cancel(context.Context, *connect.Request[v1.CancelRequest]) (*connect.Response[v1.CancelResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.Cancel is not implemented"))
+}
+
+func (UnimplementedCheckoutServiceHandler) Approve(context.Context, *connect.Request[v1.ApproveRequest]) (*connect.Response[v1.ApproveResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.Approve is not implemented"))
+}
+
+func (UnimplementedCheckoutServiceHandler) Reject(context.Context, *connect.Request[v1.RejectRequest]) (*connect.Response[v1.RejectResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.Reject is not implemented"))
+}
+
+func (UnimplementedCheckoutServiceHandler) Resolve(context.Context, *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.Resolve is not implemented"))
+}
+
+func (UnimplementedCheckoutServiceHandler) Redrive(context.Context, *connect.Request[v1.RedriveRequest]) (*connect.Response[v1.RedriveResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.Redrive is not implemented"))
 }
 
 func (UnimplementedCheckoutServiceHandler) Audit(context.Context, *connect.Request[v1.AuditRequest], *connect.ServerStream[v1.AuditResponse]) error {
@@ -376,6 +556,10 @@ func (UnimplementedCheckoutServiceHandler) Audit(context.Context, *connect.Reque
 
 func (UnimplementedCheckoutServiceHandler) Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.Doctor is not implemented"))
+}
+
+func (UnimplementedCheckoutServiceHandler) ListOpenHistories(context.Context, *connect.Request[v1.ListOpenHistoriesRequest], *connect.ServerStream[v1.ListOpenHistoriesResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("checkout.v1.CheckoutService.ListOpenHistories is not implemented"))
 }
 
 func (UnimplementedCheckoutServiceHandler) ListEvents(context.Context, *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error) {

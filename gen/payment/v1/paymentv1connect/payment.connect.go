@@ -52,6 +52,12 @@ const (
 	// PaymentServiceListOperationsProcedure is the fully-qualified name of the PaymentService's
 	// ListOperations RPC.
 	PaymentServiceListOperationsProcedure = "/payment.v1.PaymentService/ListOperations"
+	// PaymentServiceForgetOperationsProcedure is the fully-qualified name of the PaymentService's
+	// ForgetOperations RPC.
+	PaymentServiceForgetOperationsProcedure = "/payment.v1.PaymentService/ForgetOperations"
+	// PaymentServiceCheckBooksProcedure is the fully-qualified name of the PaymentService's CheckBooks
+	// RPC.
+	PaymentServiceCheckBooksProcedure = "/payment.v1.PaymentService/CheckBooks"
 	// PaymentServiceGetPaymentProcedure is the fully-qualified name of the PaymentService's GetPayment
 	// RPC.
 	PaymentServiceGetPaymentProcedure = "/payment.v1.PaymentService/GetPayment"
@@ -77,6 +83,9 @@ type PaymentServiceClient interface {
 	Refund(context.Context, *connect.Request[v1.RefundRequest]) (*connect.Response[v1.RefundResponse], error)
 	GetOperation(context.Context, *connect.Request[v11.GetOperationRequest]) (*connect.Response[v11.GetOperationResponse], error)
 	ListOperations(context.Context, *connect.Request[v11.ListOperationsRequest]) (*connect.Response[v11.ListOperationsResponse], error)
+	ForgetOperations(context.Context, *connect.Request[v11.ForgetOperationsRequest]) (*connect.Response[v11.ForgetOperationsResponse], error)
+	// Compares each order's payment with its operations and with the movements that were booked of it, at one moment.
+	CheckBooks(context.Context, *connect.Request[v11.CheckBooksRequest]) (*connect.Response[v11.CheckBooksResponse], error)
 	// Tells what is held and what was taken for an order.
 	GetPayment(context.Context, *connect.Request[v1.GetPaymentRequest]) (*connect.Response[v1.GetPaymentResponse], error)
 }
@@ -128,6 +137,18 @@ func NewPaymentServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 			connect.WithSchema(paymentServiceMethods.ByName("ListOperations")),
 			connect.WithClientOptions(opts...),
 		),
+		forgetOperations: connect.NewClient[v11.ForgetOperationsRequest, v11.ForgetOperationsResponse](
+			httpClient,
+			baseURL+PaymentServiceForgetOperationsProcedure,
+			connect.WithSchema(paymentServiceMethods.ByName("ForgetOperations")),
+			connect.WithClientOptions(opts...),
+		),
+		checkBooks: connect.NewClient[v11.CheckBooksRequest, v11.CheckBooksResponse](
+			httpClient,
+			baseURL+PaymentServiceCheckBooksProcedure,
+			connect.WithSchema(paymentServiceMethods.ByName("CheckBooks")),
+			connect.WithClientOptions(opts...),
+		),
 		getPayment: connect.NewClient[v1.GetPaymentRequest, v1.GetPaymentResponse](
 			httpClient,
 			baseURL+PaymentServiceGetPaymentProcedure,
@@ -139,13 +160,15 @@ func NewPaymentServiceClient(httpClient connect.HTTPClient, baseURL string, opts
 
 // paymentServiceClient implements PaymentServiceClient.
 type paymentServiceClient struct {
-	authorize      *connect.Client[v1.AuthorizeRequest, v1.AuthorizeResponse]
-	void           *connect.Client[v1.VoidRequest, v1.VoidResponse]
-	capture        *connect.Client[v1.CaptureRequest, v1.CaptureResponse]
-	refund         *connect.Client[v1.RefundRequest, v1.RefundResponse]
-	getOperation   *connect.Client[v11.GetOperationRequest, v11.GetOperationResponse]
-	listOperations *connect.Client[v11.ListOperationsRequest, v11.ListOperationsResponse]
-	getPayment     *connect.Client[v1.GetPaymentRequest, v1.GetPaymentResponse]
+	authorize        *connect.Client[v1.AuthorizeRequest, v1.AuthorizeResponse]
+	void             *connect.Client[v1.VoidRequest, v1.VoidResponse]
+	capture          *connect.Client[v1.CaptureRequest, v1.CaptureResponse]
+	refund           *connect.Client[v1.RefundRequest, v1.RefundResponse]
+	getOperation     *connect.Client[v11.GetOperationRequest, v11.GetOperationResponse]
+	listOperations   *connect.Client[v11.ListOperationsRequest, v11.ListOperationsResponse]
+	forgetOperations *connect.Client[v11.ForgetOperationsRequest, v11.ForgetOperationsResponse]
+	checkBooks       *connect.Client[v11.CheckBooksRequest, v11.CheckBooksResponse]
+	getPayment       *connect.Client[v1.GetPaymentRequest, v1.GetPaymentResponse]
 }
 
 // Authorize calls payment.v1.PaymentService.Authorize.
@@ -178,6 +201,16 @@ func (c *paymentServiceClient) ListOperations(ctx context.Context, req *connect.
 	return c.listOperations.CallUnary(ctx, req)
 }
 
+// ForgetOperations calls payment.v1.PaymentService.ForgetOperations.
+func (c *paymentServiceClient) ForgetOperations(ctx context.Context, req *connect.Request[v11.ForgetOperationsRequest]) (*connect.Response[v11.ForgetOperationsResponse], error) {
+	return c.forgetOperations.CallUnary(ctx, req)
+}
+
+// CheckBooks calls payment.v1.PaymentService.CheckBooks.
+func (c *paymentServiceClient) CheckBooks(ctx context.Context, req *connect.Request[v11.CheckBooksRequest]) (*connect.Response[v11.CheckBooksResponse], error) {
+	return c.checkBooks.CallUnary(ctx, req)
+}
+
 // GetPayment calls payment.v1.PaymentService.GetPayment.
 func (c *paymentServiceClient) GetPayment(ctx context.Context, req *connect.Request[v1.GetPaymentRequest]) (*connect.Response[v1.GetPaymentResponse], error) {
 	return c.getPayment.CallUnary(ctx, req)
@@ -197,6 +230,9 @@ type PaymentServiceHandler interface {
 	Refund(context.Context, *connect.Request[v1.RefundRequest]) (*connect.Response[v1.RefundResponse], error)
 	GetOperation(context.Context, *connect.Request[v11.GetOperationRequest]) (*connect.Response[v11.GetOperationResponse], error)
 	ListOperations(context.Context, *connect.Request[v11.ListOperationsRequest]) (*connect.Response[v11.ListOperationsResponse], error)
+	ForgetOperations(context.Context, *connect.Request[v11.ForgetOperationsRequest]) (*connect.Response[v11.ForgetOperationsResponse], error)
+	// Compares each order's payment with its operations and with the movements that were booked of it, at one moment.
+	CheckBooks(context.Context, *connect.Request[v11.CheckBooksRequest]) (*connect.Response[v11.CheckBooksResponse], error)
 	// Tells what is held and what was taken for an order.
 	GetPayment(context.Context, *connect.Request[v1.GetPaymentRequest]) (*connect.Response[v1.GetPaymentResponse], error)
 }
@@ -244,6 +280,18 @@ func NewPaymentServiceHandler(svc PaymentServiceHandler, opts ...connect.Handler
 		connect.WithSchema(paymentServiceMethods.ByName("ListOperations")),
 		connect.WithHandlerOptions(opts...),
 	)
+	paymentServiceForgetOperationsHandler := connect.NewUnaryHandler(
+		PaymentServiceForgetOperationsProcedure,
+		svc.ForgetOperations,
+		connect.WithSchema(paymentServiceMethods.ByName("ForgetOperations")),
+		connect.WithHandlerOptions(opts...),
+	)
+	paymentServiceCheckBooksHandler := connect.NewUnaryHandler(
+		PaymentServiceCheckBooksProcedure,
+		svc.CheckBooks,
+		connect.WithSchema(paymentServiceMethods.ByName("CheckBooks")),
+		connect.WithHandlerOptions(opts...),
+	)
 	paymentServiceGetPaymentHandler := connect.NewUnaryHandler(
 		PaymentServiceGetPaymentProcedure,
 		svc.GetPayment,
@@ -264,6 +312,10 @@ func NewPaymentServiceHandler(svc PaymentServiceHandler, opts ...connect.Handler
 			paymentServiceGetOperationHandler.ServeHTTP(w, r)
 		case PaymentServiceListOperationsProcedure:
 			paymentServiceListOperationsHandler.ServeHTTP(w, r)
+		case PaymentServiceForgetOperationsProcedure:
+			paymentServiceForgetOperationsHandler.ServeHTTP(w, r)
+		case PaymentServiceCheckBooksProcedure:
+			paymentServiceCheckBooksHandler.ServeHTTP(w, r)
 		case PaymentServiceGetPaymentProcedure:
 			paymentServiceGetPaymentHandler.ServeHTTP(w, r)
 		default:
@@ -297,6 +349,14 @@ func (UnimplementedPaymentServiceHandler) GetOperation(context.Context, *connect
 
 func (UnimplementedPaymentServiceHandler) ListOperations(context.Context, *connect.Request[v11.ListOperationsRequest]) (*connect.Response[v11.ListOperationsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("payment.v1.PaymentService.ListOperations is not implemented"))
+}
+
+func (UnimplementedPaymentServiceHandler) ForgetOperations(context.Context, *connect.Request[v11.ForgetOperationsRequest]) (*connect.Response[v11.ForgetOperationsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("payment.v1.PaymentService.ForgetOperations is not implemented"))
+}
+
+func (UnimplementedPaymentServiceHandler) CheckBooks(context.Context, *connect.Request[v11.CheckBooksRequest]) (*connect.Response[v11.CheckBooksResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("payment.v1.PaymentService.CheckBooks is not implemented"))
 }
 
 func (UnimplementedPaymentServiceHandler) GetPayment(context.Context, *connect.Request[v1.GetPaymentRequest]) (*connect.Response[v1.GetPaymentResponse], error) {

@@ -49,6 +49,12 @@ const (
 	// WarehouseServiceListOperationsProcedure is the fully-qualified name of the WarehouseService's
 	// ListOperations RPC.
 	WarehouseServiceListOperationsProcedure = "/warehouse.v1.WarehouseService/ListOperations"
+	// WarehouseServiceForgetOperationsProcedure is the fully-qualified name of the WarehouseService's
+	// ForgetOperations RPC.
+	WarehouseServiceForgetOperationsProcedure = "/warehouse.v1.WarehouseService/ForgetOperations"
+	// WarehouseServiceCheckBooksProcedure is the fully-qualified name of the WarehouseService's
+	// CheckBooks RPC.
+	WarehouseServiceCheckBooksProcedure = "/warehouse.v1.WarehouseService/CheckBooks"
 	// WarehouseServiceSetStockProcedure is the fully-qualified name of the WarehouseService's SetStock
 	// RPC.
 	WarehouseServiceSetStockProcedure = "/warehouse.v1.WarehouseService/SetStock"
@@ -61,6 +67,9 @@ const (
 	// WarehouseServiceGetReservationProcedure is the fully-qualified name of the WarehouseService's
 	// GetReservation RPC.
 	WarehouseServiceGetReservationProcedure = "/warehouse.v1.WarehouseService/GetReservation"
+	// WarehouseServiceListReservationsProcedure is the fully-qualified name of the WarehouseService's
+	// ListReservations RPC.
+	WarehouseServiceListReservationsProcedure = "/warehouse.v1.WarehouseService/ListReservations"
 )
 
 // WarehouseServiceClient is a client for the warehouse.v1.WarehouseService service.
@@ -75,6 +84,9 @@ type WarehouseServiceClient interface {
 	Commit(context.Context, *connect.Request[v1.CommitRequest]) (*connect.Response[v1.CommitResponse], error)
 	GetOperation(context.Context, *connect.Request[v11.GetOperationRequest]) (*connect.Response[v11.GetOperationResponse], error)
 	ListOperations(context.Context, *connect.Request[v11.ListOperationsRequest]) (*connect.Response[v11.ListOperationsResponse], error)
+	ForgetOperations(context.Context, *connect.Request[v11.ForgetOperationsRequest]) (*connect.Response[v11.ForgetOperationsResponse], error)
+	// Compares each article's reserved and committed pieces with the lines of its reservations, at one moment.
+	CheckBooks(context.Context, *connect.Request[v11.CheckBooksRequest]) (*connect.Response[v11.CheckBooksResponse], error)
 	// Sets how many pieces of an article are on hand; creates the article if it is new.
 	SetStock(context.Context, *connect.Request[v1.SetStockRequest]) (*connect.Response[v1.SetStockResponse], error)
 	GetStock(context.Context, *connect.Request[v1.GetStockRequest]) (*connect.Response[v1.GetStockResponse], error)
@@ -82,6 +94,8 @@ type WarehouseServiceClient interface {
 	ListStock(context.Context, *connect.Request[v1.ListStockRequest]) (*connect.Response[v1.ListStockResponse], error)
 	// Tells what an order holds: its lines and whether they are reserved or committed.
 	GetReservation(context.Context, *connect.Request[v1.GetReservationRequest]) (*connect.Response[v1.GetReservationResponse], error)
+	// The same for many orders; one that has none is left out.
+	ListReservations(context.Context, *connect.Request[v1.ListReservationsRequest]) (*connect.Response[v1.ListReservationsResponse], error)
 }
 
 // NewWarehouseServiceClient constructs a client for the warehouse.v1.WarehouseService service. By
@@ -125,6 +139,18 @@ func NewWarehouseServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(warehouseServiceMethods.ByName("ListOperations")),
 			connect.WithClientOptions(opts...),
 		),
+		forgetOperations: connect.NewClient[v11.ForgetOperationsRequest, v11.ForgetOperationsResponse](
+			httpClient,
+			baseURL+WarehouseServiceForgetOperationsProcedure,
+			connect.WithSchema(warehouseServiceMethods.ByName("ForgetOperations")),
+			connect.WithClientOptions(opts...),
+		),
+		checkBooks: connect.NewClient[v11.CheckBooksRequest, v11.CheckBooksResponse](
+			httpClient,
+			baseURL+WarehouseServiceCheckBooksProcedure,
+			connect.WithSchema(warehouseServiceMethods.ByName("CheckBooks")),
+			connect.WithClientOptions(opts...),
+		),
 		setStock: connect.NewClient[v1.SetStockRequest, v1.SetStockResponse](
 			httpClient,
 			baseURL+WarehouseServiceSetStockProcedure,
@@ -149,20 +175,29 @@ func NewWarehouseServiceClient(httpClient connect.HTTPClient, baseURL string, op
 			connect.WithSchema(warehouseServiceMethods.ByName("GetReservation")),
 			connect.WithClientOptions(opts...),
 		),
+		listReservations: connect.NewClient[v1.ListReservationsRequest, v1.ListReservationsResponse](
+			httpClient,
+			baseURL+WarehouseServiceListReservationsProcedure,
+			connect.WithSchema(warehouseServiceMethods.ByName("ListReservations")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // warehouseServiceClient implements WarehouseServiceClient.
 type warehouseServiceClient struct {
-	reserve        *connect.Client[v1.ReserveRequest, v1.ReserveResponse]
-	release        *connect.Client[v1.ReleaseRequest, v1.ReleaseResponse]
-	commit         *connect.Client[v1.CommitRequest, v1.CommitResponse]
-	getOperation   *connect.Client[v11.GetOperationRequest, v11.GetOperationResponse]
-	listOperations *connect.Client[v11.ListOperationsRequest, v11.ListOperationsResponse]
-	setStock       *connect.Client[v1.SetStockRequest, v1.SetStockResponse]
-	getStock       *connect.Client[v1.GetStockRequest, v1.GetStockResponse]
-	listStock      *connect.Client[v1.ListStockRequest, v1.ListStockResponse]
-	getReservation *connect.Client[v1.GetReservationRequest, v1.GetReservationResponse]
+	reserve          *connect.Client[v1.ReserveRequest, v1.ReserveResponse]
+	release          *connect.Client[v1.ReleaseRequest, v1.ReleaseResponse]
+	commit           *connect.Client[v1.CommitRequest, v1.CommitResponse]
+	getOperation     *connect.Client[v11.GetOperationRequest, v11.GetOperationResponse]
+	listOperations   *connect.Client[v11.ListOperationsRequest, v11.ListOperationsResponse]
+	forgetOperations *connect.Client[v11.ForgetOperationsRequest, v11.ForgetOperationsResponse]
+	checkBooks       *connect.Client[v11.CheckBooksRequest, v11.CheckBooksResponse]
+	setStock         *connect.Client[v1.SetStockRequest, v1.SetStockResponse]
+	getStock         *connect.Client[v1.GetStockRequest, v1.GetStockResponse]
+	listStock        *connect.Client[v1.ListStockRequest, v1.ListStockResponse]
+	getReservation   *connect.Client[v1.GetReservationRequest, v1.GetReservationResponse]
+	listReservations *connect.Client[v1.ListReservationsRequest, v1.ListReservationsResponse]
 }
 
 // Reserve calls warehouse.v1.WarehouseService.Reserve.
@@ -190,6 +225,16 @@ func (c *warehouseServiceClient) ListOperations(ctx context.Context, req *connec
 	return c.listOperations.CallUnary(ctx, req)
 }
 
+// ForgetOperations calls warehouse.v1.WarehouseService.ForgetOperations.
+func (c *warehouseServiceClient) ForgetOperations(ctx context.Context, req *connect.Request[v11.ForgetOperationsRequest]) (*connect.Response[v11.ForgetOperationsResponse], error) {
+	return c.forgetOperations.CallUnary(ctx, req)
+}
+
+// CheckBooks calls warehouse.v1.WarehouseService.CheckBooks.
+func (c *warehouseServiceClient) CheckBooks(ctx context.Context, req *connect.Request[v11.CheckBooksRequest]) (*connect.Response[v11.CheckBooksResponse], error) {
+	return c.checkBooks.CallUnary(ctx, req)
+}
+
 // SetStock calls warehouse.v1.WarehouseService.SetStock.
 func (c *warehouseServiceClient) SetStock(ctx context.Context, req *connect.Request[v1.SetStockRequest]) (*connect.Response[v1.SetStockResponse], error) {
 	return c.setStock.CallUnary(ctx, req)
@@ -210,6 +255,11 @@ func (c *warehouseServiceClient) GetReservation(ctx context.Context, req *connec
 	return c.getReservation.CallUnary(ctx, req)
 }
 
+// ListReservations calls warehouse.v1.WarehouseService.ListReservations.
+func (c *warehouseServiceClient) ListReservations(ctx context.Context, req *connect.Request[v1.ListReservationsRequest]) (*connect.Response[v1.ListReservationsResponse], error) {
+	return c.listReservations.CallUnary(ctx, req)
+}
+
 // WarehouseServiceHandler is an implementation of the warehouse.v1.WarehouseService service.
 type WarehouseServiceHandler interface {
 	// Reserves all lines or none. Rejected with "out_of_stock" or "unknown_article".
@@ -222,6 +272,9 @@ type WarehouseServiceHandler interface {
 	Commit(context.Context, *connect.Request[v1.CommitRequest]) (*connect.Response[v1.CommitResponse], error)
 	GetOperation(context.Context, *connect.Request[v11.GetOperationRequest]) (*connect.Response[v11.GetOperationResponse], error)
 	ListOperations(context.Context, *connect.Request[v11.ListOperationsRequest]) (*connect.Response[v11.ListOperationsResponse], error)
+	ForgetOperations(context.Context, *connect.Request[v11.ForgetOperationsRequest]) (*connect.Response[v11.ForgetOperationsResponse], error)
+	// Compares each article's reserved and committed pieces with the lines of its reservations, at one moment.
+	CheckBooks(context.Context, *connect.Request[v11.CheckBooksRequest]) (*connect.Response[v11.CheckBooksResponse], error)
 	// Sets how many pieces of an article are on hand; creates the article if it is new.
 	SetStock(context.Context, *connect.Request[v1.SetStockRequest]) (*connect.Response[v1.SetStockResponse], error)
 	GetStock(context.Context, *connect.Request[v1.GetStockRequest]) (*connect.Response[v1.GetStockResponse], error)
@@ -229,6 +282,8 @@ type WarehouseServiceHandler interface {
 	ListStock(context.Context, *connect.Request[v1.ListStockRequest]) (*connect.Response[v1.ListStockResponse], error)
 	// Tells what an order holds: its lines and whether they are reserved or committed.
 	GetReservation(context.Context, *connect.Request[v1.GetReservationRequest]) (*connect.Response[v1.GetReservationResponse], error)
+	// The same for many orders; one that has none is left out.
+	ListReservations(context.Context, *connect.Request[v1.ListReservationsRequest]) (*connect.Response[v1.ListReservationsResponse], error)
 }
 
 // NewWarehouseServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -268,6 +323,18 @@ func NewWarehouseServiceHandler(svc WarehouseServiceHandler, opts ...connect.Han
 		connect.WithSchema(warehouseServiceMethods.ByName("ListOperations")),
 		connect.WithHandlerOptions(opts...),
 	)
+	warehouseServiceForgetOperationsHandler := connect.NewUnaryHandler(
+		WarehouseServiceForgetOperationsProcedure,
+		svc.ForgetOperations,
+		connect.WithSchema(warehouseServiceMethods.ByName("ForgetOperations")),
+		connect.WithHandlerOptions(opts...),
+	)
+	warehouseServiceCheckBooksHandler := connect.NewUnaryHandler(
+		WarehouseServiceCheckBooksProcedure,
+		svc.CheckBooks,
+		connect.WithSchema(warehouseServiceMethods.ByName("CheckBooks")),
+		connect.WithHandlerOptions(opts...),
+	)
 	warehouseServiceSetStockHandler := connect.NewUnaryHandler(
 		WarehouseServiceSetStockProcedure,
 		svc.SetStock,
@@ -292,6 +359,12 @@ func NewWarehouseServiceHandler(svc WarehouseServiceHandler, opts ...connect.Han
 		connect.WithSchema(warehouseServiceMethods.ByName("GetReservation")),
 		connect.WithHandlerOptions(opts...),
 	)
+	warehouseServiceListReservationsHandler := connect.NewUnaryHandler(
+		WarehouseServiceListReservationsProcedure,
+		svc.ListReservations,
+		connect.WithSchema(warehouseServiceMethods.ByName("ListReservations")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/warehouse.v1.WarehouseService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case WarehouseServiceReserveProcedure:
@@ -304,6 +377,10 @@ func NewWarehouseServiceHandler(svc WarehouseServiceHandler, opts ...connect.Han
 			warehouseServiceGetOperationHandler.ServeHTTP(w, r)
 		case WarehouseServiceListOperationsProcedure:
 			warehouseServiceListOperationsHandler.ServeHTTP(w, r)
+		case WarehouseServiceForgetOperationsProcedure:
+			warehouseServiceForgetOperationsHandler.ServeHTTP(w, r)
+		case WarehouseServiceCheckBooksProcedure:
+			warehouseServiceCheckBooksHandler.ServeHTTP(w, r)
 		case WarehouseServiceSetStockProcedure:
 			warehouseServiceSetStockHandler.ServeHTTP(w, r)
 		case WarehouseServiceGetStockProcedure:
@@ -312,6 +389,8 @@ func NewWarehouseServiceHandler(svc WarehouseServiceHandler, opts ...connect.Han
 			warehouseServiceListStockHandler.ServeHTTP(w, r)
 		case WarehouseServiceGetReservationProcedure:
 			warehouseServiceGetReservationHandler.ServeHTTP(w, r)
+		case WarehouseServiceListReservationsProcedure:
+			warehouseServiceListReservationsHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -341,6 +420,14 @@ func (UnimplementedWarehouseServiceHandler) ListOperations(context.Context, *con
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warehouse.v1.WarehouseService.ListOperations is not implemented"))
 }
 
+func (UnimplementedWarehouseServiceHandler) ForgetOperations(context.Context, *connect.Request[v11.ForgetOperationsRequest]) (*connect.Response[v11.ForgetOperationsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warehouse.v1.WarehouseService.ForgetOperations is not implemented"))
+}
+
+func (UnimplementedWarehouseServiceHandler) CheckBooks(context.Context, *connect.Request[v11.CheckBooksRequest]) (*connect.Response[v11.CheckBooksResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warehouse.v1.WarehouseService.CheckBooks is not implemented"))
+}
+
 func (UnimplementedWarehouseServiceHandler) SetStock(context.Context, *connect.Request[v1.SetStockRequest]) (*connect.Response[v1.SetStockResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warehouse.v1.WarehouseService.SetStock is not implemented"))
 }
@@ -355,4 +442,8 @@ func (UnimplementedWarehouseServiceHandler) ListStock(context.Context, *connect.
 
 func (UnimplementedWarehouseServiceHandler) GetReservation(context.Context, *connect.Request[v1.GetReservationRequest]) (*connect.Response[v1.GetReservationResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warehouse.v1.WarehouseService.GetReservation is not implemented"))
+}
+
+func (UnimplementedWarehouseServiceHandler) ListReservations(context.Context, *connect.Request[v1.ListReservationsRequest]) (*connect.Response[v1.ListReservationsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("warehouse.v1.WarehouseService.ListReservations is not implemented"))
 }
