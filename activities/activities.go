@@ -1,5 +1,5 @@
 // Package activities does the steps of a checkout at the participants: fence, call, record. It knows the participants'
-// contracts and the journal's; it knows neither SQL nor workflow code, of which it uses the payloads alone.
+// contracts, the journal's and the gate's; it knows neither SQL nor workflow code, of which it uses the payloads alone.
 package activities
 
 import (
@@ -29,13 +29,26 @@ import (
 type Journal interface {
 	// Fence tells whether an attempt may call its participant now, and claims what the step claims: the pivot turns the
 	// phase to pivoted where no cancel stands and the deadline has not passed by the database's clock; a forward step that
-	// finds a cancel, or the deadline passed, turns the phase to undoing. An error means that nothing is known: call
+	// finds a cancel, or the deadline passed, turns the phase to undoing. An attempt whose participant is held back sees
+	// cancels and deadlines all the same, but claims nothing and calls nobody. An error means that nothing is known: call
 	// nobody, try again later.
 	Fence(ctx context.Context, a checkout.Attempt) (checkout.Pass, error)
 
 	// Record writes what an attempt taught and all that follows from it in one transaction: the step, the next step, the
 	// phase, attention, and with the last one the final status. Recording the same outcome again changes nothing.
 	Record(ctx context.Context, a checkout.Attempt, l checkout.Learned) (checkout.Standing, error)
+}
+
+// Gate keeps the activities away from a participant that answers nobody. Its methods may be called from many goroutines.
+type Gate interface {
+	// HeldBack says why a participant is not to be called now, in a sentence that stays the same while that is so; empty if it may
+	// be called. It is asked before each call.
+	HeldBack(participant string) string
+
+	// Answered and Unanswered take note of how a call ended. An answer is whatever shows that the participant understood, a refusal
+	// and some errors included. A call that ended because this process stops is not told of.
+	Answered(participant string)
+	Unanswered(participant, orderID string, err error)
 }
 
 // Participants are the clients that the activities call.
@@ -45,18 +58,25 @@ type Participants struct {
 }
 
 // Register adds the activities of the checkout to a registry, under the names of their steps and compensations.
-func Register(registry *task.TaskRegistry, journal Journal, to Participants) error {
-	calls := map[string]call{
-		checkout.ReserveStock:      reserveStock(to.Warehouse),
-		checkout.ReleaseStock:      releaseStock(to.Warehouse),
-		checkout.CommitStock:       commitStock(to.Warehouse),
-		checkout.AuthorizePayment:  authorizePayment(to.Payment),
-		checkout.VoidAuthorization: voidAuthorization(to.Payment),
-		checkout.CapturePayment:    capturePayment(to.Payment),
+func Register(registry *task.TaskRegistry, journal Journal, to Participants, gate Gate) error {
+	calls := map[string]map[string]call{
+		checkout.Warehouse: {
+			checkout.ReserveStock: reserveStock(to.Warehouse),
+			checkout.ReleaseStock: releaseStock(to.Warehouse),
+			checkout.CommitStock:  commitStock(to.Warehouse),
+		},
+		checkout.Payment: {
+			checkout.AuthorizePayment:  authorizePayment(to.Payment),
+			checkout.VoidAuthorization: voidAuthorization(to.Payment),
+			checkout.CapturePayment:    capturePayment(to.Payment),
+			checkout.RefundPayment:     refundPayment(to.Payment),
+		},
 	}
-	for name, call := range calls {
-		if err := registry.AddActivityN(name, activity{journal, call}.run); err != nil {
-			return fmt.Errorf("register activity %s: %w", name, err)
+	for participant, calls := range calls {
+		for name, call := range calls {
+			if err := registry.AddActivityN(name, activity{journal, gate, participant, call}.run); err != nil {
+				return fmt.Errorf("register activity %s: %w", name, err)
+			}
 		}
 	}
 	return nil
@@ -80,8 +100,10 @@ const (
 var quickPauses = []time.Duration{50 * time.Millisecond, 200 * time.Millisecond}
 
 type activity struct {
-	journal Journal
-	call    call
+	journal     Journal
+	gate        Gate
+	participant string
+	call        call
 }
 
 // run is the activity of every step and compensation. An error from it means "not known": the saga tries again.
@@ -101,7 +123,13 @@ func (a activity) run(ctx task.ActivityContext) (any, error) {
 }
 
 func (a activity) attempt(ctx context.Context, at checkout.Attempt) (saga.Reply, error) {
+	at.HeldBack = a.gate.HeldBack(a.participant)
 	pass, err := a.fence(ctx, at)
+	if err == nil && pass.Leave == checkout.Hold && at.HeldBack != "" && a.gate.HeldBack(a.participant) == "" {
+		// The participant came back meanwhile. Whoever woke those that wait may not have found this one among them.
+		at.HeldBack = ""
+		pass, err = a.fence(ctx, at)
+	}
 	if err != nil {
 		return saga.Reply{}, err
 	}
@@ -110,6 +138,8 @@ func (a activity) attempt(ctx context.Context, at checkout.Attempt) (saga.Reply,
 		return saga.Reply{Outcome: saga.Superseded, Reason: pass.Reason}, nil
 	case checkout.TurnBack:
 		return saga.Reply{Outcome: saga.TurnedBack, Reason: pass.Reason}, nil
+	case checkout.Hold:
+		return saga.Reply{Outcome: saga.Held, Reason: pass.Reason, HoldMS: pass.Wait.Milliseconds()}, nil
 	case checkout.Known:
 		return reply(pass.Learned, checkout.GoOn), nil
 	}
@@ -149,8 +179,11 @@ func (a activity) record(ctx context.Context, at checkout.Attempt, l checkout.Le
 }
 
 func reply(l checkout.Learned, standing checkout.Standing) saga.Reply {
-	if standing == checkout.Over {
+	switch standing {
+	case checkout.Over:
 		return saga.Reply{Outcome: saga.Superseded}
+	case checkout.Doubted:
+		return saga.Reply{Outcome: saga.Unknown, Reason: l.Reason}
 	}
 	r := saga.Reply{Reason: l.Reason, TurnBack: standing == checkout.GoBack}
 	switch l.Outcome {
@@ -167,14 +200,14 @@ func reply(l checkout.Learned, standing checkout.Standing) saga.Reply {
 	return r
 }
 
-// ask calls the participant, up to three times while it gets no answer.
+// ask calls the participant, up to three times while it gets no answer and the participant is not held back.
 func (a activity) ask(ctx context.Context, order checkout.Order) checkout.Learned {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, callBudget)
 	defer cancel()
 	learned := a.try(ctx, order)
 	for _, pause := range quickPauses {
-		if learned.Outcome != checkout.Unknown || learned.Attention != "" || !sleep(ctx, pause) {
+		if learned.Outcome != checkout.Unknown || learned.Attention != "" || !sleep(ctx, pause) || a.gate.HeldBack(a.participant) != "" {
 			break
 		}
 		learned = a.try(ctx, order)
@@ -184,13 +217,15 @@ func (a activity) ask(ctx context.Context, order checkout.Order) checkout.Learne
 }
 
 func (a activity) try(ctx context.Context, order checkout.Order) checkout.Learned {
-	ctx, cancel := context.WithTimeout(ctx, tryBudget)
-	defer cancel()
-	result, err := a.call(ctx, order)
+	result, err := a.callOnce(ctx, order)
 	if err != nil {
-		return withoutAnswer(err)
+		attention, _ := understood(err)
+		return checkout.Learned{Outcome: checkout.Unknown, Detail: cut(err.Error()), Attention: attention}
 	}
 	learned := checkout.Learned{Reason: cut(result.GetReason()), Detail: cut(result.GetDetail()), Reference: cut(result.GetReference())}
+	if until := result.GetValidUntil(); until != nil {
+		learned.ValidUntil = until.AsTime()
+	}
 	switch result.GetOutcome() {
 	case operationv1.Outcome_OUTCOME_APPLIED:
 		learned.Outcome = checkout.Applied
@@ -204,20 +239,40 @@ func (a activity) try(ctx context.Context, order checkout.Order) checkout.Learne
 	return learned
 }
 
-// withoutAnswer reads an error: nothing is known of the operation. Some errors say that asking again is no use.
-func withoutAnswer(err error) checkout.Learned {
-	learned := checkout.Learned{Outcome: checkout.Unknown, Detail: cut(err.Error())}
-	if connectErr := new(connect.Error); errors.As(err, &connectErr) && connect.IsWireError(connectErr) {
-		switch connectErr.Code() {
-		case connect.CodeAlreadyExists:
-			learned.Attention = "the participant knows this order with other contents"
-		case connect.CodeInvalidArgument:
-			learned.Attention = "the participant does not accept the request"
-		case connect.CodeFailedPrecondition:
-			learned.Attention = "the participant no longer keeps this order's operations"
-		}
+// callOnce calls the participant and tells the gate how that ended.
+func (a activity) callOnce(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
+	bounded, cancel := context.WithTimeout(ctx, tryBudget)
+	defer cancel()
+	result, err := a.call(bounded, order)
+	_, answered := understood(err)
+	switch {
+	case err == nil, answered:
+		a.gate.Answered(a.participant)
+	case errors.Is(ctx.Err(), context.Canceled):
+		// This process stops: that is no fault of the participant.
+	default:
+		a.gate.Unanswered(a.participant, order.ID, err)
 	}
-	return learned
+	return result, err
+}
+
+// comprehending are the errors of a participant that understood what it was asked, each with why a person must look, where asking
+// again is no use. What became of the operation is not known by any of them.
+var comprehending = map[connect.Code]checkout.AttentionCode{
+	connect.CodeAlreadyExists:      checkout.AttentionConflict,
+	connect.CodeInvalidArgument:    checkout.AttentionBadRequest,
+	connect.CodeFailedPrecondition: checkout.AttentionForgotten,
+	connect.CodeNotFound:           "",
+}
+
+// understood tells whether an error came from a participant that understood, and why a person must look; empty if nobody must.
+func understood(err error) (attention checkout.AttentionCode, ok bool) {
+	connectErr := new(connect.Error)
+	if !errors.As(err, &connectErr) || !connect.IsWireError(connectErr) {
+		return "", false
+	}
+	attention, ok = comprehending[connectErr.Code()]
+	return attention, ok
 }
 
 // sleep waits, and says whether it waited to the end.

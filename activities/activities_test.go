@@ -2,18 +2,27 @@ package activities
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/dapr/durabletask-go/api/protos"
+	"github.com/dapr/durabletask-go/backend"
+	"github.com/dapr/durabletask-go/task"
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/types/known/timestamppb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
@@ -23,6 +32,8 @@ import (
 func TestAnAttemptFencesCallsAndRecords(t *testing.T) {
 	order := checkout.Order{ID: "ord-1", Amount: checkout.Money{Currency: "EUR", MinorUnits: 100}}
 	goAhead := checkout.Pass{Leave: checkout.Go, Order: order}
+	answered := []string{"answered"}
+	const silent = "payment has not answered since 12:03:04Z"
 	tests := map[string]struct {
 		journal *journal
 		answers []answer
@@ -30,36 +41,44 @@ func TestAnAttemptFencesCallsAndRecords(t *testing.T) {
 		wantErr string
 		calls   int
 		learned checkout.Outcome
+		// held is what the gate says, one answer after the other, the last one for ever.
+		held []string
+		// fenced are the reasons with which the journal was asked; nil means once and with none.
+		fenced []string
+		// told is what the gate was told.
+		told []string
 	}{
 		"an applied step is recorded and told": {
 			journal: &journal{pass: goAhead, standing: checkout.GoOn},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED}},
-			want:    saga.Reply{Outcome: saga.Applied}, calls: 1, learned: checkout.Applied,
+			want:    saga.Reply{Outcome: saga.Applied}, calls: 1, learned: checkout.Applied, told: answered,
 		},
 		"a cancel that stands by then turns the saga back": {
 			journal: &journal{pass: goAhead, standing: checkout.GoBack},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED}},
-			want:    saga.Reply{Outcome: saga.Applied, TurnBack: true}, calls: 1, learned: checkout.Applied,
+			want:    saga.Reply{Outcome: saga.Applied, TurnBack: true}, calls: 1, learned: checkout.Applied, told: answered,
 		},
 		"a refusal is data": {
 			journal: &journal{pass: goAhead, standing: checkout.GoBack},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_REJECTED, reason: "card_declined"}},
-			want:    saga.Reply{Outcome: saga.Rejected, Reason: "card_declined"}, calls: 1, learned: checkout.Refused,
+			want:    saga.Reply{Outcome: saga.Rejected, Reason: "card_declined"}, calls: 1, learned: checkout.Refused, told: answered,
 		},
 		"a step that was undone before it arrived is refused, never a success": {
 			journal: &journal{pass: goAhead, standing: checkout.GoBack},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_UNDONE_BEFORE}},
-			want:    saga.Reply{Outcome: saga.Rejected, Reason: "undone_before"}, calls: 1, learned: checkout.Refused,
+			want:    saga.Reply{Outcome: saga.Rejected, Reason: "undone_before"}, calls: 1, learned: checkout.Refused, told: answered,
 		},
 		"no answer is asked for again at once, and the second one counts": {
 			journal: &journal{pass: goAhead, standing: checkout.GoOn},
 			answers: []answer{{err: errors.New("reset")}, {outcome: operationv1.Outcome_OUTCOME_APPLIED}},
 			want:    saga.Reply{Outcome: saga.Applied}, calls: 2, learned: checkout.Applied,
+			told: []string{"no answer for ord-1: reset", "answered"},
 		},
 		"three times without an answer is not known": {
 			journal: &journal{pass: goAhead, standing: checkout.GoOn},
 			answers: []answer{{err: errors.New("reset")}},
 			want:    saga.Reply{Outcome: saga.Unknown}, calls: 3, learned: checkout.Unknown,
+			told: []string{"no answer for ord-1: reset", "no answer for ord-1: reset", "no answer for ord-1: reset"},
 		},
 		"what is on record is told without a call": {
 			journal: &journal{pass: checkout.Pass{Leave: checkout.Known, Learned: checkout.Learned{Outcome: checkout.Applied}}},
@@ -76,7 +95,7 @@ func TestAnAttemptFencesCallsAndRecords(t *testing.T) {
 		"a run that was superseded meanwhile ends": {
 			journal: &journal{pass: goAhead, standing: checkout.Over},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED}},
-			want:    saga.Reply{Outcome: saga.Superseded}, calls: 1, learned: checkout.Applied,
+			want:    saga.Reply{Outcome: saga.Superseded}, calls: 1, learned: checkout.Applied, told: answered,
 		},
 		"a journal that cannot be read calls nobody": {
 			journal: &journal{fenceErr: errors.New("database is away")},
@@ -85,14 +104,47 @@ func TestAnAttemptFencesCallsAndRecords(t *testing.T) {
 		"an outcome that cannot be recorded is not told": {
 			journal: &journal{pass: goAhead, recordErr: errors.New("database is away")},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED}},
-			wantErr: "database is away", calls: 1, learned: checkout.Applied,
+			wantErr: "database is away", calls: 1, learned: checkout.Applied, told: answered,
+		},
+		"what cannot be is not believed, and is tried again": {
+			journal: &journal{pass: goAhead, standing: checkout.Doubted},
+			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED, reason: "unseen"}},
+			want:    saga.Reply{Outcome: saga.Unknown, Reason: "unseen"}, calls: 1, learned: checkout.Applied, told: answered,
+		},
+		"what a person has to decide first is held without a call": {
+			journal: &journal{pass: checkout.Pass{Leave: checkout.Hold, Reason: "awaits approval", Wait: time.Hour}},
+			want:    saga.Reply{Outcome: saga.Held, Reason: "awaits approval", HoldMS: 3_600_000},
+		},
+		"a participant that is held back is not called, and the row is told why": {
+			journal: &journal{pass: checkout.Pass{Leave: checkout.Hold, Reason: "held back: " + silent, Wait: 2 * time.Minute}},
+			held:    []string{silent}, fenced: []string{silent},
+			want: saga.Reply{Outcome: saga.Held, Reason: "held back: " + silent, HoldMS: 120_000},
+		},
+		"a cancel is seen while the participant is held back": {
+			journal: &journal{pass: checkout.Pass{Leave: checkout.TurnBack, Reason: "changed my mind"}},
+			held:    []string{silent}, fenced: []string{silent},
+			want: saga.Reply{Outcome: saga.TurnedBack, Reason: "changed my mind"},
+		},
+		"a participant that comes back while the row is told is called": {
+			journal: &journal{heldBack: checkout.Pass{Leave: checkout.Hold, Wait: 2 * time.Minute}, pass: goAhead, standing: checkout.GoOn},
+			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED}},
+			held:    []string{silent, ""}, fenced: []string{silent, ""},
+			want: saga.Reply{Outcome: saga.Applied}, calls: 1, learned: checkout.Applied, told: answered,
+		},
+		"a participant that others find silent meanwhile is not asked again at once": {
+			journal: &journal{pass: goAhead, standing: checkout.GoOn},
+			answers: []answer{{err: errors.New("reset")}},
+			held:    []string{"", silent},
+			want:    saga.Reply{Outcome: saga.Unknown}, calls: 1, learned: checkout.Unknown,
+			told: []string{"no answer for ord-1: reset"},
 		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			participant := &participant{answers: test.answers}
-			a := activity{test.journal, participant.call}
+			gate := &gate{held: test.held}
+			a := activity{test.journal, gate, checkout.Payment, participant.call}
 			got, err := a.attempt(t.Context(), checkout.Attempt{OrderID: "ord-1", Run: 1, Step: checkout.ReserveStock})
 			if test.wantErr != "" {
 				require.ErrorContains(t, err, test.wantErr)
@@ -102,6 +154,11 @@ func TestAnAttemptFencesCallsAndRecords(t *testing.T) {
 			require.Empty(t, cmp.Diff(test.want, got))
 			require.Equal(t, test.calls, participant.calls)
 			require.Equal(t, test.learned, test.journal.learned.Outcome)
+			require.Equal(t, test.told, gate.told)
+			if test.fenced == nil {
+				test.fenced = []string{""}
+			}
+			require.Equal(t, test.fenced, test.journal.fenced)
 		})
 	}
 }
@@ -109,14 +166,82 @@ func TestAnAttemptFencesCallsAndRecords(t *testing.T) {
 func TestAnAttemptIsBoundedAlthoughTheParticipantHangs(t *testing.T) {
 	t.Parallel()
 	journal := &journal{pass: checkout.Pass{Leave: checkout.Go}, standing: checkout.GoOn}
-	a := activity{journal, func(ctx context.Context, _ checkout.Order) (*operationv1.Result, error) {
-		<-ctx.Done()
-		return nil, ctx.Err()
-	}}
+	gate := &gate{}
+	a := activity{journal, gate, checkout.Payment, hang}
 	got, err := a.attempt(t.Context(), checkout.Attempt{})
 	require.NoError(t, err)
 	require.Equal(t, saga.Unknown, got.Outcome)
 	require.LessOrEqual(t, journal.learned.Took, callBudget+time.Second)
+	require.Len(t, gate.told, 3)
+}
+
+func hang(ctx context.Context, _ checkout.Order) (*operationv1.Result, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func TestACallThatEndsBecauseThisProcessStopsIsNotTheParticipantsFault(t *testing.T) {
+	t.Parallel()
+	ctx, stop := context.WithCancel(t.Context())
+	gate := &gate{}
+	a := activity{&journal{}, gate, checkout.Payment, func(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
+		stop()
+		return hang(ctx, order)
+	}}
+	require.Equal(t, checkout.Unknown, a.ask(ctx, checkout.Order{ID: "ord-1"}).Outcome)
+	require.Empty(t, gate.told)
+}
+
+func TestAnErrorShowsWhetherTheParticipantUnderstood(t *testing.T) {
+	for name, test := range map[string]struct {
+		err       error
+		answered  bool
+		attention checkout.AttentionCode
+	}{
+		"other contents":        {err: connect.NewWireError(connect.CodeAlreadyExists, errAway), answered: true, attention: checkout.AttentionConflict},
+		"a request not to take": {err: connect.NewWireError(connect.CodeInvalidArgument, errAway), answered: true, attention: checkout.AttentionBadRequest},
+		"forgotten":             {err: connect.NewWireError(connect.CodeFailedPrecondition, errAway), answered: true, attention: checkout.AttentionForgotten},
+		"not found":             {err: connect.NewWireError(connect.CodeNotFound, errAway), answered: true},
+		"the same code from our own side of the wire": {err: connect.NewError(connect.CodeInvalidArgument, errAway)},
+		"cannot be reached":                           {err: connect.NewError(connect.CodeUnavailable, errAway)},
+		"no time left":                                {err: connect.NewError(connect.CodeDeadlineExceeded, errAway)},
+		"it says that it cannot":                      {err: connect.NewWireError(connect.CodeUnavailable, errAway)},
+		"it fails":                                    {err: connect.NewWireError(connect.CodeInternal, errAway)},
+		"the sidecar cannot deliver":                  {err: connect.NewWireError(connect.CodeUnknown, errAway)},
+		"no error of the protocol":                    {err: errAway},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			gate := &gate{}
+			participant := &participant{answers: []answer{{err: test.err}}}
+			a := activity{&journal{}, gate, checkout.Payment, participant.call}
+			learned := a.try(t.Context(), checkout.Order{ID: "ord-1"})
+			require.Equal(t, checkout.Unknown, learned.Outcome)
+			require.Equal(t, test.attention, learned.Attention)
+			want := "no answer for ord-1: " + test.err.Error()
+			if test.answered {
+				want = "answered"
+			}
+			require.Equal(t, []string{want}, gate.told)
+		})
+	}
+}
+
+var errAway = errors.New("away")
+
+func TestAnAnswerIsPassedOnWhole(t *testing.T) {
+	until := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+	result := &operationv1.Result{
+		Outcome: operationv1.Outcome_OUTCOME_APPLIED, Reason: "unseen", Detail: "nothing there", Reference: "auth-1",
+		ValidUntil: timestamppb.New(until),
+	}
+	a := activity{&journal{}, &gate{}, checkout.Payment, func(context.Context, checkout.Order) (*operationv1.Result, error) { return result, nil }}
+	require.Equal(t, checkout.Learned{
+		Outcome: checkout.Applied, Reason: "unseen", Detail: "nothing there", Reference: "auth-1", ValidUntil: until,
+	}, a.try(t.Context(), checkout.Order{}))
+
+	result.ValidUntil = nil
+	require.Zero(t, a.try(t.Context(), checkout.Order{}).ValidUntil)
 }
 
 // I7: another order under a known id is nothing to try again; a person must look.
@@ -127,13 +252,15 @@ func TestAKeyMetWithAnotherDigestCallsForAttentionAndIsNotAskedAgain(t *testing.
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
 	journal := &journal{pass: checkout.Pass{Leave: checkout.Go}, standing: checkout.GoOn}
-	a := activity{journal, reserveStock(warehousev1connect.NewWarehouseServiceClient(server.Client(), server.URL))}
+	gate := &gate{}
+	a := activity{journal, gate, checkout.Warehouse, reserveStock(warehousev1connect.NewWarehouseServiceClient(server.Client(), server.URL))}
 
 	got, err := a.attempt(t.Context(), checkout.Attempt{})
 	require.NoError(t, err)
 	require.Equal(t, saga.Unknown, got.Outcome)
-	require.Equal(t, "the participant knows this order with other contents", journal.learned.Attention)
+	require.Equal(t, checkout.AttentionConflict, journal.learned.Attention)
 	require.Equal(t, 1, refuses.calls)
+	require.Equal(t, []string{"answered"}, gate.told)
 }
 
 type refusingWarehouse struct {
@@ -154,6 +281,66 @@ func TestTextsAreCutToWhatHistoriesCanHold(t *testing.T) {
 		require.LessOrEqual(t, len(got), checkout.MaxDetail)
 		require.NotContains(t, got, "�")
 	}
+}
+
+func TestEachActivityAsksTheGateOfItsParticipantAndCallsItsMethod(t *testing.T) {
+	var asked string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = r.URL.Path
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusNotFound)
+		_, _ = w.Write([]byte(`{"code":"failed_precondition"}`)) // So that it is asked once.
+	}))
+	t.Cleanup(server.Close)
+	journal := &journal{pass: checkout.Pass{Leave: checkout.Go, Order: checkout.Order{ID: "ord-1"}}, standing: checkout.GoOn}
+	gate := &gate{}
+	registry := task.NewTaskRegistry()
+	require.NoError(t, Register(registry, journal, Participants{
+		Warehouse: warehousev1connect.NewWarehouseServiceClient(server.Client(), server.URL),
+		Payment:   paymentv1connect.NewPaymentServiceClient(server.Client(), server.URL),
+	}, gate))
+
+	got := make(map[string]string)
+	do := func(activity, step string, undo bool) {
+		gate.of = nil
+		reply := execute(t, registry, activity, saga.Call{Key: "ord-1", Run: 1, Step: step, Undo: undo, Round: 1})
+		require.Equal(t, saga.Reply{Step: step, Outcome: saga.Unknown}, reply, activity)
+		got[activity] = strings.Join(slices.Compact(gate.of), " and ") + " " + asked
+	}
+	for _, step := range checkout.Steps() {
+		if step.Participant == checkout.Operator {
+			continue
+		}
+		do(step.Name, step.Name, false)
+		if step.Compensation != "" {
+			do(step.Compensation, step.Name, true)
+		}
+	}
+	require.Empty(t, cmp.Diff(map[string]string{
+		checkout.ReserveStock:      "warehouse " + warehousev1connect.WarehouseServiceReserveProcedure,
+		checkout.ReleaseStock:      "warehouse " + warehousev1connect.WarehouseServiceReleaseProcedure,
+		checkout.CommitStock:       "warehouse " + warehousev1connect.WarehouseServiceCommitProcedure,
+		checkout.AuthorizePayment:  "payment " + paymentv1connect.PaymentServiceAuthorizeProcedure,
+		checkout.VoidAuthorization: "payment " + paymentv1connect.PaymentServiceVoidProcedure,
+		checkout.CapturePayment:    "payment " + paymentv1connect.PaymentServiceCaptureProcedure,
+		checkout.RefundPayment:     "payment " + paymentv1connect.PaymentServiceRefundProcedure,
+	}, got))
+}
+
+// execute does an activity as an engine does.
+func execute(t *testing.T, registry *task.TaskRegistry, activity string, call saga.Call) (reply saga.Reply) {
+	t.Helper()
+	input, err := json.Marshal(call)
+	require.NoError(t, err)
+	done, err := task.NewTaskExecutor(registry).ExecuteActivity(t.Context(), "ord-1-1", &protos.HistoryEvent{
+		EventType: &protos.HistoryEvent_TaskScheduled{TaskScheduled: &protos.TaskScheduledEvent{
+			Name: activity, Input: wrapperspb.String(string(input)),
+		}},
+	}, backend.ExecuteOptions{})
+	require.NoError(t, err)
+	require.Nil(t, done.GetTaskFailed(), "%s", activity)
+	require.NoError(t, json.Unmarshal([]byte(done.GetTaskCompleted().GetResult().GetValue()), &reply))
+	return reply
 }
 
 type answer struct {
@@ -177,20 +364,57 @@ func (p *participant) call(_ context.Context, order checkout.Order) (*operationv
 	return &operationv1.Result{Outcome: a.outcome, Reason: a.reason}, a.err
 }
 
-// journal answers as it is told to and keeps what was recorded.
+// journal answers as it is told to and keeps what it was asked and what was recorded.
 type journal struct {
-	pass      checkout.Pass
+	pass checkout.Pass
+	// heldBack, where set, is its answer to an attempt whose participant is held back.
+	heldBack  checkout.Pass
 	fenceErr  error
 	standing  checkout.Standing
 	recordErr error
+	fenced    []string
 	learned   checkout.Learned
 }
 
-func (j *journal) Fence(context.Context, checkout.Attempt) (checkout.Pass, error) {
+func (j *journal) Fence(_ context.Context, a checkout.Attempt) (checkout.Pass, error) {
+	j.fenced = append(j.fenced, a.HeldBack)
+	if a.HeldBack != "" && j.heldBack.Leave != "" {
+		return j.heldBack, nil
+	}
 	return j.pass, j.fenceErr
 }
 
 func (j *journal) Record(_ context.Context, _ checkout.Attempt, l checkout.Learned) (checkout.Standing, error) {
 	j.learned = l
 	return j.standing, j.recordErr
+}
+
+// gate says what it is told to, one answer after the other, the last one for ever, and keeps what it is told.
+type gate struct {
+	held []string
+	told []string
+	// of has the participants that it was asked and told about.
+	of []string
+}
+
+func (g *gate) HeldBack(participant string) string {
+	g.of = append(g.of, participant)
+	if len(g.held) == 0 {
+		return ""
+	}
+	why := g.held[0]
+	if len(g.held) > 1 {
+		g.held = g.held[1:]
+	}
+	return why
+}
+
+func (g *gate) Answered(participant string) {
+	g.of = append(g.of, participant)
+	g.told = append(g.told, "answered")
+}
+
+func (g *gate) Unanswered(participant, orderID string, err error) {
+	g.of = append(g.of, participant)
+	g.told = append(g.told, fmt.Sprintf("no answer for %s: %v", orderID, err))
 }

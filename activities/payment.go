@@ -45,6 +45,16 @@ func capturePayment(payment paymentv1connect.PaymentServiceClient) call {
 	}
 }
 
+func refundPayment(payment paymentv1connect.PaymentServiceClient) call {
+	return func(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
+		answer, err := payment.Refund(ctx, connect.NewRequest(&paymentv1.RefundRequest{OrderId: order.ID}))
+		if err != nil {
+			return nil, err
+		}
+		return answer.Msg.GetResult(), nil
+	}
+}
+
 func money(m checkout.Money) *operationv1.Money {
 	return &operationv1.Money{Currency: m.Currency, MinorUnits: m.MinorUnits}
 }

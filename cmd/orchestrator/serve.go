@@ -100,6 +100,12 @@ interrupt. "make up" starts it with a private PostgreSQL.`,
 func configFlags(flags *pflag.FlagSet, config *node.Config) {
 	flags.StringVar(&config.DatabaseURL, "database-url", config.DatabaseURL, "the orchestrator's database (ORCHESTRATOR_DATABASE_URL)")
 	flags.StringVar(&config.Listen, "listen", config.Listen, "the API's address (ORCHESTRATOR_LISTEN, or 127.0.0.1:APP_PORT)")
+	flags.Var(&config.ApprovalAbove, "approval-above",
+		"minor units above which an order needs somebody's approval, such as EUR=50000; repeatable; none by default (ORCHESTRATOR_APPROVAL_ABOVE)")
+	flags.DurationVar(&config.KeepWorkflows, "keep-workflows", config.KeepWorkflows,
+		"how long the engine keeps workflows of checkouts that ended (ORCHESTRATOR_KEEP_WORKFLOWS, 24h)")
+	flags.DurationVar(&config.KeepCheckouts, "keep-checkouts", config.KeepCheckouts,
+		"how long checkouts that ended are kept, at least 1464h; 0: for ever (ORCHESTRATOR_KEEP_CHECKOUTS)")
 }
 
 // entry is a flag that sets one entry of a map.

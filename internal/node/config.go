@@ -3,10 +3,14 @@ package node
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
@@ -42,9 +46,61 @@ type Config struct {
 	DaprHTTPPort, DaprGRPCPort string
 	// DaprAPIToken is what the sidecar asks for; empty where it asks for none.
 	DaprAPIToken string
+	// ApprovalAbove says above which amounts somebody has to approve, such as "EUR=50000,USD=60000": minor units by currency. Empty:
+	// nobody has to.
+	ApprovalAbove Amounts
+	// KeepWorkflows is how long the engine keeps the workflows of checkouts that have ended. Too little leaves nothing to look at
+	// when one is to be explained by its history, too much grows the engine's tables.
+	KeepWorkflows time.Duration
+	// KeepCheckouts is how long checkouts that have ended, and their participants' operations, are kept; zero keeps them for ever.
+	KeepCheckouts time.Duration
 	// Policy is how sagas try again; zero takes the defaults.
 	Policy saga.Policy
+
+	// unread is what was wrong with the environment.
+	unread []error
 }
+
+const (
+	// DefaultKeepWorkflows is how long workflows that have ended are kept where nothing is said.
+	DefaultKeepWorkflows = 24 * time.Hour
+	// leastKeepCheckouts is more than outboxes (40 days) and inboxes (60 days) keep: no event that may still come finds its checkout
+	// forgotten.
+	leastKeepCheckouts = 61 * 24 * time.Hour
+)
+
+// Amounts are minor units by currency. It is a flag's value, which may be given several times.
+type Amounts map[string]int64
+
+// Set adds amounts, such as "EUR=50000" or "EUR=50000,USD=60000".
+func (a *Amounts) Set(text string) error {
+	if *a == nil {
+		*a = make(Amounts)
+	}
+	for _, part := range strings.Split(text, ",") {
+		currency, digits, _ := strings.Cut(strings.TrimSpace(part), "=")
+		minorUnits, err := strconv.ParseInt(digits, 10, 64)
+		if err != nil || minorUnits < 0 || !currencyPattern.MatchString(currency) {
+			return fmt.Errorf("must be a currency and minor units such as EUR=50000, not %q", part)
+		}
+		(*a)[currency] = minorUnits
+	}
+	return nil
+}
+
+var currencyPattern = regexp.MustCompile(`^[A-Z]{3}$`)
+
+// String is what Set reads.
+func (a *Amounts) String() string {
+	var parts []string
+	for _, currency := range slices.Sorted(maps.Keys(*a)) {
+		parts = append(parts, fmt.Sprintf("%s=%d", currency, (*a)[currency]))
+	}
+	return strings.Join(parts, ",")
+}
+
+// Type is what the command line's help calls it.
+func (a *Amounts) Type() string { return "CURRENCY=MINOR_UNITS" }
 
 // DefaultListen is the API's address where nothing is said. Loopback only: nobody outside of the machine is let in unasked.
 const DefaultListen = "127.0.0.1:8080"
@@ -73,15 +129,19 @@ func FromEnv(getenv func(string) string) Config {
 		listen = net.JoinHostPort("127.0.0.1", port)
 	}
 	c := Config{
-		DatabaseURL:  getenv("ORCHESTRATOR_DATABASE_URL"),
-		Listen:       or("ORCHESTRATOR_LISTEN", listen),
-		Engine:       or("ORCHESTRATOR_ENGINE", Auto),
-		URLs:         make(map[string]string),
-		AppIDs:       make(map[string]string),
-		DaprHTTPPort: getenv("DAPR_HTTP_PORT"),
-		DaprGRPCPort: getenv("DAPR_GRPC_PORT"),
-		DaprAPIToken: getenv("DAPR_API_TOKEN"),
+		DatabaseURL:   getenv("ORCHESTRATOR_DATABASE_URL"),
+		Listen:        or("ORCHESTRATOR_LISTEN", listen),
+		Engine:        or("ORCHESTRATOR_ENGINE", Auto),
+		URLs:          make(map[string]string),
+		AppIDs:        make(map[string]string),
+		KeepWorkflows: DefaultKeepWorkflows,
+		DaprHTTPPort:  getenv("DAPR_HTTP_PORT"),
+		DaprGRPCPort:  getenv("DAPR_GRPC_PORT"),
+		DaprAPIToken:  getenv("DAPR_API_TOKEN"),
 	}
+	c.fromText("ORCHESTRATOR_APPROVAL_ABOVE", getenv, c.ApprovalAbove.Set)
+	c.fromText("ORCHESTRATOR_KEEP_WORKFLOWS", getenv, duration(&c.KeepWorkflows))
+	c.fromText("ORCHESTRATOR_KEEP_CHECKOUTS", getenv, duration(&c.KeepCheckouts))
 	for _, name := range Participants() {
 		c.URLs[name] = or(variable(name, "URL"), defaultURLs[name])
 		c.AppIDs[name] = or(variable(name, "APP_ID"), name)
@@ -89,12 +149,33 @@ func FromEnv(getenv func(string) string) Config {
 	return c
 }
 
+// fromText sets something from a variable, if it has a value; what is wrong with it is told by Validate.
+func (c *Config) fromText(variable string, getenv func(string) string, set func(string) error) {
+	text := getenv(variable)
+	if text == "" {
+		return
+	}
+	if err := set(text); err != nil {
+		c.unread = append(c.unread, fmt.Errorf("%s: %w", variable, err))
+	}
+}
+
+// duration reads a time such as 1464h.
+func duration(into *time.Duration) func(string) error {
+	return func(text string) (err error) {
+		if *into, err = time.ParseDuration(text); err != nil {
+			return fmt.Errorf("must be a duration such as 24h, not %q", text)
+		}
+		return nil
+	}
+}
+
 // setting is an environment variable with its value.
 type setting struct{ name, value string }
 
 // Validate names every setting that is wrong, and settles Auto.
 func (c *Config) Validate() error {
-	var wrong []error
+	wrong := slices.Clone(c.unread)
 	say := func(setting, problem string, args ...any) {
 		wrong = append(wrong, fmt.Errorf("%s: %s", setting, fmt.Sprintf(problem, args...)))
 	}
@@ -109,6 +190,12 @@ func (c *Config) Validate() error {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		say("ORCHESTRATOR_LISTEN", "must be an address such as %s, not %q", DefaultListen, c.Listen)
+	}
+	if c.KeepWorkflows < 0 {
+		say("ORCHESTRATOR_KEEP_WORKFLOWS", "must not be negative")
+	}
+	if c.KeepCheckouts != 0 && c.KeepCheckouts < leastKeepCheckouts {
+		say("ORCHESTRATOR_KEEP_CHECKOUTS", "must be 0, for ever, or at least %s, for which events may still come", leastKeepCheckouts)
 	}
 	switch c.Engine {
 	case Dapr:
@@ -141,6 +228,9 @@ func (c *Config) settings() []*checkoutv1.Setting {
 		{Name: "ORCHESTRATOR_ENGINE", Value: c.Engine},
 		{Name: "ORCHESTRATOR_LISTEN", Value: c.Listen},
 		{Name: "ORCHESTRATOR_DATABASE_URL", Value: withoutPassword(c.DatabaseURL)},
+		{Name: "ORCHESTRATOR_APPROVAL_ABOVE", Value: c.ApprovalAbove.String()},
+		{Name: "ORCHESTRATOR_KEEP_WORKFLOWS", Value: c.KeepWorkflows.String()},
+		{Name: "ORCHESTRATOR_KEEP_CHECKOUTS", Value: c.KeepCheckouts.String()},
 	}
 	if c.Engine == Dapr {
 		list = append(list,

@@ -21,8 +21,10 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	"github.com/checkoutsaga/orchestrator/internal/breaker"
 	"github.com/checkoutsaga/orchestrator/internal/bus"
 	daprbus "github.com/checkoutsaga/orchestrator/internal/bus/dapr"
 	embeddedbus "github.com/checkoutsaga/orchestrator/internal/bus/embedded"
@@ -57,6 +59,7 @@ type Node struct {
 	store       *store.Store
 	engine      closableEngine
 	sweeper     *sweeper.Sweeper
+	breakers    *breaker.Breakers
 	server      *rpcserver.Server
 	caller      *invoke.Caller
 	log         *slog.Logger
@@ -99,11 +102,14 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 	if err != nil {
 		return err
 	}
+	n.breakers = breaker.New(breaker.Config{
+		Participants: []string{checkout.Warehouse, checkout.Payment}, Probe: clients.probe, Wake: n.wake, Log: n.log,
+	})
 	registry := task.NewTaskRegistry()
 	if err := workflows.Register(registry, config.Policy); err != nil {
 		return err
 	}
-	if err := activities.Register(registry, n.store, clients.participants); err != nil {
+	if err := activities.Register(registry, n.store, clients.participants, n.breakers); err != nil {
 		return err
 	}
 	if err := n.openEngine(ctx, config, registry); err != nil {
@@ -113,7 +119,7 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		n.outbox.Collector(), n.inbox.Collector())
+		n.outbox.Collector(), n.inbox.Collector(), n.breakers.Collector())
 	n.server, err = rpcserver.Listen(rpcserver.Config{Address: config.Listen, Ready: n.ready, AppHealth: n.pool.Ping, Metrics: metrics, Log: n.log})
 	if err != nil {
 		return err
@@ -123,7 +129,7 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 	}
 	service := orchestrator.New(orchestrator.Config{
 		Store: n.store, Pool: n.pool, Engine: n.engine, Warehouse: clients.participants.Warehouse, Payment: clients.participants.Payment,
-		Events: clients.events, DeadLetters: n.deadLetters, HasBus: n.carrier != nil,
+		Events: clients.events, DeadLetters: n.deadLetters, HasBus: n.carrier != nil, ApprovalAbove: config.ApprovalAbove,
 		Log: n.log, Metrics: metrics, Settings: settings,
 	})
 	n.server.Mount(checkoutv1connect.NewCheckoutServiceHandler(service, n.server.Options()...))
@@ -145,6 +151,31 @@ type clients struct {
 	participants activities.Participants
 	// events has every process that tells of its events, this one included.
 	events map[string]eventv1connect.EventServiceClient
+}
+
+// probe asks a participant something cheap, to see whether it answers.
+func (c clients) probe(ctx context.Context, participant string) error {
+	list := c.participants.Warehouse.ListOperations
+	if participant == checkout.Payment {
+		list = c.participants.Payment.ListOperations
+	}
+	_, err := list(ctx, connect.NewRequest(&operationv1.ListOperationsRequest{PageSize: 1}))
+	return err
+}
+
+// wake wakes the checkouts that are at a participant which answers again.
+func (n *Node) wake(ctx context.Context, participant string) error {
+	var steps []string
+	for _, s := range checkout.Steps() {
+		if s.Participant != participant {
+			continue
+		}
+		steps = append(steps, s.Name)
+		if s.Compensation != "" {
+			steps = append(steps, s.Compensation)
+		}
+	}
+	return n.sweeper.Wake(ctx, steps)
 }
 
 func (n *Node) clients(config Config) (clients, error) {
@@ -246,6 +277,7 @@ func (n *Node) parts() []process.Part {
 	parts := []process.Part{
 		{Name: "api", Run: n.server.Run},
 		{Name: "engine " + n.engine.Name(), Run: n.engine.Run},
+		{Name: "breakers", Run: func(ctx context.Context) error { n.breakers.Run(ctx); return nil }},
 		{Name: "sweeper", Run: func(ctx context.Context) error { n.sweeper.Run(ctx); return nil }},
 		{Name: "listener for changes", Run: n.listen},
 		{Name: "inbox", Run: n.inbox.Prune},

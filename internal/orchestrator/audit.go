@@ -10,27 +10,18 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"golang.org/x/sync/errgroup"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
-	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
-	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 )
 
 const (
-	// auditPage is how many checkouts are compared by one pair of questions to the participants.
+	// auditPage is how many checkouts are compared by one round of questions to the participants.
 	auditPage = 200
-	// auditAtOnce bounds the questions about single reservations that are out at a time.
-	auditAtOnce = 8
 	// auditTimeout bounds one question to a participant.
 	auditTimeout = 10 * time.Second
-	// hangsAfter is when an open checkout in which nothing is written, and which calls for nobody, counts as lost: far
-	// longer than the sweeper waits, far longer than a run backs off before it calls for a person.
-	hangsAfter = 10 * time.Minute
 	// auditPatience is how long one audit waits, in all, for events that are on their way, looking every eventsAgain. After
 	// stalledLooks that found no fewer of them it goes on.
 	auditPatience, eventsAgain, stalledLooks = 15 * time.Second, 500 * time.Millisecond, 2
@@ -42,16 +33,18 @@ const (
 const (
 	invariantAgrees   = "I1"
 	invariantEndsSeen = "I3"
+	invariantSums     = "I4"
 	invariantTold     = "I5"
 	invariantOrdered  = "I6"
 )
 
-// Audit compares every final checkout with what warehouse and payment recorded of it and with the events that tell of it, looks
-// for operations of orders that nobody accepted, and for open checkouts that hang unseen. What it finds wrong it looks at twice,
-// and for events that are on their way it waits a little.
+// Audit compares every final checkout with what warehouse and payment recorded of it and with the events that tell of it; looks
+// for open checkouts that nobody is at work on, or of which more or other money was taken than they know of; for operations of
+// orders that nobody accepted; and has both participants check their own books. Traffic may run on: what it finds wrong it looks at
+// twice, and for events that are on their way it waits a little. What an operator took as done without proof is told apart.
 func (s *Service) Audit(ctx context.Context, req *connect.Request[checkoutv1.AuditRequest], stream *connect.ServerStream[checkoutv1.AuditResponse]) error {
 	a := &audit{
-		Service: s, send: stream.Send, known: make(map[string]bool), patience: auditPatience,
+		Service: s, send: stream.Send, patience: auditPatience, told: make(map[string]bool), elsewhere: make(map[string]int),
 		notes: make(map[string]string), mentions: make(map[string][]string),
 	}
 	if req.Msg.Since != nil {
@@ -77,8 +70,8 @@ type audit struct {
 	send    func(*checkoutv1.AuditResponse) error
 	since   time.Time
 	checked int64
-	// known holds the orders that were met as final checkouts.
-	known map[string]bool
+	// told are the acts without proof that were listed.
+	told map[string]bool
 	// eventsBegan is since when events are written.
 	eventsBegan time.Time
 	// patience is how long it may still wait for events.
@@ -86,6 +79,9 @@ type audit struct {
 	// notes are what is no violation and worth knowing, each once; mentions are the orders of which there is such a thing.
 	notes    map[string]string
 	mentions map[string][]string
+	// elsewhere are the open checkouts that other engines drive; deaf are the questions that this process's engine did not answer.
+	elsewhere map[string]int
+	deaf      deaf
 }
 
 func (a *audit) report(violations []*checkoutv1.Violation) error {
@@ -137,6 +133,7 @@ func (a *audit) allNotes() []string {
 		}
 		a.note(about, format, len(orders), names)
 	}
+	a.noteEngines()
 	var notes []string
 	for _, about := range slices.Sorted(maps.Keys(a.notes)) {
 		notes = append(notes, a.notes[about])
@@ -145,53 +142,94 @@ func (a *audit) allNotes() []string {
 }
 
 func (a *audit) one(ctx context.Context, orderID string) error {
-	c, err := a.find(ctx, orderID)
+	kept, err := a.store.Kept(ctx, []string{orderID})
 	if err != nil {
 		return err
 	}
-	if !c.Status.IsFinal() {
-		return nil // It promises nothing yet.
+	c, isKept := kept[orderID]
+	if !isKept {
+		return a.noLongerKept(ctx, orderID)
 	}
-	return a.comparePage(ctx, []store.Checkout{c})
-}
-
-func (a *audit) all(ctx context.Context) error {
-	after := "" // Before every order id.
-	for {
-		page, err := a.store.Finals(ctx, a.since, after, auditPage)
+	if !c.Status.IsFinal() {
+		open, err := a.store.OpenOf(ctx, []string{orderID})
 		if err != nil {
 			return err
 		}
-		if len(page) == 0 {
-			break
+		if err := a.compareOpen(ctx, open); err != nil {
+			return err
+		}
+	} else if err := a.comparePage(ctx, []store.Checkout{c}); err != nil {
+		return err
+	}
+	acts, err := a.store.ActsOn(ctx, []string{orderID})
+	if err != nil {
+		return err
+	}
+	if err := a.tellActs(ctx, acts); err != nil {
+		return err
+	}
+	return a.checkBooks(ctx, checkout.Payment, orderID) // The warehouse's are about articles.
+}
+
+func (a *audit) all(ctx context.Context) error {
+	for place := (store.Ended{At: a.since}); ; {
+		page, err := a.store.Finals(ctx, place, auditPage)
+		if err != nil {
+			return err
 		}
 		if err := a.comparePage(ctx, page); err != nil {
 			return err
 		}
-		after = page[len(page)-1].OrderID
+		// What ends from now on is left to the next audit: this one must come to an end while traffic runs on.
+		if len(page) < auditPage {
+			break
+		}
+		last := page[len(page)-1]
+		place = store.Ended{At: *last.EndedAt, OrderID: last.OrderID}
 	}
-	if err := a.lookForHanging(ctx); err != nil {
+	if err := a.lookAtOpen(ctx); err != nil {
 		return err
 	}
 	for _, p := range []string{checkout.Warehouse, checkout.Payment} {
 		if err := a.lookForStrangers(ctx, p); err != nil {
 			return err
 		}
+		if err := a.checkBooks(ctx, p, ""); err != nil {
+			return err
+		}
 	}
-	return nil
+	return a.tellOtherActs(ctx)
 }
 
 // finding is something that is wrong with a checkout, as one look shows it.
 type finding struct {
 	invariant, what string
+	// steps are those that it concerns, if it concerns some more than others.
+	steps []string
 	// settling says that it may be right a moment later; young that it most likely will.
 	settling, young bool
+}
+
+// findings are those of some checkouts, by order id.
+type findings map[string][]finding
+
+func (f findings) add(orderID string, found ...finding) {
+	if len(found) > 0 {
+		f[orderID] = append(f[orderID], found...)
+	}
 }
 
 // comparePage compares final checkouts. What differs is looked at again on fresh rows and fresh records before it is called a
 // violation: the first reading of several databases is no snapshot. While events are on their way it waits for them.
 func (a *audit) comparePage(ctx context.Context, page []store.Checkout) error {
-	found, err := a.look(ctx, page)
+	if len(page) == 0 {
+		return nil
+	}
+	acts, err := a.actsOn(ctx, page)
+	if err != nil {
+		return err
+	}
+	found, accepted, err := a.look(ctx, page, acts)
 	if err != nil {
 		return err
 	}
@@ -205,37 +243,63 @@ func (a *audit) comparePage(ctx context.Context, page []store.Checkout) error {
 			break
 		}
 		if waits {
-			if err := a.wait(ctx); err != nil {
-				return err
-			}
+			a.patience -= eventsAgain
 		}
-		var again []store.Checkout
-		for orderID := range found {
-			c, err := a.find(ctx, orderID)
-			if err != nil {
-				return err
-			}
-			again = append(again, c)
-		}
-		if found, err = a.look(ctx, again); err != nil {
+		if err := rest(ctx, eventsAgain); err != nil {
 			return err
+		}
+		kept, err := a.store.Kept(ctx, slices.Collect(maps.Keys(found)))
+		if err != nil {
+			return err
+		}
+		var acceptedNow findings
+		if found, acceptedNow, err = a.look(ctx, slices.Collect(maps.Values(kept)), acts); err != nil {
+			return err
+		}
+		for orderID := range kept {
+			accepted[orderID] = acceptedNow[orderID]
 		}
 	}
 	var violations []*checkoutv1.Violation
 	for _, c := range page {
-		a.known[c.OrderID] = true
-		for _, f := range found[c.OrderID] {
-			violations = append(violations, &checkoutv1.Violation{OrderId: c.OrderID, Invariant: f.invariant, What: f.what})
-		}
+		violations = append(violations, violationsOf(c.OrderID, string(c.Status), found[c.OrderID])...)
 	}
 	a.checked += int64(len(page))
-	return a.report(violations)
+	if err := a.report(violations); err != nil {
+		return err
+	}
+	for _, c := range page {
+		if err := a.tellAccepted(acts[c.OrderID], accepted[c.OrderID]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// violationsOf makes violations of what was found of a checkout. All in which it differs from the ledgers is one sentence.
+func violationsOf(orderID, stands string, found []finding) []*checkoutv1.Violation {
+	var violations []*checkoutv1.Violation
+	var differs []string
+	for _, f := range found {
+		if f.invariant == invariantAgrees {
+			differs = append(differs, f.what)
+			continue
+		}
+		violations = append(violations, &checkoutv1.Violation{OrderId: orderID, Invariant: f.invariant, What: f.what})
+	}
+	if len(differs) == 0 {
+		return violations
+	}
+	disagrees := &checkoutv1.Violation{
+		OrderId: orderID, Invariant: invariantAgrees, What: stands + ", but " + strings.Join(differs, "; "),
+	}
+	return append([]*checkoutv1.Violation{disagrees}, violations...)
 }
 
 // onTheirWay counts the findings that may settle by themselves.
-func onTheirWay(found map[string][]finding) (settling int, young bool) {
-	for _, findings := range found {
-		for _, f := range findings {
+func onTheirWay(found findings) (settling int, young bool) {
+	for _, of := range found {
+		for _, f := range of {
 			if f.settling {
 				settling++
 				young = young || f.young
@@ -245,10 +309,9 @@ func onTheirWay(found map[string][]finding) (settling int, young bool) {
 	return settling, young
 }
 
-// wait spends some of the audit's patience.
-func (a *audit) wait(ctx context.Context) error {
-	a.patience -= eventsAgain
-	timer := time.NewTimer(eventsAgain)
+// rest waits for a while.
+func rest(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -258,259 +321,32 @@ func (a *audit) wait(ctx context.Context) error {
 	}
 }
 
-// books are what the participants recorded, by order.
-type books struct{ warehouse, payment map[string]record }
-
-// look tells, by order id, what is wrong with checkouts at this moment.
-func (a *audit) look(ctx context.Context, page []store.Checkout) (map[string][]finding, error) {
+// look tells, by order id, what is wrong with checkouts at this moment, and apart from that what is wrong where an operator said
+// that it is right.
+func (a *audit) look(ctx context.Context, page []store.Checkout, acts map[string][]store.Act) (found, accepted findings, err error) {
+	found, accepted = make(findings), make(findings)
+	if len(page) == 0 {
+		return found, accepted, nil
+	}
 	b, err := a.books(ctx, page)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	found := make(map[string][]finding)
-	differ, err := a.differences(ctx, page, b)
-	if err != nil {
-		return nil, err
+	all := make(findings)
+	for _, c := range page {
+		all.add(c.OrderID, disagreements(c, b)...)
 	}
-	for i, c := range page {
-		if len(differ[i]) > 0 {
-			found[c.OrderID] = []finding{{invariant: invariantAgrees, what: string(c.Status) + ", but " + strings.Join(differ[i], "; ")}}
-		}
+	if err := a.compareEvents(ctx, page, b, all); err != nil {
+		return nil, nil, err
 	}
-	return found, a.compareEvents(ctx, page, b, found)
-}
-
-func (a *audit) books(ctx context.Context, page []store.Checkout) (b books, err error) {
-	ids := make([]string, len(page))
-	for i, c := range page {
-		ids[i] = c.OrderID
-	}
-	asking, askCtx := errgroup.WithContext(ctx)
-	asking.Go(func() (err error) {
-		b.warehouse, err = a.records(askCtx, checkout.Warehouse, ids)
-		return err
-	})
-	asking.Go(func() (err error) {
-		b.payment, err = a.records(askCtx, checkout.Payment, ids)
-		return err
-	})
-	return b, asking.Wait()
-}
-
-// differences tells, for each checkout of a page, in what the participants' records differ from what its end promises.
-func (a *audit) differences(ctx context.Context, page []store.Checkout, b books) ([][]string, error) {
-	found := make([][]string, len(page))
-	looking, lookCtx := errgroup.WithContext(ctx)
-	looking.SetLimit(auditAtOnce)
-	for i, c := range page {
-		found[i] = disagreements(c, b.warehouse[c.OrderID], b.payment[c.OrderID])
-		if c.Status != checkout.Confirmed || len(found[i]) > 0 {
-			continue
-		}
-		// The operations say that something was committed; only the reservation says what.
-		looking.Go(func() (err error) {
-			found[i], err = a.linesDiffer(lookCtx, c)
-			return err
-		})
-	}
-	return found, looking.Wait()
-}
-
-// record is what a participant holds on record of one order, by step.
-type record map[string]*operationv1.Operation
-
-func (a *audit) records(ctx context.Context, participant string, ids []string) (map[string]record, error) {
-	byOrder := make(map[string]record)
-	err := a.eachPage(ctx, participant, &operationv1.ListOperationsRequest{OrderIds: ids}, func(ops []*operationv1.Operation) error {
-		for _, op := range ops {
-			if byOrder[op.OrderId] == nil {
-				byOrder[op.OrderId] = make(record)
-			}
-			byOrder[op.OrderId][op.Step] = op
-		}
-		return nil
-	})
-	return byOrder, err
-}
-
-// eachPage hands the operations that a participant lists to use, page by page.
-func (a *audit) eachPage(ctx context.Context, participant string, req *operationv1.ListOperationsRequest, use func([]*operationv1.Operation) error) error {
-	list := a.warehouse.ListOperations
-	if participant == checkout.Payment {
-		list = a.payment.ListOperations
-	}
-	for {
-		answer, err := within(ctx, func(ctx context.Context) (*connect.Response[operationv1.ListOperationsResponse], error) {
-			return list(ctx, connect.NewRequest(req))
-		})
-		if err != nil {
-			return cannotAsk(participant, err)
-		}
-		if err := use(answer.Msg.Operations); err != nil {
-			return err
-		}
-		if req.PageToken = answer.Msg.NextPageToken; req.PageToken == "" {
-			return nil
-		}
-	}
-}
-
-// disagreements compares the end of a checkout with both participants' operations. Rules, not requests: see I1.
-func disagreements(c store.Checkout, warehouse, payment record) []string {
-	var wrong []string
-	differs := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	reserve, commit := warehouse[checkout.ReserveStock], warehouse[checkout.CommitStock]
-	authorize, capture := payment[checkout.AuthorizePayment], payment[checkout.CapturePayment]
-	confirmed := c.Status == checkout.Confirmed
-
-	switch {
-	case confirmed && !stands(commit):
-		differs("the warehouse has not committed its stock (reserve-stock %s, commit-stock %s)", describe(reserve), describe(commit))
-	case !confirmed && stands(commit):
-		differs("the warehouse has committed its stock")
-	case !confirmed && (stands(reserve) || unsettled(reserve)):
-		differs("the warehouse still holds its stock (reserve-stock %s)", describe(reserve))
-	}
-	var captured int64
-	if stands(capture) {
-		captured = capture.GetAmount().GetMinorUnits()
-	}
-	switch {
-	case confirmed && (captured != c.Amount.MinorUnits || capture.GetAmount().GetCurrency() != c.Amount.Currency):
-		differs("payment has captured %d %s of %d %s (capture-payment %s)", captured, capture.GetAmount().GetCurrency(),
-			c.Amount.MinorUnits, c.Amount.Currency, describe(capture))
-	case !confirmed && captured != 0:
-		differs("payment has captured %d %s and not given it back", captured, capture.GetAmount().GetCurrency())
-	case !confirmed && unsettled(capture):
-		differs("payment does not know yet whether it captured")
-	case !confirmed && (stands(authorize) || unsettled(authorize)) && !lapsed(capture):
-		differs("payment still holds its authorization (authorize-payment %s)", describe(authorize))
-	}
-	return wrong
-}
-
-// stands tells whether an operation's effect is in place.
-func stands(op *operationv1.Operation) bool {
-	return op.GetDo() == operationv1.Outcome_OUTCOME_APPLIED && op.GetUndo() != operationv1.Outcome_OUTCOME_APPLIED
-}
-
-// lapsed tells whether a capture was refused because the authorization had run out: that holds nothing, also if nobody gave it up.
-func lapsed(capture *operationv1.Operation) bool {
-	return capture.GetDo() == operationv1.Outcome_OUTCOME_REJECTED && capture.GetReason() == "authorization_expired"
-}
-
-// unsettled tells whether an operation may yet turn out to have an effect.
-func unsettled(op *operationv1.Operation) bool {
-	return op.GetDo() == operationv1.Outcome_OUTCOME_UNKNOWN && op.GetUndo() != operationv1.Outcome_OUTCOME_APPLIED
-}
-
-// describe is an operation in words.
-func describe(op *operationv1.Operation) string {
-	switch {
-	case op == nil:
-		return "not on record"
-	case op.Undo == operationv1.Outcome_OUTCOME_UNSPECIFIED:
-		return outcomeWord(op.Do)
-	}
-	return outcomeWord(op.Do) + ", undo " + outcomeWord(op.Undo)
-}
-
-// linesDiffer compares what the warehouse shipped for a confirmed checkout with what was ordered.
-func (a *audit) linesDiffer(ctx context.Context, c store.Checkout) ([]string, error) {
-	answer, err := within(ctx, func(ctx context.Context) (*connect.Response[warehousev1.GetReservationResponse], error) {
-		return a.warehouse.GetReservation(ctx, connect.NewRequest(&warehousev1.GetReservationRequest{OrderId: c.OrderID}))
-	})
-	if err != nil && connect.CodeOf(err) != connect.CodeNotFound {
-		return nil, cannotAsk(checkout.Warehouse, err)
-	}
-	var reservation warehousev1.GetReservationResponse
-	if err == nil {
-		reservation.State, reservation.Lines = answer.Msg.State, answer.Msg.Lines
-	}
-	if reservation.State != warehousev1.ReservationState_RESERVATION_STATE_COMMITTED {
-		return []string{"its reservation is not committed"}, nil
-	}
-	ordered, shipped := make([]string, 0, len(c.Items)), make([]string, 0, len(reservation.Lines))
-	for _, item := range c.Items {
-		ordered = append(ordered, fmt.Sprintf("%s×%d", item.SKU, item.Quantity))
-	}
-	for _, line := range reservation.Lines {
-		shipped = append(shipped, fmt.Sprintf("%s×%d", line.Sku, line.Quantity))
-	}
-	slices.Sort(ordered)
-	slices.Sort(shipped)
-	if !slices.Equal(ordered, shipped) {
-		return []string{fmt.Sprintf("the warehouse has committed %v and the order is for %v", shipped, ordered)}, nil
-	}
-	return nil, nil
-}
-
-// lookForHanging reports open checkouts in which nothing happens and which call for nobody.
-func (a *audit) lookForHanging(ctx context.Context) error {
-	stale, err := a.store.Stale(ctx, hangsAfter, maxPage)
-	if err != nil {
-		return err
-	}
-	var violations []*checkoutv1.Violation
-	for _, c := range stale {
-		violations = append(violations, hanging(c))
-	}
-	return a.report(violations)
-}
-
-func hanging(c store.Checkout) *checkoutv1.Violation {
-	return &checkoutv1.Violation{
-		OrderId: c.OrderID, Invariant: invariantEndsSeen,
-		What: fmt.Sprintf("%s in phase %s, and nothing has been written since %s", c.Status, c.Phase, c.UpdatedAt.UTC().Format(time.RFC3339)),
-	}
-}
-
-// lookForStrangers reports operations of orders that were never accepted here.
-func (a *audit) lookForStrangers(ctx context.Context, participant string) error {
-	req := &operationv1.ListOperationsRequest{}
-	if !a.since.IsZero() {
-		req.Since = timestamppb.New(a.since)
-	}
-	return a.eachPage(ctx, participant, req, func(ops []*operationv1.Operation) error {
-		var unseen []string
-		for _, op := range ops {
-			if !a.known[op.OrderId] {
-				unseen = append(unseen, op.OrderId)
+	for orderID, of := range all {
+		for _, f := range of {
+			if isAccepted(f, acts[orderID]) {
+				accepted.add(orderID, f)
+			} else {
+				found.add(orderID, f)
 			}
 		}
-		known, err := a.store.Known(ctx, unseen)
-		if err != nil {
-			return err
-		}
-		var violations []*checkoutv1.Violation
-		for _, op := range ops {
-			if a.known[op.OrderId] || known[op.OrderId] {
-				continue
-			}
-			violations = append(violations, &checkoutv1.Violation{
-				OrderId: op.OrderId, Invariant: invariantAgrees,
-				What: fmt.Sprintf("%s has a record of %s for an order that was never accepted here", participant, op.Step),
-			})
-		}
-		if len(violations) == 0 {
-			return nil
-		}
-		return a.report(violations)
-	})
-}
-
-// within bounds one question.
-func within[T any](ctx context.Context, ask func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, auditTimeout)
-	defer cancel()
-	return ask(ctx)
-}
-
-// cannotAsk says which participant failed us; without its answer nothing can be said of any checkout.
-func cannotAsk(participant string, err error) error {
-	code := connect.CodeOf(err)
-	if code != connect.CodeCanceled {
-		code = connect.CodeUnavailable
 	}
-	return connect.NewError(code, fmt.Errorf("ask %s: %w", participant, err))
+	return found, accepted, nil
 }

@@ -47,6 +47,19 @@ var (
 	stockCommitted      = event.Of(&warehousev1.InventoryCommitted{}).Name
 )
 
+// stepsToldBy are the steps whose outcome each topic tells.
+var stepsToldBy = map[string][]string{
+	stockReserved:       {checkout.ReserveStock},
+	reservationRejected: {checkout.ReserveStock},
+	stockReleased:       {checkout.ReserveStock},
+	stockCommitted:      {checkout.CommitStock},
+	paymentAuthorized:   {checkout.AuthorizePayment},
+	paymentVoided:       {checkout.AuthorizePayment},
+	paymentCompleted:    {checkout.CapturePayment},
+	paymentRefunded:     {checkout.CapturePayment},
+	paymentFailed:       {checkout.AuthorizePayment, checkout.CapturePayment},
+}
+
 // told are the events about some orders, by producer and order, and the producers that could not be asked.
 type told struct {
 	events map[string]map[string][]*eventv1.Event
@@ -93,7 +106,7 @@ func aboutOrders() []string {
 }
 
 // compareEvents adds to what was found what is wrong with the events of a page, given what the participants recorded.
-func (a *audit) compareEvents(ctx context.Context, page []store.Checkout, books books, found map[string][]finding) error {
+func (a *audit) compareEvents(ctx context.Context, page []store.Checkout, books books, found findings) error {
 	if len(a.events) == 0 {
 		a.note("events", "events were not looked at: this orchestrator was told of no app that it could ask")
 		return nil
@@ -138,8 +151,9 @@ func (a *audit) compareEvents(ctx context.Context, page []store.Checkout, books 
 // writtenWrong compares what a producer told of a checkout with what is so.
 func (a *audit) writtenWrong(c store.Checkout, producer string, written []*eventv1.Event, b books) []finding {
 	var wrong []finding
-	differs := func(invariant, format string, args ...any) {
-		wrong = append(wrong, finding{invariant: invariant, what: fmt.Sprintf(format, args...)})
+	// A finding about a topic concerns the steps whose outcome the topic tells.
+	differs := func(invariant, topic, format string, args ...any) {
+		wrong = append(wrong, finding{invariant: invariant, steps: stepsToldBy[topic], what: fmt.Sprintf(format, args...)})
 	}
 	count := make(map[string]int)
 	var numbers []string
@@ -153,11 +167,11 @@ func (a *audit) writtenWrong(c store.Checkout, producer string, written []*event
 			gap = e.Header.Seq != 1
 		}
 		if what := contradicts(c, e); what != "" {
-			differs(invariantTold, "%s (%s) %s", e.Header.Topic, e.Header.EventId, what)
+			differs(invariantTold, e.Header.Topic, "%s (%s) %s", e.Header.Topic, e.Header.EventId, what)
 		}
 	}
 	if gap {
-		differs(invariantOrdered, "%s's events of it are numbered %s, not 1 to %d without a gap: some were removed, or the outbox was restored from a backup",
+		differs(invariantOrdered, "", "%s's events of it are numbered %s, not 1 to %d without a gap: some were removed, or the outbox was restored from a backup",
 			producer, strings.Join(numbers, ", "), len(written))
 	}
 	for _, topic := range event.Topics() {
@@ -167,12 +181,12 @@ func (a *audit) writtenWrong(c store.Checkout, producer string, written []*event
 		is, because := demands(topic.Name, c, b)
 		switch n := count[topic.Name]; {
 		case is == mustBe && n == 0 && a.keptFromTheFirst(c):
-			differs(invariantTold, "%s, and %s has written no %s among its %d events of it: nothing can send it again; was its outbox restored from a backup?",
+			differs(invariantTold, topic.Name, "%s, and %s has written no %s among its %d events of it: nothing can send it again; was its outbox restored from a backup?",
 				because, producer, topic.Name, len(written))
 		case is == mustNotBe && n > 0:
-			differs(invariantTold, "%s, and %s has written %s all the same", because, producer, topic.Name)
+			differs(invariantTold, topic.Name, "%s, and %s has written %s all the same", because, producer, topic.Name)
 		case is != unasked && n > 1 && topic.Name != paymentFailed: // Both of payment's steps can be refused.
-			differs(invariantTold, "%s, and %s has written %s %d times", because, producer, topic.Name, n)
+			differs(invariantTold, topic.Name, "%s, and %s has written %s %d times", because, producer, topic.Name, n)
 		}
 	}
 	return wrong
@@ -286,6 +300,8 @@ func contradicts(c store.Checkout, e *eventv1.Event) string {
 		}
 		amount = m.Order.GetAmount()
 	case *paymentv1.PaymentCompleted:
+		amount = m.Amount
+	case *paymentv1.PaymentRefunded:
 		amount = m.Amount
 	default:
 		return ""

@@ -1,16 +1,54 @@
 package orchestrator_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"path"
+	"strings"
+	"sync"
 	"testing"
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
+	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
+	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 )
+
+// heard is all that an audit said.
+type heard struct {
+	checked    int64
+	violations []string
+	notes      []string
+	accepted   []string
+}
+
+// auditAll has the checkouts of a request audited.
+func (f *fixture) auditAll(t *testing.T, req *checkoutv1.AuditRequest) heard {
+	t.Helper()
+	stream, err := f.api.Audit(t.Context(), connect.NewRequest(req))
+	require.NoError(t, err)
+	var h heard
+	for stream.Receive() {
+		h.checked = stream.Msg().Checked
+		h.notes = append(h.notes, stream.Msg().Notes...)
+		for _, v := range stream.Msg().Violations {
+			h.violations = append(h.violations, strings.TrimSpace(v.OrderId+" "+v.Invariant+": "+v.What))
+		}
+		for _, acc := range stream.Msg().Accepted {
+			h.accepted = append(h.accepted, fmt.Sprintf("%s %s by %s (%s): %s", acc.OrderId, acc.Step, acc.Actor, acc.Reason, acc.What))
+		}
+	}
+	require.NoError(t, stream.Err())
+	return h
+}
 
 func (f *fixture) audit(t *testing.T, orderID string) (checked int64, violations []string, err error) {
 	t.Helper()
@@ -44,78 +82,276 @@ func TestI1AuditFindsNothingWhereNothingIsWrong(t *testing.T) {
 	f := ended(t)
 	checked, violations, err := f.audit(t, "")
 	require.NoError(t, err)
-	require.EqualValues(t, 3, checked)
+	require.EqualValues(t, 4, checked)
 	require.Empty(t, violations)
 }
 
+const opApplied = operationv1.Outcome_OUTCOME_APPLIED
+
+func opKey(order, step string) [2]string { return [2]string{order, step} }
+
+// waysToDisagree are ways in which a participant's books can differ from ended(). breakIt is given books of its own to spoil.
+var waysToDisagree = map[string]struct {
+	breakIt func(*fakeWarehouse, *fakePayment)
+	want    string
+}{
+	"a confirmed order whose stock was not shipped": {
+		func(w *fakeWarehouse, p *fakePayment) { delete(w.operations, opKey("confirmed", checkout.CommitStock)) },
+		"confirmed I1: CONFIRMED, but the warehouse has not committed its stock",
+	},
+	"a confirmed order with other goods": {
+		func(w *fakeWarehouse, p *fakePayment) { w.reservations["confirmed"][0].Quantity = 1 },
+		"confirmed I1: CONFIRMED, but the warehouse has committed [CHAIR-OAK×1 LAMP-BRASS×1] and the order is for [CHAIR-OAK×2 LAMP-BRASS×1]",
+	},
+	"a confirmed order with too little money": {
+		func(w *fakeWarehouse, p *fakePayment) {
+			p.operations[opKey("confirmed", checkout.CapturePayment)].Amount.MinorUnits--
+		},
+		"confirmed I1: CONFIRMED, but payment has captured 12996 EUR of 12997 EUR",
+	},
+	"a confirmed order whose money was given back": {
+		func(w *fakeWarehouse, p *fakePayment) {
+			p.operations[opKey("confirmed", checkout.CapturePayment)].Undo = opApplied
+		},
+		"confirmed I1: CONFIRMED, but payment has captured nothing of 12997 EUR (capture-payment applied, undo applied)",
+	},
+	"a declined order that still holds stock": {
+		func(w *fakeWarehouse, p *fakePayment) {
+			w.operations[opKey("declined", checkout.ReserveStock)].Undo = 0
+		},
+		"declined I1: REJECTED, but the warehouse still holds its stock",
+	},
+	"a declined order with a hold on the card": {
+		func(w *fakeWarehouse, p *fakePayment) {
+			p.operations[opKey("declined", checkout.AuthorizePayment)].Do = opApplied
+		},
+		"declined I1: REJECTED, but payment still holds its authorization",
+	},
+	"a declined order that payment is not sure of": {
+		func(w *fakeWarehouse, p *fakePayment) {
+			p.operations[opKey("declined", checkout.AuthorizePayment)].Do = operationv1.Outcome_OUTCOME_UNKNOWN
+		},
+		"declined I1: REJECTED, but payment still holds its authorization (authorize-payment unknown)",
+	},
+	"a cancelled order that was charged": {
+		func(w *fakeWarehouse, p *fakePayment) {
+			p.operations[opKey("cancelled", checkout.CapturePayment)] = &operationv1.Operation{
+				OrderId: "cancelled", Step: checkout.CapturePayment, Do: opApplied, Amount: &operationv1.Money{Currency: "EUR", MinorUnits: 5},
+			}
+		},
+		"cancelled I1: CANCELLED, but payment has captured 5 EUR and not given it back",
+	},
+}
+
 func TestI1AuditFindsEachWayToDisagree(t *testing.T) {
-	const applied = operationv1.Outcome_OUTCOME_APPLIED
-	key := func(order, step string) [2]string { return [2]string{order, step} }
-	for name, c := range map[string]struct {
-		breakIt func(*fixture)
-		want    string
-	}{
-		"a confirmed order whose stock was not shipped": {
-			func(f *fixture) { delete(f.warehouse.operations, key("confirmed", checkout.CommitStock)) },
-			"confirmed I1: CONFIRMED, but the warehouse has not committed its stock",
-		},
-		"a confirmed order with other goods": {
-			func(f *fixture) { f.warehouse.reservations["confirmed"][0].Quantity = 1 },
-			"confirmed I1: CONFIRMED, but the warehouse has committed [CHAIR-OAK×1 LAMP-BRASS×1] and the order is for [CHAIR-OAK×2 LAMP-BRASS×1]",
-		},
-		"a confirmed order with too little money": {
-			func(f *fixture) { f.payment.operations[key("confirmed", checkout.CapturePayment)].Amount.MinorUnits-- },
-			"confirmed I1: CONFIRMED, but payment has captured 12996 EUR of 12997 EUR",
-		},
-		"a confirmed order whose money was given back": {
-			func(f *fixture) { f.payment.operations[key("confirmed", checkout.CapturePayment)].Undo = applied },
-			"confirmed I1: CONFIRMED, but payment has captured 0 EUR of 12997 EUR",
-		},
-		"a declined order that still holds stock": {
-			func(f *fixture) { f.warehouse.operations[key("declined", checkout.ReserveStock)].Undo = 0 },
-			"declined I1: REJECTED, but the warehouse still holds its stock",
-		},
-		"a declined order with a hold on the card": {
-			func(f *fixture) { f.payment.operations[key("declined", checkout.AuthorizePayment)].Do = applied },
-			"declined I1: REJECTED, but payment still holds its authorization",
-		},
-		"a declined order that payment is not sure of": {
-			func(f *fixture) {
-				f.payment.operations[key("declined", checkout.AuthorizePayment)].Do = operationv1.Outcome_OUTCOME_UNKNOWN
-			},
-			"declined I1: REJECTED, but payment still holds its authorization (authorize-payment unknown)",
-		},
-		"a cancelled order that was charged": {
-			func(f *fixture) {
-				f.payment.operations[key("cancelled", checkout.CapturePayment)] = &operationv1.Operation{
-					OrderId: "cancelled", Step: checkout.CapturePayment, Do: applied, Amount: &operationv1.Money{Currency: "EUR", MinorUnits: 5},
-				}
-			},
-			"cancelled I1: CANCELLED, but payment has captured 5 EUR and not given it back",
-		},
-		"an order that only a participant knows": {
-			func(f *fixture) {
-				f.warehouse.operations[key("stranger", checkout.ReserveStock)] = &operationv1.Operation{OrderId: "stranger", Step: checkout.ReserveStock}
-			},
-			"stranger I1: warehouse has a record of reserve-stock for an order that was never accepted here",
-		},
-		"an open order in which nothing happens": {
-			func(f *fixture) {
-				_, err := f.pool.Exec(t.Context(), `UPDATE checkouts SET updated_at = now() - interval '11 minutes' WHERE order_id = 'open'`)
-				require.NoError(t, err)
-			},
-			"open I3: RUNNING in phase forward, and nothing has been written since",
-		},
-	} {
+	t.Parallel()
+	for name, c := range waysToDisagree {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			f := ended(t)
-			c.breakIt(f)
+			c.breakIt(f.warehouse, f.payment)
 			_, violations, err := f.audit(t, "")
 			require.NoError(t, err)
 			require.Len(t, violations, 1)
 			require.Contains(t, violations[0], c.want)
 		})
 	}
+}
+
+// wavering answers its first round of questions about orders from one book, and all later ones from another.
+type wavering struct {
+	*fakeWarehouse // what is asked of all orders
+	first, then    *fakeWarehouse
+	discrepancies  []*operationv1.Discrepancy // of the first answer
+
+	mu    sync.Mutex
+	calls map[string]int
+}
+
+func (w *wavering) at(method string) *fakeWarehouse {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.calls[method]++; w.calls[method] == 1 {
+		return w.first
+	}
+	return w.then
+}
+
+func (w *wavering) ListOperations(ctx context.Context, req *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error) {
+	if len(req.Msg.OrderIds) == 0 {
+		return w.fakeWarehouse.ListOperations(ctx, req)
+	}
+	return w.at("ListOperations").ListOperations(ctx, req)
+}
+
+func (w *wavering) ListReservations(ctx context.Context, req *connect.Request[warehousev1.ListReservationsRequest]) (*connect.Response[warehousev1.ListReservationsResponse], error) {
+	return w.at("ListReservations").ListReservations(ctx, req)
+}
+
+func (w *wavering) CheckBooks(context.Context, *connect.Request[operationv1.CheckBooksRequest]) (*connect.Response[operationv1.CheckBooksResponse], error) {
+	answer := &operationv1.CheckBooksResponse{}
+	if w.at("CheckBooks") == w.first {
+		answer.Discrepancies = w.discrepancies
+	}
+	return connect.NewResponse(answer), nil
+}
+
+// waveringPayment does the same.
+type waveringPayment struct {
+	*fakePayment
+	first, then *fakePayment
+
+	mu    sync.Mutex
+	calls int
+}
+
+func (p *waveringPayment) ListOperations(ctx context.Context, req *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error) {
+	if len(req.Msg.OrderIds) == 0 {
+		return p.fakePayment.ListOperations(ctx, req)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.calls++; p.calls == 1 {
+		return p.first.ListOperations(ctx, req)
+	}
+	return p.then.ListOperations(ctx, req)
+}
+
+func (o operations) clone() operations {
+	c := make(operations)
+	for key, op := range o {
+		c[key] = proto.CloneOf(op)
+	}
+	return c
+}
+
+// books are copies of what the fakes hold.
+func (f *fixture) books() (*fakeWarehouse, *fakePayment) {
+	w := &fakeWarehouse{operations: f.warehouse.clone(), reservations: make(map[string][]*warehousev1.Line)}
+	for orderID, lines := range f.warehouse.reservations {
+		for _, line := range lines {
+			w.reservations[orderID] = append(w.reservations[orderID], proto.CloneOf(line))
+		}
+	}
+	return w, &fakePayment{operations: f.payment.clone()}
+}
+
+func TestI1WhatIsRightAtTheSecondLookIsNoViolation(t *testing.T) {
+	t.Parallel()
+	for name, c := range waysToDisagree {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := ended(t)
+			w, p := f.books()
+			c.breakIt(w, p)
+			goods := &wavering{fakeWarehouse: f.warehouse, first: w, then: f.warehouse, calls: make(map[string]int)}
+			money := &waveringPayment{fakePayment: f.payment, first: p, then: f.payment}
+			f.serve(t, goods, money, nil)
+			h := f.auditAll(t, &checkoutv1.AuditRequest{OrderId: strings.Split(c.want, " ")[0]})
+			require.Empty(t, h.violations)
+			require.Greater(t, goods.calls["ListOperations"], 1, "it looked twice")
+			require.Equal(t, goods.calls["ListOperations"], money.calls)
+		})
+	}
+}
+
+func TestI4WhatTheParticipantsBooksStateOtherwiseTwiceIsAViolation(t *testing.T) {
+	t.Parallel()
+	f := ended(t)
+	off := []*operationv1.Discrepancy{
+		{About: "CHAIR-OAK", Figure: "committed", Stated: 4, Counted: 2}, {About: "confirmed", Figure: "captured", Stated: 3, Counted: 1},
+	}
+	goods := &wavering{fakeWarehouse: f.warehouse, first: f.warehouse, then: f.warehouse, discrepancies: off, calls: make(map[string]int)}
+	f.serve(t, goods, f.payment, nil)
+	h := f.auditAll(t, &checkoutv1.AuditRequest{})
+	require.Equal(t, []string{
+		"I4: warehouse states 4 as committed of CHAIR-OAK, and its own records come to 2",
+		"confirmed I4: warehouse states 3 as captured of confirmed, and its own records come to 1",
+	}, h.violations)
+
+	clear(goods.calls)
+	goods.then, _ = f.books()
+	h = f.auditAll(t, &checkoutv1.AuditRequest{})
+	require.Empty(t, h.violations, "at the second look its books were right")
+	require.Equal(t, 2, goods.calls["CheckBooks"])
+}
+
+// unversed does not check its books, as a participant of an older version.
+type unversed struct{ *fakePayment }
+
+func (unversed) CheckBooks(context.Context, *connect.Request[operationv1.CheckBooksRequest]) (*connect.Response[operationv1.CheckBooksResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("what?"))
+}
+
+func TestAParticipantThatCannotCheckItsBooksIsNoted(t *testing.T) {
+	t.Parallel()
+	f := ended(t)
+	f.serve(t, f.warehouse, unversed{f.payment}, nil)
+	h := f.auditAll(t, &checkoutv1.AuditRequest{})
+	require.Empty(t, h.violations)
+	require.Contains(t, h.notes, "payment is of a version that does not check its own books, so nothing is said of them")
+}
+
+func TestI1AnOperationOfAnOrderThatNobodyAcceptedIsFound(t *testing.T) {
+	t.Parallel()
+	f := ended(t)
+	f.warehouse.operations[opKey("stranger", checkout.ReserveStock)] = &operationv1.Operation{OrderId: "stranger", Step: checkout.ReserveStock, Do: opApplied}
+	h := f.auditAll(t, &checkoutv1.AuditRequest{})
+	require.Equal(t, []string{"stranger I1: warehouse has a record of reserve-stock (applied) for an order that was never accepted here"}, h.violations)
+
+	_, err := f.pool.Exec(t.Context(), `INSERT INTO forgotten_checkouts (order_id, idempotency_key, status, ended_at) VALUES ('stranger', 'stranger', 'CONFIRMED', now())`)
+	require.NoError(t, err)
+	h = f.auditAll(t, &checkoutv1.AuditRequest{})
+	require.Empty(t, h.violations, "its checkout is no longer kept, and this is what is left of it")
+}
+
+func TestI1ACheckoutThatIsBeingForgottenIsNotHeldToWhatIsForgotten(t *testing.T) {
+	t.Parallel()
+	f := ended(t)
+	for _, step := range checkout.Steps() {
+		delete(f.warehouse.operations, opKey("confirmed", step.Name))
+		delete(f.payment.operations, opKey("confirmed", step.Name))
+	}
+	_, err := f.pool.Exec(t.Context(), `INSERT INTO forgotten_checkouts (order_id, idempotency_key, status, ended_at) VALUES ('confirmed', 'confirmed', 'CONFIRMED', '2020-01-02Z')`)
+	require.NoError(t, err)
+	h := f.auditAll(t, &checkoutv1.AuditRequest{})
+	require.Empty(t, h.violations)
+	h = f.auditAll(t, &checkoutv1.AuditRequest{OrderId: "confirmed"})
+	require.Equal(t, []string{"confirmed is no longer kept: it ended CONFIRMED at 2020-01-02T00:00:00Z"}, h.notes[:1])
+	require.Zero(t, h.checked)
+}
+
+// counting counts what the participants are asked.
+type counting struct {
+	mu    sync.Mutex
+	calls map[string]int
+}
+
+func (c *counting) Do(req *http.Request) (*http.Response, error) {
+	c.mu.Lock()
+	c.calls[path.Base(req.URL.Path)]++
+	c.mu.Unlock()
+	return http.DefaultClient.Do(req)
+}
+
+func TestAnAuditAsksAFewQuestionsForEachPage(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	const pages = 3
+	asked := &counting{calls: make(map[string]int)}
+	s.serve(t, warehousev1connect.NewWarehouseServiceClient(asked, s.urls["warehouse"]), paymentv1connect.NewPaymentServiceClient(asked, s.urls["payment"]), nil)
+	_, err := s.pool.Exec(t.Context(), `
+		INSERT INTO checkouts (order_id, idempotency_key, digest, request, customer_id, currency, amount, payment_method, items, engine, phase, status,
+		                       verdict, deadline, ended_at, progress)
+		SELECT 'ord-' || n, 'ord-' || n, 'v1:x', '{}', 'cus-1', 'EUR', 1, 'tok_visa', '[]', 'embedded', 'final', 'CANCELLED', 'CANCELLED', now(), now(), '[]'
+		FROM generate_series(1, $1) AS n`, 200*pages-1)
+	require.NoError(t, err)
+	h := s.auditAll(t, &checkoutv1.AuditRequest{})
+	require.Empty(t, h.violations)
+	require.EqualValues(t, 200*pages-1, h.checked)
+	require.Equal(t, map[string]int{
+		"ListReservations": pages, "ListOperations": 2*pages + 2, "CheckBooks": 2,
+	}, asked.calls, "two more lists look for operations of orders that nobody accepted")
 }
 
 func TestI1AnAuthorizationThatRanOutHoldsNothing(t *testing.T) {
@@ -142,7 +378,7 @@ func TestI1AuditOfOneOrder(t *testing.T) {
 
 	checked, _, err = f.audit(t, "open")
 	require.NoError(t, err)
-	require.Zero(t, checked, "an open checkout promises nothing yet")
+	require.EqualValues(t, 1, checked, "an open checkout promises little, and that is looked at")
 
 	_, _, err = f.audit(t, "nope")
 	require.Equal(t, connect.CodeNotFound, connect.CodeOf(err))
@@ -155,4 +391,32 @@ func TestAuditCannotJudgeWithoutAParticipant(t *testing.T) {
 	require.Equal(t, connect.CodeUnavailable, connect.CodeOf(err))
 	require.ErrorContains(t, err, "ask warehouse")
 	require.Empty(t, violations)
+}
+
+func (w *fakeWarehouse) ListReservations(_ context.Context, req *connect.Request[warehousev1.ListReservationsRequest]) (*connect.Response[warehousev1.ListReservationsResponse], error) {
+	answer := &warehousev1.ListReservationsResponse{}
+	for _, id := range req.Msg.OrderIds {
+		reserve, commit := w.operations[[2]string{id, checkout.ReserveStock}], w.operations[[2]string{id, checkout.CommitStock}]
+		r := &warehousev1.Reservation{OrderId: id, Lines: w.reservations[id]}
+		switch {
+		case commit.GetDo() == opApplied:
+			r.State = warehousev1.ReservationState_RESERVATION_STATE_COMMITTED
+		case reserve.GetUndo() == opApplied:
+			r.State = warehousev1.ReservationState_RESERVATION_STATE_RELEASED
+		case reserve.GetDo() == opApplied:
+			r.State = warehousev1.ReservationState_RESERVATION_STATE_RESERVED
+		default:
+			continue
+		}
+		answer.Reservations = append(answer.Reservations, r)
+	}
+	return connect.NewResponse(answer), nil
+}
+
+func (w *fakeWarehouse) CheckBooks(context.Context, *connect.Request[operationv1.CheckBooksRequest]) (*connect.Response[operationv1.CheckBooksResponse], error) {
+	return connect.NewResponse(&operationv1.CheckBooksResponse{}), nil
+}
+
+func (p *fakePayment) CheckBooks(context.Context, *connect.Request[operationv1.CheckBooksRequest]) (*connect.Response[operationv1.CheckBooksResponse], error) {
+	return connect.NewResponse(&operationv1.CheckBooksResponse{}), nil
 }

@@ -10,9 +10,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/event"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 )
 
@@ -26,7 +24,7 @@ const (
 // Cancel asks that a checkout be undone. The row decides whether that is still possible; a checkout that is being undone,
 // or ended cancelled, is fine.
 func (s *Service) Cancel(ctx context.Context, req *connect.Request[checkoutv1.CancelRequest]) (*connect.Response[checkoutv1.CancelResponse], error) {
-	if bad := validateCancel(req.Msg); len(bad) > 0 {
+	if bad := validateAct(req.Msg); len(bad) > 0 {
 		return nil, badInput(bad)
 	}
 	answer, err := s.cancel(ctx, req.Msg)
@@ -40,7 +38,7 @@ func (s *Service) Cancel(ctx context.Context, req *connect.Request[checkoutv1.Ca
 		return nil, tooLate(answer.Checkout)
 	}
 	if answer.Outcome == store.CancelAccepted && !req.Msg.DryRun && answer.Checkout.Coordination == event.Orchestrated {
-		s.wake(ctx, answer.Checkout, answer.CommandID)
+		s.wake(ctx, store.Steered{Checkout: answer.Checkout, CommandID: answer.CommandID}, checkout.CommandCancel)
 	}
 	return connect.NewResponse(whatBecomes(answer.Checkout)), nil
 }
@@ -49,37 +47,7 @@ func (s *Service) cancel(ctx context.Context, req *checkoutv1.CancelRequest) (st
 	if req.DryRun {
 		return s.store.WouldCancel(ctx, req.OrderId)
 	}
-	actor := req.Actor
-	if actor == "" {
-		actor = "api"
-	}
-	return s.store.Cancel(ctx, req.OrderId, req.Reason, actor)
-}
-
-// wake tells a run that waits for a participant that there is a cancel to be read from the row. A word that is lost costs
-// time only: the run's next attempt reads the row all the same.
-func (s *Service) wake(ctx context.Context, c store.Checkout, commandID string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wakeTimeout)
-	defer cancel()
-	id := runs.ID(c.OrderID, c.Run)
-	err := s.engine.Raise(ctx, id, checkout.CommandEvent, checkout.Command{ID: commandID, Kind: checkout.CommandCancel})
-	if err != nil && !errors.Is(err, engine.ErrGone) {
-		s.log.Warn("the run was not woken; its next attempt sees the cancel", "order_id", c.OrderID, "workflow_id", id, "error", err)
-	}
-}
-
-func validateCancel(req *checkoutv1.CancelRequest) []*checkoutv1.BadField {
-	var bad []*checkoutv1.BadField
-	switch {
-	case req.Reason == "":
-		bad = append(bad, badField("reason", "is missing"))
-	case !printable(req.Reason, maxReason):
-		bad = append(bad, badField("reason", "must be at most %d printable characters", maxReason))
-	}
-	if req.Actor != "" && !printable(req.Actor, maxToken) {
-		bad = append(bad, badField("actor", "must be at most %d printable characters", maxToken))
-	}
-	return bad
+	return s.store.Cancel(ctx, req.OrderId, req.Reason, actorOf(req))
 }
 
 // tooLate says why a checkout cannot be cancelled, and what is so instead.
@@ -92,7 +60,8 @@ func tooLate(c store.Checkout) error {
 	case c.Phase == checkout.Final:
 		why = fmt.Sprintf("it ended %s (%s): nothing is held and nothing is charged", c.Status, c.Reason)
 	case inPlace(c, checkout.CapturePayment):
-		why = money + " was captured, so it goes forward"
+		why = money + " was captured, so it goes forward; while the stock is not shipped, " +
+			"`checkout resolve --step " + c.AtStep() + " --as refund` releases it and gives the money back"
 	default:
 		why = "the capture of " + money + " is under way, so it goes forward unless the payment refuses"
 	}
@@ -103,15 +72,18 @@ func tooLate(c store.Checkout) error {
 func whatBecomes(c store.Checkout) *checkoutv1.CancelResponse {
 	answer := &checkoutv1.CancelResponse{Checkout: toWire(c)}
 	for _, s := range c.Steps {
-		tried := s.State == store.StateDone || s.State == store.StateFailing || s.State == store.StateUnknown ||
-			s.State == store.StateRunning
+		if s.Participant == checkout.Operator {
+			continue // Nobody did anything.
+		}
+		tried := s.InPlace() || s.State == store.StateFailing || s.State == store.StateUnknown || s.State == store.StateRunning
 		switch {
-		case s.CompensationState == store.CompensationDone:
+		case s.CompensationState == store.CompensationDone, s.CompensationState == store.CompensationResolved:
 			answer.Undone = append(answer.Undone, s.Name)
 		case s.CompensationState != store.CompensationNotNeeded,
-			tried && s.Compensation != "" && c.Phase != checkout.Final:
+			// Whoever is still in the phase forward has not tried to capture.
+			tried && s.Compensation != "" && s.Name != checkout.CapturePayment && c.Phase != checkout.Final:
 			answer.ToUndo = append(answer.ToUndo, s.Name)
-		case s.State == store.StateDone && s.Compensation == "":
+		case s.InPlace():
 			answer.CannotUndo = append(answer.CannotUndo, s.Name)
 		}
 	}

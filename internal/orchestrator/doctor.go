@@ -2,14 +2,19 @@ package orchestrator
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/internal/breaker"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
@@ -23,28 +28,61 @@ const (
 	clockTolerance = 2 * time.Second
 )
 
+// DoctorConfig is what only Doctor looks at. What is zero is not looked at.
+type DoctorConfig struct {
+	// Migrations are those of the process's database beside the store's.
+	Migrations []pg.Migrations
+	// Sidecar is this process's own.
+	Sidecar SidecarAPI
+	// ComponentFolders are where the sidecar's component files are.
+	ComponentFolders []string
+	// KeepWorkflows is how long the engine is to know a workflow that has ended; zero is for ever.
+	KeepWorkflows time.Duration
+	// Breakers hold back from participants that answer nobody.
+	Breakers interface{ States() []breaker.State }
+	// SweeperLock is the key of the advisory lock that the leading sweeper of this engine holds.
+	SweeperLock int64
+}
+
+// check looks at one thing, or at several of a kind.
+type check func(context.Context) []*checkoutv1.Finding
+
 // Doctor looks at everything this process needs and says how to mend what is wrong.
 func (s *Service) Doctor(ctx context.Context, _ *connect.Request[checkoutv1.DoctorRequest]) (*connect.Response[checkoutv1.DoctorResponse], error) {
-	checks := []func(context.Context) *checkoutv1.Finding{
-		s.checkDatabase,
-		s.checkMigrations,
-		s.checkClock,
-		s.checkEngine,
-		func(ctx context.Context) *checkoutv1.Finding { return s.checkParticipant(ctx, checkout.Warehouse) },
-		func(ctx context.Context) *checkoutv1.Finding { return s.checkParticipant(ctx, checkout.Payment) },
-		s.checkOtherEngine,
+	checks := []check{
+		one(s.checkDatabase),
+		one(s.checkMigrations),
+		one(s.checkClock),
+		one(s.checkEngine),
+		s.checkSidecar,
+		s.checkComponentFiles,
+		s.checkSweeper,
 	}
-	answer := &checkoutv1.DoctorResponse{Findings: make([]*checkoutv1.Finding, len(checks)), Settings: s.settings}
+	for _, participant := range s.participants() {
+		checks = append(checks, one(func(ctx context.Context) *checkoutv1.Finding { return s.checkParticipant(ctx, participant) }))
+	}
+	checks = append(checks, s.checkHeldBack)
+	for _, app := range producers() {
+		checks = append(checks, one(func(ctx context.Context) *checkoutv1.Finding { return s.checkOutbox(ctx, app) }))
+	}
+	checks = append(checks, s.checkDeadLetters, one(s.checkAttention), one(s.checkOtherEngine))
+
+	found := make([][]*checkoutv1.Finding, len(checks))
 	var checking sync.WaitGroup
 	for i, check := range checks {
 		checking.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
 			defer cancel()
-			answer.Findings[i] = check(ctx)
+			found[i] = check(ctx)
 		})
 	}
 	checking.Wait()
-	return connect.NewResponse(answer), nil
+	return connect.NewResponse(&checkoutv1.DoctorResponse{Findings: slices.Concat(found...), Settings: s.settings}), nil
+}
+
+// one makes a check of what has one finding.
+func one(look func(context.Context) *checkoutv1.Finding) check {
+	return func(ctx context.Context) []*checkoutv1.Finding { return []*checkoutv1.Finding{look(ctx)} }
 }
 
 const mendDatabase = "start PostgreSQL (`make up`), or mend ORCHESTRATOR_DATABASE_URL"
@@ -54,11 +92,11 @@ func (s *Service) checkDatabase(ctx context.Context) *checkoutv1.Finding {
 	if err := s.pool.Ping(ctx); err != nil {
 		return wrong("database", "cannot be reached: "+err.Error(), mendDatabase)
 	}
-	return fine("database", "answers in %s", time.Since(began).Round(time.Microsecond*100))
+	return fine("database", "answers in %s", took(began))
 }
 
 func (s *Service) checkMigrations(ctx context.Context) *checkoutv1.Finding {
-	pending, err := pg.Pending(ctx, s.pool, store.Migrations()...)
+	pending, err := pg.Pending(ctx, s.pool, slices.Concat(store.Migrations(), s.doctor.Migrations)...)
 	if err != nil {
 		return wrong("migrations", "cannot be read: "+err.Error(), mendDatabase)
 	}
@@ -92,17 +130,117 @@ func (s *Service) checkEngine(ctx context.Context) *checkoutv1.Finding {
 	return fine(name, "works")
 }
 
-func (s *Service) checkParticipant(ctx context.Context, participant string) *checkoutv1.Finding {
-	list := s.warehouse.ListOperations
-	if participant == checkout.Payment {
-		list = s.payment.ListOperations
+// checkSweeper looks for a leader among the sweepers of this engine, this process's or another's.
+func (s *Service) checkSweeper(ctx context.Context) []*checkoutv1.Finding {
+	if s.doctor.SweeperLock == 0 {
+		return nil
 	}
+	const name = "sweeper"
+	const leader = `
+		SELECT EXISTS (SELECT FROM pg_locks
+		WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND (classid::bigint << 32) | objid::bigint = $1
+		  AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`
+	for {
+		var led bool
+		err := s.pool.QueryRow(ctx, leader, s.doctor.SweeperLock).Scan(&led)
+		if err == nil && led {
+			return []*checkoutv1.Finding{fine(name, "one leads")}
+		}
+		if ctx.Err() != nil { // A process that has just begun, or the next after a leader's end, has had its time to become it.
+			return []*checkoutv1.Finding{wrong(name, "none leads, so that nobody looks after overdue checkouts",
+				"restart the orchestrator; another takes over 10 s after a leader is gone")}
+		}
+		if err != nil {
+			return []*checkoutv1.Finding{wrong(name, "cannot be looked for: "+err.Error(), mendDatabase)}
+		}
+		select {
+		case <-time.After(lookForLeader):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// lookForLeader is the pause between two looks for a sweeper that leads.
+const lookForLeader = 100 * time.Millisecond
+
+// participants are all that this process was told of, those that do steps first.
+func (s *Service) participants() []string {
+	names := []string{checkout.Warehouse, checkout.Payment}
+	for _, app := range slices.Sorted(maps.Keys(s.events)) {
+		if app != appName && !slices.Contains(names, app) {
+			names = append(names, app)
+		}
+	}
+	return names
+}
+
+// appName is this process's among the apps that write and receive events.
+const appName = "orchestrator"
+
+// probe is an event id that no event has: who can say that it has not received it, has its tables.
+const probe = "doctor"
+
+// checkParticipant asks for what a participant can answer only with its database, migrated.
+func (s *Service) checkParticipant(ctx context.Context, participant string) *checkoutv1.Finding {
 	name := "participant " + participant
 	began := time.Now()
-	if _, err := list(ctx, connect.NewRequest(&operationv1.ListOperationsRequest{PageSize: 1})); err != nil {
-		return wrong(name, "cannot be asked: "+err.Error(), "start it (`make up`), or mend its address; checkouts wait for it meanwhile")
+	var failed []error
+	if list := s.operationsOf(participant); list != nil {
+		_, err := list(ctx, connect.NewRequest(&operationv1.ListOperationsRequest{PageSize: 1}))
+		failed = append(failed, err)
 	}
-	return fine(name, "answers in %s", time.Since(began).Round(time.Microsecond*100))
+	if app := s.events[participant]; app != nil {
+		_, err := app.CheckReceived(ctx, connect.NewRequest(&eventv1.CheckReceivedRequest{EventIds: []string{probe}}))
+		failed = append(failed, err)
+	}
+	if err := errors.Join(failed...); err != nil {
+		return wrong(name, "cannot be asked: "+oneLine(err), "start it (`make up`), or mend its address or its database; checkouts wait for it meanwhile")
+	}
+	return fine(name, "answers from its database in %s", took(began))
+}
+
+// operationsOf is how a participant that does steps lists what it did; nil for one that does none.
+func (s *Service) operationsOf(participant string) func(context.Context, *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error) {
+	switch participant {
+	case checkout.Warehouse:
+		return s.warehouse.ListOperations
+	case checkout.Payment:
+		return s.payment.ListOperations
+	}
+	return nil
+}
+
+// checkHeldBack tells of participants that this process does not call, because they answered nobody.
+func (s *Service) checkHeldBack(context.Context) []*checkoutv1.Finding {
+	if s.doctor.Breakers == nil {
+		return nil
+	}
+	const name = "held back"
+	var found []*checkoutv1.Finding
+	for _, state := range s.doctor.Breakers.States() {
+		if state.HeldBack != "" {
+			found = append(found, wrong(name, fmt.Sprintf("%s is not called, because nobody got an answer since %s: %s", state.Participant, age(state.Since), state.LastError),
+				"mend "+state.Participant+"; the checkouts that wait for it go on by themselves when it answers"))
+		}
+	}
+	if len(found) == 0 {
+		found = append(found, fine(name, "no participant"))
+	}
+	return found
+}
+
+// checkAttention counts the checkouts that wait for a person.
+func (s *Service) checkAttention(ctx context.Context) *checkoutv1.Finding {
+	const name = "attention"
+	count, oldest, err := s.store.NeedAttention(ctx)
+	if err != nil {
+		return wrong(name, "cannot be counted: "+err.Error(), mendDatabase)
+	}
+	if count == 0 {
+		return fine(name, "no checkout needs any")
+	}
+	return wrong(name, fmt.Sprintf("%s it, the longest for %s", number(count, "checkout needs", "checkouts need"), age(oldest)),
+		"`orchestrator checkout list --attention`; `orchestrator checkout status ID` says what to do")
 }
 
 // checkOtherEngine looks for open checkouts that no process with this engine will ever drive.
@@ -115,7 +253,7 @@ func (s *Service) checkOtherEngine(ctx context.Context) *checkoutv1.Finding {
 	for other, count := range open {
 		if other != s.engine.Name() {
 			return wrong(name, fmt.Sprintf("%d of engine %s are open, and engine %s does not drive them", count, other, s.engine.Name()),
-				"run a process with their engine (`orchestrator serve --engine "+other+"`) until they have ended")
+				"run a process with their engine (`orchestrator serve --engine "+other+"`) until they have ended, or move them with `orchestrator checkout redrive`")
 		}
 	}
 	return fine(name, "none is open")
@@ -127,4 +265,18 @@ func fine(check, detail string, args ...any) *checkoutv1.Finding {
 
 func wrong(check, detail, mend string) *checkoutv1.Finding {
 	return &checkoutv1.Finding{Check: check, Detail: detail, Mend: mend}
+}
+
+// took is how long something took that began at a time, short enough to be read.
+func took(began time.Time) time.Duration { return time.Since(began).Round(100 * time.Microsecond) }
+
+// age is how long ago something was.
+func age(of time.Time) time.Duration { return time.Since(of).Round(time.Second) }
+
+// number is a count with its noun.
+func number(count int, one, many string) string {
+	if count == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", count, many)
 }

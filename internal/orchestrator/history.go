@@ -2,7 +2,6 @@ package orchestrator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -25,40 +24,36 @@ const askTimeout = 2 * time.Second
 // History tells all that is known of a checkout. The participants, and whoever writes events, are asked now; one that does not
 // answer costs its own lines only.
 func (s *Service) History(ctx context.Context, req *connect.Request[checkoutv1.HistoryRequest]) (*connect.Response[checkoutv1.HistoryResponse], error) {
-	h, err := s.store.History(ctx, req.Msg.OrderId)
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, noSuchCheckout(req.Msg.OrderId)
+	c, err := s.find(ctx, req.Msg.OrderId)
+	if err != nil {
+		return nil, err
 	}
+	h, err := s.store.History(ctx, req.Msg.OrderId)
 	if err != nil {
 		return nil, failure(err)
 	}
-	answer := &checkoutv1.HistoryResponse{OrderId: req.Msg.OrderId, Request: &checkoutv1.StartRequest{}}
+	answer := &checkoutv1.HistoryResponse{OrderId: req.Msg.OrderId, Request: &checkoutv1.StartRequest{}, Checkout: toWire(c)}
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(h.Request, answer.Request); err != nil {
 		return nil, failure(fmt.Errorf("decode stored request of %s: %w", req.Msg.OrderId, err))
 	}
 	for _, p := range h.Prices {
 		answer.Prices = append(answer.Prices, &checkoutv1.Price{Sku: p.SKU, UnitPrice: toWireMoney(p.Unit)})
 	}
+	var asking sync.WaitGroup
+	asking.Go(func() { answer.Operations = s.operations(ctx, req.Msg.OrderId) })
+	asking.Go(func() { answer.Entries, answer.Unreachable = s.entries(ctx, req.Msg.OrderId, h) })
+	asking.Wait()
+	return connect.NewResponse(answer), nil
+}
+
+// entries are what happened to a checkout, oldest first, with the events of it that can be had now.
+func (s *Service) entries(ctx context.Context, orderID string, h store.History) (entries []*checkoutv1.Entry, unreachable []string) {
 	for _, e := range h.Entries {
-		answer.Entries = append(answer.Entries, &checkoutv1.Entry{
+		entries = append(entries, &checkoutv1.Entry{
 			At: timestamppb.New(e.At), Kind: e.Kind, Step: e.Step, Attempt: int32(e.Attempt), Actor: e.Actor, Reason: e.Reason,
 			DurationMs: e.Duration.Milliseconds(), Outcome: e.Outcome, Error: e.Error,
 		})
 	}
-	var asking sync.WaitGroup
-	asking.Go(func() { answer.Operations = s.operations(ctx, req.Msg.OrderId) })
-	asking.Go(func() {
-		events, away := s.eventEntries(ctx, req.Msg.OrderId)
-		answer.Unreachable = sentences(away)
-		answer.Entries = append(answer.Entries, events...)
-	})
-	asking.Wait()
-	slices.SortStableFunc(answer.Entries, func(a, b *checkoutv1.Entry) int { return a.At.AsTime().Compare(b.At.AsTime()) })
-	return connect.NewResponse(answer), nil
-}
-
-// eventEntries are the events that anybody wrote about an order.
-func (s *Service) eventEntries(ctx context.Context, orderID string) (entries []*checkoutv1.Entry, away map[string]string) {
 	events, _, away := s.newestEvents(ctx, &eventv1.Selection{OrderIds: []string{orderID}}, maxPage)
 	for _, e := range events {
 		outcome := "published"
@@ -66,17 +61,81 @@ func (s *Service) eventEntries(ctx context.Context, orderID string) (entries []*
 			outcome = "not published yet"
 		}
 		entries = append(entries, &checkoutv1.Entry{
-			At: e.Header.OccurredAt, Kind: "event", Actor: e.Header.Producer, Topic: e.Header.Topic, EventId: e.Header.EventId, Outcome: outcome,
+			At: e.Header.OccurredAt, Kind: "event", Actor: e.Header.Producer, Topic: e.Header.Topic, EventId: e.Header.EventId,
+			Outcome: outcome, Data: e.Data,
 		})
 	}
-	return entries, away
+	slices.SortStableFunc(entries, func(a, b *checkoutv1.Entry) int { return a.At.AsTime().Compare(b.At.AsTime()) })
+	return entries, sentences(away)
+}
+
+const (
+	// followAgain is how often a history that is followed is looked at although nothing is known to have changed: other
+	// processes' events come without a word.
+	followAgain = time.Second
+	// followQuiet is how many looks at an ended checkout bring nothing new before its history counts as complete.
+	followQuiet = 2
+)
+
+// FollowHistory sends what happens to a checkout as it becomes known, until it is final and its events have come.
+func (s *Service) FollowHistory(ctx context.Context, req *connect.Request[checkoutv1.FollowHistoryRequest], stream *connect.ServerStream[checkoutv1.FollowHistoryResponse]) error {
+	// Subscribed before the first read: what happens between the two is seen by the next look.
+	changed, unsubscribe := s.store.Subscribe(req.Msg.OrderId, store.AnyChange)
+	defer unsubscribe()
+	again := time.NewTicker(followAgain)
+	defer again.Stop()
+
+	told := make(map[string]bool)
+	for quiet := 0; ; {
+		c, err := s.find(ctx, req.Msg.OrderId)
+		if err != nil {
+			return err
+		}
+		h, err := s.store.History(ctx, req.Msg.OrderId)
+		if err != nil {
+			return failure(err)
+		}
+		entries, unreachable := s.entries(ctx, req.Msg.OrderId, h)
+		entries = slices.DeleteFunc(entries, func(e *checkoutv1.Entry) bool { return told[identity(e)] })
+		unreachable = slices.DeleteFunc(unreachable, func(sentence string) bool { return told[sentence] })
+		for _, e := range entries {
+			told[identity(e)] = true
+		}
+		for _, sentence := range unreachable {
+			told[sentence] = true
+		}
+		quiet++
+		if len(entries)+len(unreachable) > 0 {
+			quiet = 0
+			if err := stream.Send(&checkoutv1.FollowHistoryResponse{Entries: entries, Unreachable: unreachable}); err != nil {
+				return err
+			}
+		}
+		if c.Status.IsFinal() && quiet >= followQuiet {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-again.C:
+		case <-ctx.Done():
+			return failure(ctx.Err())
+		}
+	}
+}
+
+// identity tells entries apart.
+func identity(e *checkoutv1.Entry) string {
+	if e.EventId != "" {
+		return e.EventId // Whether it is published may change meanwhile.
+	}
+	return fmt.Sprint(e.At.AsTime().UnixNano(), e.Kind, e.Step, e.Attempt, e.Outcome)
 }
 
 // operations asks each participant what it recorded of each step, all at once.
 func (s *Service) operations(ctx context.Context, orderID string) []*checkoutv1.ParticipantOperation {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	steps := checkout.Steps()
+	steps := slices.DeleteFunc(checkout.Steps(), func(s checkout.Step) bool { return s.Participant == checkout.Operator })
 	found := make([]*checkoutv1.ParticipantOperation, len(steps))
 	var asking sync.WaitGroup
 	for i, step := range steps {
@@ -112,6 +171,7 @@ func (s *Service) operation(ctx context.Context, orderID string, step checkout.S
 	}
 	op := answer.Msg.Operation
 	out.Do, out.Undo, out.Reference = outcomeWord(op.Do), outcomeWord(op.Undo), op.Reference
+	out.Reason, out.Amount, out.CreatedAt, out.UpdatedAt = op.Reason, op.Amount, op.CreatedAt, op.UpdatedAt
 	return out
 }
 

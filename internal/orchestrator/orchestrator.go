@@ -25,7 +25,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 )
 
-// Config is what the API works with. Every field is required but Settings.
+// Config is what the API works with. Every field is required but Settings and what Doctor alone looks at.
 type Config struct {
 	Store *store.Store
 	// Pool is the store's database; Doctor looks at it.
@@ -36,18 +36,25 @@ type Config struct {
 	// Events are asked about events, by app, this one included. One that is missing is told as one that cannot be asked.
 	Events map[string]eventv1connect.EventServiceClient
 	// DeadLetters tells of events that a consumer could not take. Nil where none are kept.
-	DeadLetters DeadLetters
+	DeadLetters LetterBox
 	// HasBus says that participants hear of this process's events; without it no choreographed checkout can begin.
 	HasBus bool
-	Log    *slog.Logger
+	// ApprovalAbove is the amount, in minor units by currency, above which somebody has to approve a checkout. None needs it in a
+	// currency that is not there.
+	ApprovalAbove map[string]int64
+	Log           *slog.Logger
 	// Metrics is where the counters are registered.
 	Metrics prometheus.Registerer
 	// Settings is what the process was configured with, passwords left out, for Doctor to show.
 	Settings []*checkoutv1.Setting
+	// Doctor is what only Doctor looks at.
+	Doctor DoctorConfig
 }
 
 // Service answers checkout.v1.CheckoutService. Its methods may be called from many goroutines.
 type Service struct {
+	checkoutv1connect.UnimplementedCheckoutServiceHandler // until all methods are there
+
 	store     *store.Store
 	pool      *pgxpool.Pool
 	engine    engine.Engine
@@ -55,10 +62,12 @@ type Service struct {
 	payment   paymentv1connect.PaymentServiceClient
 	events    map[string]eventv1connect.EventServiceClient
 	// deadLetters may be nil.
-	deadLetters DeadLetters
+	deadLetters LetterBox
 	hasBus      bool
+	approval    map[string]int64
 	log         *slog.Logger
 	settings    []*checkoutv1.Setting
+	doctor      DoctorConfig
 	accepted    prometheus.Counter
 }
 
@@ -68,7 +77,7 @@ var _ checkoutv1connect.CheckoutServiceHandler = (*Service)(nil)
 func New(c Config) *Service {
 	s := &Service{
 		store: c.Store, pool: c.Pool, engine: c.Engine, warehouse: c.Warehouse, payment: c.Payment,
-		events: c.Events, deadLetters: c.DeadLetters, hasBus: c.HasBus, log: c.Log, settings: c.Settings,
+		events: c.Events, deadLetters: c.DeadLetters, hasBus: c.HasBus, approval: c.ApprovalAbove, log: c.Log, settings: c.Settings, doctor: c.Doctor,
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "checkouts_started_total", Help: "Checkouts that this process accepted.",
 		}),
@@ -116,7 +125,7 @@ func toFilter(req *checkoutv1.ListRequest) (store.Filter, []*checkoutv1.BadField
 	var bad []*checkoutv1.BadField
 	f := store.Filter{
 		CustomerID: req.CustomerId, Step: req.Step, AmountOver: req.AmountOver, OlderThan: req.OlderThan.AsDuration(),
-		Attention: req.Attention, Limit: int(req.Limit), PageToken: req.PageToken,
+		Attention: req.Attention, ReasonCode: req.ReasonCode, Limit: int(req.Limit), PageToken: req.PageToken,
 	}
 	if req.Since != nil {
 		f.Since = req.Since.AsTime()

@@ -28,6 +28,10 @@ func (s *Service) Start(ctx context.Context, req *connect.Request[checkoutv1.Sta
 	if err != nil {
 		return nil, err
 	}
+	if order.Approval > 0 && order.Coordination == event.Choreographed {
+		return nil, badInput([]*checkoutv1.BadField{badField("coordination", "an order of %d %s needs approval, so it can only be %s",
+			order.Amount.MinorUnits, order.Amount.Currency, event.Orchestrated)})
+	}
 	if order.Coordination == event.Choreographed && !s.hasBus {
 		return nil, connect.NewError(connect.CodeFailedPrecondition,
 			errors.New("this process has no bus, so participants would not hear of the order: only orchestrated checkouts can be started"))
@@ -86,6 +90,12 @@ func (s *Service) price(ctx context.Context, req *checkoutv1.StartRequest, key s
 		order.Prices = append(order.Prices, store.Price{SKU: item.Sku, Unit: checkout.Money{Currency: named.Currency, MinorUnits: unit}})
 		order.Amount.MinorUnits += unit * int64(item.Quantity)
 	}
+	if above, set := s.approval[order.Amount.Currency]; set && order.Amount.MinorUnits > above {
+		order.Approval = defaultApproval
+		if named.ApprovalDeadline != nil {
+			order.Approval = named.ApprovalDeadline.AsDuration()
+		}
+	}
 	return order, nil
 }
 
@@ -108,13 +118,16 @@ func (s *Service) priceListFor(ctx context.Context, req *checkoutv1.StartRequest
 	return list, err
 }
 
-// begin asks the engine for the first run. The caller has his answer whatever comes of it: what was accepted and not
+// begin asks the engine for the checkout's run. The caller has his answer whatever comes of it: what was accepted and not
 // started is started by the sweeper.
 func (s *Service) begin(ctx context.Context, c store.Checkout) {
 	// Not the caller's context: that he hangs up is no reason not to start what was accepted.
-	err := runs.Start(context.WithoutCancel(ctx), s.engine, c.OrderID, c.Run, c.Phase)
+	if c.Engine != s.engine.Name() {
+		return // It was moved to another; that one's sweeper starts it.
+	}
+	err := runs.Start(context.WithoutCancel(ctx), s.engine, c.OrderID, c.Run, c.RunPhase())
 	if err != nil {
-		s.log.Warn("the checkout was accepted and not started; the sweeper starts it",
+		s.log.Warn("the run was not started; the sweeper starts it",
 			"order_id", c.OrderID, "workflow_id", runs.ID(c.OrderID, c.Run), "error", err)
 	}
 }

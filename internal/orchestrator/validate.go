@@ -7,6 +7,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/event"
@@ -21,6 +23,7 @@ const (
 	maxKey          = 255
 	maxSKU          = 64
 	defaultDeadline = 15 * time.Minute
+	defaultApproval = 24 * time.Hour
 	minDeadline     = time.Second
 	maxDeadline     = 30 * 24 * time.Hour
 )
@@ -79,15 +82,20 @@ func validate(req *checkoutv1.StartRequest, key string, list priceList) []*check
 	case wrongName(req.PaymentMethod) != "":
 		refuse("payment_method", "%s", wrongName(req.PaymentMethod))
 	}
-	if req.Deadline != nil {
-		if d := req.Deadline.AsDuration(); req.Deadline.CheckValid() != nil || d < minDeadline || d > maxDeadline {
-			refuse("deadline", "must be 1 second to 30 days")
-		}
+	if wrongDeadline(req.Deadline) {
+		refuse("deadline", "must be 1 second to 30 days")
 	}
 	if c := req.Coordination; c != "" && c != event.Orchestrated && c != event.Choreographed {
 		refuse("coordination", "must be %s or %s, not %q", event.Orchestrated, event.Choreographed, clip(c))
 	}
+	if wrongDeadline(req.ApprovalDeadline) {
+		refuse("approval_deadline", "must be 1 second to 30 days")
+	}
 	return bad
+}
+
+func wrongDeadline(d *durationpb.Duration) bool {
+	return d != nil && (d.CheckValid() != nil || d.AsDuration() < minDeadline || d.AsDuration() > maxDeadline)
 }
 
 func validateItems(req *checkoutv1.StartRequest, list priceList, currencyKnown bool) []*checkoutv1.BadField {

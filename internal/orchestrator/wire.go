@@ -38,10 +38,12 @@ func toWire(c store.Checkout) *checkoutv1.Checkout {
 		Engine: c.Engine, Run: int32(c.Run), CustomerId: c.CustomerID, Amount: toWireMoney(c.Amount),
 		StartedAt: timestamppb.New(c.StartedAt), UpdatedAt: timestamppb.New(c.UpdatedAt), EndedAt: toWireTime(c.EndedAt),
 		Deadline: timestamppb.New(c.Deadline), Reason: c.Reason, Held: held(c),
+		ReasonCode: c.ReasonCode, ApprovalDeadline: toWireTime(c.ApprovalDeadline),
 	}
 	if a := c.Attention; a != nil {
 		out.Attention = &checkoutv1.Attention{
 			Step: a.Step, Cause: a.Cause, Since: timestamppb.New(a.Since), Attempts: int32(a.Attempts), LastError: a.LastError,
+			Code: string(a.Code), Advice: advice(c),
 		}
 		if !a.Next.IsZero() {
 			out.Attention.Next = timestamppb.New(a.Next)
@@ -68,19 +70,32 @@ func held(c store.Checkout) *checkoutv1.Held {
 	switch {
 	case inPlace(c, checkout.CapturePayment):
 		out.Captured = toWireMoney(c.Amount) // Capturing ends the authorization.
-	case inPlace(c, checkout.AuthorizePayment):
+	case inPlace(c, checkout.AuthorizePayment) && !captured(c):
 		out.Authorized = toWireMoney(c.Amount)
+		out.AuthorizedUntil = toWireTime(step(c, checkout.AuthorizePayment).ValidUntil)
 	}
 	return out
 }
 
-func inPlace(c store.Checkout, step string) bool {
+func inPlace(c store.Checkout, name string) bool {
+	s := step(c, name)
+	return s.InPlace()
+}
+
+// captured tells whether the authorization was used up, whatever became of the money since.
+func captured(c store.Checkout) bool {
+	s := step(c, checkout.CapturePayment)
+	return s.State == store.StateDone || s.State == store.StateResolved
+}
+
+// step is the checkout's step of a name; the zero step where it has none.
+func step(c store.Checkout, name string) store.Step {
 	for _, s := range c.Steps {
-		if s.Name == step {
-			return s.State == store.StateDone && s.CompensationState != store.CompensationDone
+		if s.Name == name {
+			return s
 		}
 	}
-	return false
+	return store.Step{}
 }
 
 func toWireMoney(m checkout.Money) *operationv1.Money {
@@ -94,11 +109,14 @@ func toWireTime(t *time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(*t)
 }
 
-func isStepOrCompensation(name string) bool {
+func isStepOrCompensation(name string) bool { return stepNamed(name).Name != "" }
+
+// stepNamed finds a step by its name or its compensation's; the zero step where there is none.
+func stepNamed(name string) checkout.Step {
 	for _, s := range checkout.Steps() {
-		if name == s.Name || name == s.Compensation {
-			return true
+		if name != "" && (name == s.Name || name == s.Compensation) {
+			return s
 		}
 	}
-	return false
+	return checkout.Step{}
 }

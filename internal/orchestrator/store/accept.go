@@ -33,13 +33,15 @@ type NewCheckout struct {
 	PaymentMethod string
 	// Deadline is how long it may take until it is undone.
 	Deadline time.Duration
+	// Approval is how long it may await approval; zero where it needs none.
+	Approval time.Duration
 }
 
 const insertCheckout = `
 	WITH accepted AS (
 	    INSERT INTO checkouts (order_id, idempotency_key, digest, request, engine, customer_id, currency, amount,
-	                           payment_method, items, progress, coordination, traceparent, deadline, check_at, touched_at)
-	    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now() + $14::interval,
+	                           payment_method, items, progress, coordination, traceparent, deadline, approval_wait, at_step, check_at, touched_at)
+	    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now() + $14::interval, nullif($16::interval, '0'), $17,
 	            -- Nobody starts a choreographed one, so it is looked at when its deadline has passed; and as soon as its event is
 	            -- out participants may act.
 	            now() + CASE $12 WHEN 'choreographed' THEN $14::interval ELSE $15::interval END,
@@ -58,7 +60,8 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 	if err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}
-	progress, err := storedSteps(firstSteps())
+	steps := firstSteps(n.Approval > 0)
+	progress, err := storedSteps(steps)
 	if err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}
@@ -66,7 +69,7 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 		var deadline time.Time
 		err := tx.QueryRow(ctx, insertCheckout, n.OrderID, n.IdempotencyKey, n.Digest, n.Request, n.Engine, n.CustomerID,
 			n.Amount.Currency, n.Amount.MinorUnits, n.PaymentMethod, items, progress, n.Coordination, event.TraceOf(ctx),
-			n.Deadline, startPatience).Scan(&deadline)
+			n.Deadline, startPatience, n.Approval, steps[0].Name).Scan(&deadline)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
@@ -93,9 +96,12 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 }
 
 // firstSteps are the steps of a checkout that was just accepted: the first is the next to be tried.
-func firstSteps() []Step {
+func firstSteps(approval bool) []Step {
 	var steps []Step
 	for _, declared := range checkout.Steps() {
+		if declared.Name == checkout.Approval && !approval {
+			continue
+		}
 		steps = append(steps, Step{Name: declared.Name, State: StatePending, CompensationState: CompensationNotNeeded})
 	}
 	steps[0].State = StateRunning

@@ -69,7 +69,7 @@ func (s *Store) TakeOver(ctx context.Context, o Overdue) (next Overdue, takenOve
 			return false
 		}
 		takenOver = r.takeOver()
-		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.Phase, Coordination: r.Coordination}
+		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.RunPhase(), Coordination: r.Coordination}
 		return true
 	}); err != nil {
 		return Overdue{}, false, fmt.Errorf("take over %s: %w", o.OrderID, err)
@@ -89,7 +89,7 @@ func (r *row) learn(fact Fact, reason string) (news bool) {
 	case ReservationRefused:
 		r.refused(checkout.ReserveStock, reason)
 		if r.Phase == checkout.Forward {
-			r.finish(checkout.Rejected, checkout.ReserveStock+": "+reason)
+			r.finish(checkout.Rejected, word(reason, "rejected"), checkout.ReserveStock+": "+reason)
 		}
 	case PaymentAuthorized:
 		r.done(checkout.ReserveStock, checkout.AuthorizePayment)
@@ -100,9 +100,13 @@ func (r *row) learn(fact Fact, reason string) (news bool) {
 	case StockReleased:
 		r.released(reason)
 	case StockCommitted:
+		if r.refunding() {
+			r.shippedAfterAll()
+			break
+		}
 		r.captured()
 		r.done(checkout.CommitStock)
-		r.finish(checkout.Confirmed, "")
+		r.finish(checkout.Confirmed, "", "")
 	}
 	return r.Phase == checkout.Final || r.standingOfSteps() != before
 }
@@ -120,7 +124,7 @@ func (r *row) standingOfSteps() string {
 func (r *row) done(steps ...string) {
 	for _, name := range steps {
 		s := &r.Steps[r.index(name)]
-		if s.State == StateDone || s.State == StateRejected {
+		if s.done() || s.State == StateRejected {
 			continue
 		}
 		s.State, s.Error, s.Attempts = StateDone, "", max(s.Attempts, 1)
@@ -136,7 +140,7 @@ func (r *row) done(steps ...string) {
 
 func (r *row) refused(step, reason string) {
 	s := &r.Steps[r.index(step)]
-	if s.State != StateDone {
+	if !s.done() {
 		s.State, s.Error, s.EndedAt, s.Attempts = StateRejected, reason, &r.now, max(s.Attempts, 1)
 	}
 }
@@ -144,8 +148,11 @@ func (r *row) refused(step, reason string) {
 // captured notes that the money was taken: from here on the checkout goes forward, also if it was being undone, because the
 // money was taken before anybody could say no.
 func (r *row) captured() {
+	if r.refunding() {
+		return // That is known, and an operator has decided to give it back.
+	}
 	if r.Phase != checkout.Pivoted {
-		r.verdict, r.Reason, r.Attention = "", "", nil
+		r.verdict, r.Reason, r.ReasonCode, r.Attention = "", "", "", nil
 		for i := range r.Steps {
 			r.Steps[i].CompensationState = CompensationNotNeeded
 			if r.Steps[i].State == StateSkipped {
@@ -165,7 +172,7 @@ func (r *row) paymentFailed(reason string) {
 	if r.Phase != checkout.Forward {
 		return // It is being undone already.
 	}
-	r.turnBack(checkout.Rejected, checkout.AuthorizePayment+": "+reason)
+	r.turnBack(bar{checkout.Rejected, word(reason, "rejected"), checkout.AuthorizePayment + ": " + reason})
 	r.checkAt = r.now.Add(eventPatience)
 }
 
@@ -177,12 +184,13 @@ func (r *row) released(reason string) {
 	if r.Phase == checkout.Forward {
 		r.paymentFailed(reason)
 	}
+	refunding := r.refunding()
 	for i := range r.Steps {
-		if s := &r.Steps[i]; s.CompensationState != CompensationNotNeeded {
+		if s := &r.Steps[i]; s.CompensationState != CompensationNotNeeded && !(s.pivot() && refunding) {
 			s.CompensationState = CompensationDone
 		}
 	}
-	r.finish(r.verdict, r.Reason)
+	r.nextCompensation() // What an operator has refunded is not told by the warehouse.
 }
 
 // takeOver tells whether the orchestrator must drive a choreographed checkout from now on, and turns it back if something
@@ -192,18 +200,18 @@ func (r *row) takeOver() bool {
 		r.lookAgain()
 		return true
 	}
-	verdict, reason, barred := r.wayBarred()
-	if !barred {
+	because := r.wayBarred()
+	if because == nil {
 		r.checkAt = r.Deadline
 		return false
 	}
 	// Whatever the events have told so far, more may have been done.
 	for _, step := range []string{checkout.ReserveStock, checkout.AuthorizePayment} {
-		if s := &r.Steps[r.index(step)]; s.State != StateDone && s.State != StateRejected {
+		if s := &r.Steps[r.index(step)]; !s.done() && s.State != StateRejected {
 			s.State = StateUnknown
 		}
 	}
-	r.turnBack(verdict, reason)
+	r.turnBack(*because)
 	r.lookAgain()
 	return true
 }

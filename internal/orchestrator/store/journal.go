@@ -15,7 +15,7 @@ import (
 // Fence is activities.Journal's: may this attempt call its participant?
 func (s *Store) Fence(ctx context.Context, a checkout.Attempt) (checkout.Pass, error) {
 	var pass checkout.Pass
-	if !claims(a) {
+	if !claims(a) && a.HeldBack == "" {
 		// Most attempts claim nothing, so a look without a lock answers them; what changes right after it is caught by
 		// Record and by the next fence.
 		r, err := s.read(ctx, a.OrderID)
@@ -38,7 +38,7 @@ func (s *Store) Fence(ctx context.Context, a checkout.Attempt) (checkout.Pass, e
 
 // claims tells whether an attempt is likely to claim something, so that a look without the lock would be for nothing.
 func claims(a checkout.Attempt) bool {
-	return !a.Undo && a.Round == 1 && (a.Step == checkout.Steps()[0].Name || a.Step == checkout.Steps()[pivot()].Name)
+	return !a.Undo && a.Round == 1 && (a.Step == checkout.Steps()[0].Name || a.Step == checkout.CapturePayment)
 }
 
 // Record is activities.Journal's: writes what an attempt taught.
@@ -82,6 +82,7 @@ func (s *Store) change(ctx context.Context, orderID string, decide func(*row) (c
 	}
 
 	end := &pgx.Batch{}
+	was := pastOf(r)
 	changed := decide(r)
 	if changed {
 		if err := s.queueSave(ctx, end, r); err != nil {
@@ -89,13 +90,14 @@ func (s *Store) change(ctx context.Context, orderID string, decide func(*row) (c
 		}
 	}
 	for _, c := range r.commands {
-		end.Queue(insertCommand, c.id, orderID, c.kind, c.actor, c.reason, c.outcome)
+		end.Queue(insertCommand, c.id, orderID, c.kind, c.step, c.actor, c.reason, c.outcome, c.withoutProof)
 	}
 	end.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, end).Close(); err != nil {
 		return Checkout{}, fmt.Errorf("write checkout %s: %w", orderID, err)
 	}
 	if changed {
+		s.meter.committed(was, r)
 		s.watchers.changed(orderID, kindOf(r.Status))
 	}
 	if r.ended {
@@ -129,10 +131,11 @@ func notFound(err error, orderID string) error {
 }
 
 const selectCheckouts = `
-	SELECT order_id, coordination, engine, run, started_run, phase, status, coalesce(verdict, ''), reason,
+	SELECT order_id, coordination, engine, run, started_run, phase, status, coalesce(verdict, ''), reason, reason_code,
 	       customer_id, currency, amount, payment_method, items,
 	       touched_at IS NOT NULL, cancelled_at IS NOT NULL, cancel_reason,
 	       deadline, deadline <= clock_timestamp(), clock_timestamp(),
+	       coalesce(approval_wait, '0'), approval_deadline, coalesce(approval_deadline <= clock_timestamp(), false),
 	       coalesce(check_at, 'epoch'), pokes, fruitless_runs, attention, progress, started_at, updated_at, ended_at,
 	       traceparent
 	FROM checkouts`
@@ -143,9 +146,10 @@ func scanCheckout(from pgx.Row) (*row, error) {
 	r := &row{}
 	var items []pricedItem
 	var steps []storedStep
-	if err := from.Scan(&r.OrderID, &r.Coordination, &r.Engine, &r.Run, &r.startedRun, &r.Phase, &r.Status, &r.verdict, &r.Reason,
+	if err := from.Scan(&r.OrderID, &r.Coordination, &r.Engine, &r.Run, &r.startedRun, &r.Phase, &r.Status, &r.verdict, &r.Reason, &r.ReasonCode,
 		&r.CustomerID, &r.Amount.Currency, &r.Amount.MinorUnits, &r.PaymentMethod, &items,
 		&r.touched, &r.cancelled, &r.cancelReason, &r.Deadline, &r.pastDeadline, &r.now,
+		&r.approvalWait, &r.ApprovalDeadline, &r.pastApproval,
 		&r.checkAt, &r.pokes, &r.fruitlessRuns, &r.Attention, &steps, &r.StartedAt, &r.UpdatedAt, &r.EndedAt, &r.trace); err != nil {
 		return nil, err
 	}
@@ -167,6 +171,7 @@ type storedStep struct {
 	EndedAt      *time.Time `json:"ended_at,omitempty"`
 	Error        string     `json:"error"`
 	Reference    string     `json:"reference"`
+	ValidUntil   *time.Time `json:"valid_until,omitempty"`
 	Compensation string     `json:"compensation"`
 	Tries        int        `json:"compensation_tries"`
 }
@@ -174,7 +179,7 @@ type storedStep struct {
 func (s storedStep) step() Step {
 	step := Step{
 		Name: s.Name, State: s.State, Attempts: s.Attempts, StartedAt: s.StartedAt, EndedAt: s.EndedAt, Error: s.Error,
-		Reference: s.Reference, CompensationState: s.Compensation, compensationTries: s.Tries,
+		Reference: s.Reference, ValidUntil: s.ValidUntil, CompensationState: s.Compensation, compensationTries: s.Tries,
 	}
 	for _, declared := range checkout.Steps() {
 		if declared.Name == s.Name {
@@ -198,6 +203,7 @@ const (
 	    touched_at   = CASE WHEN $8 THEN coalesce(touched_at, clock_timestamp()) END,
 	    cancelled_at = CASE WHEN $9 THEN coalesce(cancelled_at, clock_timestamp()) END, cancel_reason = $10,
 	    check_at = $11, pokes = $12, fruitless_runs = $13, attention = $14, progress = $15, ended_at = $16,
+	    reason_code = $17, at_step = $18, deadline = $19, approval_deadline = $20, engine = $21,
 	    updated_at = clock_timestamp()
 	WHERE order_id = $1`
 
@@ -206,7 +212,7 @@ const (
 	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 
 	insertCommand = `
-	INSERT INTO commands (id, order_id, kind, actor, reason, outcome) VALUES ($1, $2, $3, $4, $5, $6)`
+	INSERT INTO commands (id, order_id, kind, step, actor, reason, outcome, without_proof) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 )
 
 // queueSave queues what writes a changed row, with what is told about it.
@@ -220,7 +226,8 @@ func (s *Store) queueSave(ctx context.Context, batch *pgx.Batch, r *row) error {
 		return fmt.Errorf("write steps of %s: %w", r.OrderID, err)
 	}
 	batch.Queue(updateCheckout, r.OrderID, r.Run, r.startedRun, r.Phase, r.Status, string(r.verdict), r.Reason,
-		r.touched, r.cancelled, r.cancelReason, checkAt, r.pokes, r.fruitlessRuns, r.Attention, progress, r.EndedAt)
+		r.touched, r.cancelled, r.cancelReason, checkAt, r.pokes, r.fruitlessRuns, r.Attention, progress, r.EndedAt,
+		r.ReasonCode, r.AtStep(), r.Deadline, r.ApprovalDeadline, r.Engine)
 	for _, e := range r.entries {
 		batch.Queue(insertEntry, r.OrderID, e.Kind, e.Step, e.Attempt, e.Actor, e.Reason, e.Duration.Milliseconds(), e.Outcome, e.Error)
 	}
@@ -235,7 +242,7 @@ func storedSteps(steps []Step) ([]byte, error) {
 	for i, s := range steps {
 		stored[i] = storedStep{
 			Name: s.Name, State: s.State, Attempts: s.Attempts, StartedAt: s.StartedAt, EndedAt: s.EndedAt, Error: s.Error,
-			Reference: s.Reference, Compensation: s.CompensationState, Tries: s.compensationTries,
+			Reference: s.Reference, ValidUntil: s.ValidUntil, Compensation: s.CompensationState, Tries: s.compensationTries,
 		}
 	}
 	return json.Marshal(stored)

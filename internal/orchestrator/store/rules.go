@@ -2,6 +2,8 @@ package store
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
@@ -16,13 +18,24 @@ const patience = 20 * time.Second
 // and nothing else would start it.
 const startPatience = 5 * time.Second
 
+// deadlineSlack is how long after a deadline the sweeper looks whether the run has seen it. The run has a timer of its own, which
+// may be lost or far behind.
+const deadlineSlack = time.Second
+
+// heldBackFor is how long a checkout whose participant answers nobody waits until it asks again by itself. It is woken as soon as
+// the participant answers; too short costs turns for nothing, too long delays the one whose wake-up was lost.
+const heldBackFor = 2 * time.Minute
+
+// retryAgain is when the sweeper looks whether a run has followed an operator's wish to try again, and takes over if it has not.
+const retryAgain = 3 * time.Second
+
 // maxFruitlessRuns is how many runs the sweeper starts without any progress before it calls for a person.
 const maxFruitlessRuns = 3
 
 // row is one checkout as a transaction sees it, and the only place where its phase and status change:
 //
 //	forward ──pivot claimed──► pivoted ──last step──► final (CONFIRMED)
-//	   │                          │ pivot's recorded refusal
+//	   │                          │ pivot's recorded refusal, or an operator's refund
 //	   └─cancel, deadline, refusal┴────► undoing ──last compensation──► final (verdict)
 //
 // Its methods are pure: they decide and change the struct; the store reads and writes it.
@@ -32,8 +45,10 @@ type row struct {
 	touched       bool
 	cancelled     bool
 	cancelReason  string
-	pastDeadline  bool      // by the database's clock
-	now           time.Time // the database's clock
+	pastDeadline  bool // by the database's clock, as all that follows
+	pastApproval  bool
+	approvalWait  time.Duration // how long it may await approval; zero where it needs none
+	now           time.Time     // the database's clock
 	startedRun    int
 	pokes         int
 	fruitlessRuns int
@@ -47,12 +62,18 @@ type row struct {
 }
 
 // command is what somebody asked of a checkout.
-type command struct{ id, kind, actor, reason, outcome string }
+type command struct {
+	id, kind, step, actor, reason, outcome string
+	withoutProof                           bool
+}
 
 // expectNews lets the sweeper look again when nothing has come for its patience after a wait. A time that is nearly that
 // already stays: a checkout that goes on quickly then changes no index.
 func (r *row) expectNews(wait time.Duration) {
 	due := r.now.Add(wait + patience)
+	if end := r.Deadline.Add(deadlineSlack); r.Phase == checkout.Forward && !r.awaitsApproval() && end.After(r.now) && end.Before(due) {
+		due = end
+	}
 	if early := due.Sub(r.checkAt); early < 0 || early > patience/4 {
 		r.checkAt = due
 	}
@@ -80,46 +101,57 @@ func (r *row) fence(a checkout.Attempt) (pass checkout.Pass, claimed bool) {
 		return superseded("this checkout has no step %s", a.Step), false
 	}
 	if a.Undo {
-		return r.fenceUndo(i), false
+		return r.fenceUndo(i, a)
 	}
-	return r.fenceDo(i)
+	return r.fenceDo(i, a)
 }
 
-func (r *row) fenceDo(i int) (pass checkout.Pass, claimed bool) {
+func (r *row) fenceDo(i int, a checkout.Attempt) (pass checkout.Pass, claimed bool) {
 	s := &r.Steps[i]
 	switch {
-	case s.State == StateDone:
+	case s.done():
 		return known(checkout.Learned{Outcome: checkout.Applied, Reference: s.Reference}), false
 	case s.State == StateRejected:
 		return known(checkout.Learned{Outcome: checkout.Refused, Reason: s.Error}), false
 	case r.Phase == checkout.Undoing:
 		return checkout.Pass{Leave: checkout.TurnBack, Reason: r.Reason}, false
-	case i > 0 && r.Steps[i-1].State != StateDone:
+	case i > 0 && !r.Steps[i-1].done() && !r.awaitsApproval():
 		// The run believes in a step that the row knows nothing of, as when its code does not fit its history. The next run
 		// begins from the row.
 		return superseded("step %s comes after %s, which is not done", s.Name, r.Steps[i-1].Name), false
+	case r.Phase == checkout.Pivoted && a.HeldBack != "":
+		return r.holdBack(&s.State, &s.Error, a)
 	case r.Phase == checkout.Pivoted:
 		return r.goAhead(), false
 	}
 
-	if verdict, reason, turn := r.wayBarred(); turn {
+	if b := r.wayBarred(); b != nil {
 		if !r.touched {
-			r.finish(verdict, reason)
-			return superseded("the checkout is %s", verdict), true
+			r.finish(b.verdict, b.code, b.reason)
+			return superseded("the checkout is %s", b.verdict), true
 		}
-		// This step counts as tried: an earlier attempt at it may have been killed before it could record anything.
-		s.State = StateUnknown
-		r.turnBack(verdict, reason)
-		return checkout.Pass{Leave: checkout.TurnBack, Reason: reason}, true
+		if !s.pivot() {
+			// This step counts as tried: an earlier attempt at it may have been killed before it could record anything. The
+			// pivot does not: its claim would have left the phase.
+			s.State = StateUnknown
+		}
+		r.turnBack(*b)
+		return checkout.Pass{Leave: checkout.TurnBack, Reason: b.reason}, true
 	}
-	claimed = !r.touched || i == pivot()
+	switch {
+	case r.awaitsApproval():
+		return r.holdForApproval()
+	case a.HeldBack != "":
+		return r.holdBack(&s.State, &s.Error, a)
+	}
+	claimed = !r.touched || s.pivot()
 	if !r.touched {
 		r.touched, r.startedRun = true, r.Run
 	}
 	if s.StartedAt == nil {
 		s.StartedAt = &r.now
 	}
-	if i == pivot() {
+	if s.pivot() {
 		r.setPhase(checkout.Pivoted)
 	}
 	if claimed {
@@ -128,16 +160,46 @@ func (r *row) fenceDo(i int) (pass checkout.Pass, claimed bool) {
 	return r.goAhead(), claimed
 }
 
-func (r *row) fenceUndo(i int) checkout.Pass {
+func (r *row) fenceUndo(i int, a checkout.Attempt) (pass checkout.Pass, held bool) {
 	s := &r.Steps[i]
 	switch {
 	case r.Phase != checkout.Undoing:
 		// Nothing is ever undone that the row has not given up.
-		return superseded("the checkout is not being undone: it is in phase %s", r.Phase)
-	case s.CompensationState == CompensationDone, s.CompensationState == CompensationNotNeeded:
-		return known(checkout.Learned{Outcome: checkout.Applied})
+		return superseded("the checkout is not being undone: it is in phase %s", r.Phase), false
+	case s.CompensationState == CompensationNotNeeded, s.undone():
+		return known(checkout.Learned{Outcome: checkout.Applied}), false
+	case s.CompensationState == CompensationPending:
+		// Some other effect has to be gone first: nothing is refunded that could still be shipped.
+		return superseded("%s is not next", s.Compensation), false
+	case a.HeldBack != "":
+		return r.holdBack(&s.CompensationState, &s.Error, a)
 	}
-	return r.goAhead()
+	return r.goAhead(), false
+}
+
+// holdForApproval lets the step behind the approval wait until somebody has decided, or the time for it is up.
+func (r *row) holdForApproval() (pass checkout.Pass, changed bool) {
+	if due := r.ApprovalDeadline.Add(deadlineSlack); !r.checkAt.Equal(due) || r.pokes != 0 || r.fruitlessRuns != 0 {
+		r.checkAt, r.pokes, r.fruitlessRuns, changed = due, 0, 0, true
+	}
+	// By the time the wait is over the database's clock must be past the deadline.
+	wait := r.ApprovalDeadline.Sub(r.now) + deadlineSlack/2
+	return checkout.Pass{Leave: checkout.Hold, Reason: "it awaits approval", Wait: wait}, changed
+}
+
+// holdBack lets a step or compensation wait because its participant answers nobody. That is no fault of this checkout's, so it
+// calls for nobody and spends no run.
+func (r *row) holdBack(state, text *string, a checkout.Attempt) (pass checkout.Pass, changed bool) {
+	if why := "held back: " + a.HeldBack; *text != why {
+		*text = why
+		r.entries = append(r.entries, Entry{Kind: "attempt", Step: r.AtStep(), Attempt: a.Round, Outcome: "held-back", Error: why})
+	}
+	if *state == StateRunning && r.touched { // The word is that of compensations too.
+		*state = StateFailing
+	}
+	r.pokes, r.fruitlessRuns = 0, 0
+	r.expectNews(heldBackFor)
+	return checkout.Pass{Leave: checkout.Hold, Reason: *text, Wait: heldBackFor}, true
 }
 
 // record takes in what an attempt taught.
@@ -161,46 +223,99 @@ func (r *row) record(a checkout.Attempt, l checkout.Learned) checkout.Standing {
 	} else {
 		r.expectNews(0)
 	}
+	if r.forgets(s, a, l) {
+		l.Outcome, l.Attention = checkout.Unknown, checkout.AttentionForgotten
+		r.expectNews(a.Wait)
+		r.recordUnknown(i, a, learned(l))
+		return checkout.Doubted
+	}
 	if a.Undo {
 		return r.recordUndo(i, a, learned(l))
 	}
 	return r.recordDo(i, a, learned(l))
 }
 
+// forgets tells whether an answer shows that the participant no longer knows what it once confirmed, as one that was restored from
+// a backup. Going on as if nothing had been held would leave whoever does remember, such as the card network, holding it.
+func (r *row) forgets(s *Step, a checkout.Attempt, l checkout.Learned) bool {
+	if a.Undo {
+		return s.State == StateDone && s.CompensationState != CompensationNotNeeded && !s.undone() &&
+			l.Outcome == checkout.Applied && l.Reason == reasonUnseen
+	}
+	if l.Outcome != checkout.Refused || s.done() || s.State == StateRejected {
+		return false
+	}
+	held := map[string]string{reasonNoAuthorization: checkout.AuthorizePayment, reasonNoReservation: checkout.ReserveStock}[l.Reason]
+	i := r.index(held)
+	return i >= 0 && r.Steps[i].State == StateDone && !r.Steps[i].undone() && r.Steps[i].Participant == s.Participant
+}
+
+// Participants' words that mean something to the rules.
+const (
+	// reasonStarted: an effect outside of the participant's database is under way.
+	reasonStarted = "started"
+	// reasonCaptured: payment is too late to void.
+	reasonCaptured = "already_captured"
+	// reasonCommitted: the warehouse is too late to release.
+	reasonCommitted = "already_committed"
+	// reasonUnseen: what is to be undone never came.
+	reasonUnseen = "unseen"
+	// reasonNoAuthorization: there is nothing that payment could capture.
+	reasonNoAuthorization = "no_authorization"
+	// reasonNoReservation: there is nothing that the warehouse could commit.
+	reasonNoReservation = "no_reservation"
+)
+
 func (r *row) recordDo(i int, a checkout.Attempt, l learned) checkout.Standing {
 	s := &r.Steps[i]
-	if s.State == StateDone || s.State == StateRejected {
+	if s.done() || s.State == StateRejected {
 		return r.standing() // An activity that ran twice.
 	}
-	s.Attempts++
 	switch {
 	case l.Outcome == checkout.Applied:
+		s.Attempts++
 		s.State, s.Error, s.Reference = StateDone, "", l.Reference
-		s.EndedAt = &r.now
-		r.progress()
-		r.afterDone(i)
-	case l.Outcome == checkout.Refused && i <= pivot():
+		if !l.ValidUntil.IsZero() {
+			s.ValidUntil = &l.ValidUntil
+		}
+		r.stepEnded(i)
+	case l.Outcome == checkout.Refused && r.Phase != checkout.Pivoted, l.Outcome == checkout.Refused && s.pivot():
+		s.Attempts++
 		s.State, s.Error = StateRejected, l.errorText()
 		s.EndedAt = &r.now
 		r.progress()
 		if r.Phase != checkout.Undoing {
-			r.turnBack(checkout.Rejected, s.Name+": "+l.errorText())
+			r.turnBack(bar{checkout.Rejected, word(l.Reason, "rejected"), s.Name + ": " + l.errorText()})
 		}
 	default:
-		s.State, s.Error = StateFailing, l.errorText()
-		if l.Reason == reasonStarted {
-			s.State = StateUnknown
-		}
-		r.callForAttention(s.Name, s.Attempts, a, l)
+		r.recordUnknown(i, a, l)
 	}
 	return r.standing()
 }
 
-// reasonStarted is a participant's word for "an effect outside of my database is under way".
-const reasonStarted = "started"
+// recordUnknown notes an attempt that brought no outcome to go on with.
+func (r *row) recordUnknown(i int, a checkout.Attempt, l learned) {
+	s := &r.Steps[i]
+	if a.Undo {
+		s.compensationTries++
+		s.CompensationState, s.Error = CompensationFailing, l.errorText()
+		r.callForAttention(s.Compensation, s.compensationTries, a, l)
+		return
+	}
+	s.Attempts++
+	s.State, s.Error = StateFailing, l.errorText()
+	if l.Reason == reasonStarted {
+		s.State = StateUnknown
+	}
+	r.callForAttention(s.Name, s.Attempts, a, l)
+}
 
-// reasonCaptured is payment's word for "too late to void".
-const reasonCaptured = "already_captured"
+// stepEnded goes on from a step that is done.
+func (r *row) stepEnded(i int) {
+	r.Steps[i].EndedAt = &r.now
+	r.progress()
+	r.afterDone(i)
+}
 
 // afterDone moves on from step i, which is done.
 func (r *row) afterDone(i int) {
@@ -208,15 +323,28 @@ func (r *row) afterDone(i int) {
 		return // A late answer; the compensation that waits for this step will undo it.
 	}
 	if i == len(r.Steps)-1 {
-		r.finish(checkout.Confirmed, "")
+		r.finish(checkout.Confirmed, "", "")
 		return
 	}
-	if verdict, reason, turn := r.wayBarred(); turn && r.Phase == checkout.Forward {
-		r.turnBack(verdict, reason)
+	if b := r.wayBarred(); b != nil && r.Phase == checkout.Forward {
+		r.turnBack(*b)
 		return
 	}
 	next := &r.Steps[i+1]
 	next.State, next.StartedAt = StateRunning, &r.now
+	if next.Name != checkout.Approval {
+		return
+	}
+	until := r.now.Add(r.approvalWait)
+	r.ApprovalDeadline = &until
+	r.checkAt = until.Add(deadlineSlack)
+	r.setStatus(r.statusOfPhase())
+}
+
+// awaitsApproval tells whether a person has to decide before the checkout goes on.
+func (r *row) awaitsApproval() bool {
+	i := r.index(checkout.Approval)
+	return i >= 0 && r.Steps[i].State == StateRunning && r.Phase == checkout.Forward
 }
 
 func (r *row) recordUndo(i int, a checkout.Attempt, l learned) checkout.Standing {
@@ -224,48 +352,80 @@ func (r *row) recordUndo(i int, a checkout.Attempt, l learned) checkout.Standing
 	if r.Phase != checkout.Undoing {
 		return checkout.Over
 	}
-	if s.CompensationState == CompensationDone || s.CompensationState == CompensationNotNeeded {
+	if s.CompensationState == CompensationNotNeeded || s.undone() {
 		return checkout.GoOn
 	}
-	s.compensationTries++
-	if r.Coordination == event.Choreographed && l.Outcome == checkout.Refused && l.Reason == reasonCaptured {
+	switch {
+	case l.Outcome == checkout.Applied:
+		s.compensationTries++
+		s.CompensationState = CompensationDone
+		r.progress()
+		r.nextCompensation()
+	case r.Coordination == event.Choreographed && l.Outcome == checkout.Refused && l.Reason == reasonCaptured:
 		r.captured()
 		return checkout.Over
+	case r.refunding() && l.Outcome == checkout.Refused && l.Reason == reasonCommitted:
+		r.shippedAfterAll()
+		return checkout.Over
+	default:
+		r.recordUnknown(i, a, l)
 	}
-	if l.Outcome != checkout.Applied {
-		s.CompensationState = CompensationFailing
-		r.callForAttention(s.Compensation, s.compensationTries, a, l)
-		return checkout.GoOn
-	}
-	s.CompensationState = CompensationDone
-	r.progress()
-	r.nextCompensation()
 	return checkout.GoOn
 }
 
+// refunding tells whether the checkout is being undone although the money was captured.
+func (r *row) refunding() bool {
+	return r.RunPhase() == checkout.Reversing
+}
+
+// shippedAfterAll ends a checkout whose money was to be refunded and whose stock turns out to be committed: the customer has the
+// goods, so we keep the money.
+func (r *row) shippedAfterAll() {
+	for i := range r.Steps {
+		s := &r.Steps[i]
+		s.CompensationState = CompensationNotNeeded
+		if s.Name == checkout.CommitStock {
+			s.State, s.Error, s.EndedAt = StateDone, "", &r.now
+		}
+	}
+	r.entries = append(r.entries, Entry{
+		Kind: "status", Step: checkout.RefundPayment, Outcome: "refused", Reason: "the stock was shipped meanwhile, so nothing is refunded",
+	})
+	r.verdict = ""
+	r.finish(checkout.Confirmed, "", "")
+}
+
 // turnBack begins undoing what was done or tried; where there is nothing to undo the checkout is final at once.
-func (r *row) turnBack(verdict checkout.Status, reason string) {
-	r.verdict, r.Reason = verdict, reason
+func (r *row) turnBack(because bar) {
+	r.verdict, r.Reason, r.ReasonCode = because.verdict, because.reason, because.code
 	r.Attention = nil
 	r.setPhase(checkout.Undoing)
 	for i := range r.Steps {
 		s := &r.Steps[i]
-		switch s.State {
-		case StateDone, StateFailing, StateUnknown:
-			if s.Compensation != "" {
-				s.CompensationState = CompensationPending
-			}
-		case StatePending, StateRunning:
+		switch {
+		case s.State == StateRejected || s.State == StateSkipped:
+		case s.pivot(), s.State == StatePending, s.State == StateRunning:
+			// The pivot was never claimed; one that was tried and refused is rejected.
 			s.State, s.StartedAt = StateSkipped, nil
+		case s.Compensation != "":
+			s.CompensationState = CompensationPending
 		}
 	}
 	r.nextCompensation()
 }
 
-// nextCompensation marks the compensation that comes next, or ends the checkout after the last.
+// nextCompensation marks the compensation that comes next, or ends the checkout after the last. The pivot's comes last: what
+// stands before it may be what somebody gets for it, and must be gone for good first.
 func (r *row) nextCompensation() {
-	for i := len(r.Steps) - 1; i >= 0; i-- {
-		s := &r.Steps[i]
+	var order []*Step
+	for i := range r.Steps {
+		if s := &r.Steps[i]; s.pivot() {
+			order = append([]*Step{s}, order...)
+		} else {
+			order = append(order, s)
+		}
+	}
+	for _, s := range slices.Backward(order) {
 		switch s.CompensationState {
 		case CompensationPending:
 			s.CompensationState = CompensationRunning
@@ -274,10 +434,10 @@ func (r *row) nextCompensation() {
 			return
 		}
 	}
-	r.finish(r.verdict, r.Reason)
+	r.finish(r.verdict, r.ReasonCode, r.Reason)
 }
 
-func (r *row) finish(status checkout.Status, reason string) {
+func (r *row) finish(status checkout.Status, code, reason string) {
 	if status != checkout.Confirmed {
 		r.verdict = status
 		for i := range r.Steps {
@@ -286,7 +446,7 @@ func (r *row) finish(status checkout.Status, reason string) {
 			}
 		}
 	}
-	r.Reason = reason
+	r.Reason, r.ReasonCode = reason, code
 	r.Attention = nil
 	r.Phase = checkout.Final
 	r.setStatus(status)
@@ -295,38 +455,88 @@ func (r *row) finish(status checkout.Status, reason string) {
 	r.checkAt = time.Time{}
 }
 
-// wayBarred tells whether something that stands against going forward has been learned.
-func (r *row) wayBarred() (verdict checkout.Status, reason string, barred bool) {
+// bar is what stands against going forward: how the checkout ends once it is undone, and why, as a word and in words.
+type bar struct {
+	verdict      checkout.Status
+	code, reason string
+}
+
+// Reason codes of ours; the others are participants' words.
+const (
+	codeCancelled        = "cancelled"
+	codeDeadline         = "deadline"
+	codeApprovalDeadline = "approval_deadline"
+	codeApprovalRejected = "approval_rejected"
+	codeRefunded         = "refunded"
+)
+
+// wayBarred tells what has been learned that stands against going forward; nil if nothing does.
+func (r *row) wayBarred() *bar {
 	switch {
 	case r.cancelled:
-		return checkout.Cancelled, r.cancelReason, true
+		return &bar{checkout.Cancelled, codeCancelled, r.cancelReason}
+	case r.awaitsApproval() && r.pastApproval:
+		return &bar{checkout.Expired, codeApprovalDeadline, "nobody approved it in time"}
+	case r.awaitsApproval():
+		return nil // Its own deadline rests until somebody has decided.
 	case r.pastDeadline:
-		return checkout.Expired, "the deadline has passed", true
+		return &bar{checkout.Expired, codeDeadline, "the deadline has passed"}
 	}
-	return "", "", false
+	return nil
+}
+
+// word is a participant's reason as a word to count by; fallback where it is none.
+func word(reason, fallback string) string {
+	if reason == "" || len(reason) > 64 || strings.ContainsFunc(reason, func(c rune) bool {
+		return c != '_' && c != '-' && (c < 'a' || c > 'z') && (c < '0' || c > '9')
+	}) {
+		return fallback
+	}
+	return reason
 }
 
 // callForAttention makes the checkout one that waits for an operator, if its patience is at an end or waiting is no use.
 func (r *row) callForAttention(step string, attempts int, a checkout.Attempt, l learned) {
-	cause := l.Attention
+	code := l.Attention
 	switch {
-	case cause != "":
+	case code != "":
 	case l.Outcome == checkout.Refused:
-		cause = step + " is refused, and there is no other way on"
+		code = checkout.AttentionRefused
 	case a.Stuck:
-		cause = fmt.Sprintf("%s has failed %d times", step, attempts)
+		code = checkout.AttentionFailing
 	case r.Attention == nil || r.Attention.Step != step:
 		return
 	default:
-		cause = r.Attention.Cause
+		code = r.Attention.Code
 	}
-	since := r.now
-	if r.Attention != nil && r.Attention.Step == step {
-		since = r.Attention.Since
+	r.attend(Attention{
+		Step: step, Code: code, Cause: cause(code, step, attempts, r.Steps[r.index(a.Step)].Participant),
+		Attempts: attempts, LastError: l.errorText(), Next: r.now.Add(a.Wait),
+	})
+}
+
+// cause says in words why a step or compensation calls for an operator.
+func cause(code checkout.AttentionCode, step string, attempts int, participant string) string {
+	switch code {
+	case checkout.AttentionRefused:
+		return step + " is refused, and there is no other way on"
+	case checkout.AttentionConflict:
+		return participant + " knows this order with other contents, so it does not do " + step
+	case checkout.AttentionBadRequest:
+		return participant + " does not accept the request to do " + step
+	case checkout.AttentionForgotten:
+		return participant + " no longer knows what it confirmed for this order, as after a restore from a backup"
 	}
-	r.Attention = &Attention{
-		Step: step, Cause: cause, Since: since, Attempts: attempts, LastError: l.errorText(), Next: r.now.Add(a.Wait),
+	return fmt.Sprintf("%s has failed %d times", step, attempts)
+}
+
+// attend sets the attention that the checkout needs; what was called for before keeps its time.
+func (r *row) attend(a Attention) {
+	a.Since = r.now
+	if r.Attention != nil && r.Attention.Step == a.Step {
+		a.Since = r.Attention.Since
 	}
+	r.Attention = &a
 	r.setStatus(checkout.NeedsAttention)
 }
 
@@ -339,26 +549,43 @@ func (r *row) progress() {
 
 // nextRun hands the checkout to a new run, which continues in the row's phase.
 func (r *row) nextRun(why string) {
-	r.Run++
 	r.fruitlessRuns++
-	r.pokes = 0
-	r.lookAgain()
-	r.entries = append(r.entries, Entry{Kind: "status", Attempt: r.Run, Actor: actorSweeper, Outcome: "run", Reason: why})
+	r.newRun(actorSweeper, why)
 	if r.fruitlessRuns <= maxFruitlessRuns {
 		return
 	}
 	// It is tried on, ever more seldom: what was wrong may be mended without anybody thinking of this checkout.
-	wait := min(time.Hour, 5*time.Minute<<min(r.fruitlessRuns-maxFruitlessRuns-1, 6))
-	r.checkAt = r.now.Add(wait)
-	since := r.now
-	if r.Attention != nil {
-		since = r.Attention.Since
+	r.checkAt = r.now.Add(seldom(r.fruitlessRuns - maxFruitlessRuns))
+	r.attend(Attention{
+		Code: checkout.AttentionNoProgress, Cause: fmt.Sprintf("%d runs made no progress", r.fruitlessRuns-1),
+		Attempts: r.fruitlessRuns, LastError: why, Next: r.checkAt,
+	})
+}
+
+// seldom is how long to wait before the n-th try of something that did not help before.
+func seldom(n int) time.Duration { return min(time.Hour, 5*time.Minute<<min(n-1, 6)) }
+
+// newRun makes a new run the only one that is listened to.
+func (r *row) newRun(actor, why string) {
+	r.Run++
+	r.pokes = 0
+	r.lookAgain()
+	r.entries = append(r.entries, Entry{Kind: "status", Attempt: r.Run, Actor: actor, Outcome: "run", Reason: why})
+}
+
+// stopped calls for an operator because the run stopped: its code panicked, or does not fit its history. Nothing was undone. A new
+// run may fare better, as after the code was mended, but not at once: what stops every run must not become a loop. It returns
+// false if that was called for before and the time for the new run has come.
+func (r *row) stopped(why string) (news bool) {
+	if r.Attention != nil && r.Attention.Code == checkout.AttentionStopped && r.Attention.Run == r.Run {
+		return false
 	}
-	r.Attention = &Attention{
-		Cause: fmt.Sprintf("%d runs made no progress", r.fruitlessRuns-1), Since: since, Attempts: r.fruitlessRuns,
-		LastError: why, Next: r.checkAt,
-	}
-	r.setStatus(checkout.NeedsAttention)
+	r.checkAt = r.now.Add(seldom(r.fruitlessRuns + 1))
+	r.attend(Attention{
+		Code: checkout.AttentionStopped, Run: r.Run, Cause: fmt.Sprintf("run %d stopped, and nothing was undone", r.Run),
+		Attempts: r.fruitlessRuns + 1, LastError: why, Next: r.checkAt,
+	})
+	return true
 }
 
 // actorSweeper stands for the sweeper where people are named.
@@ -378,7 +605,7 @@ func (r *row) cancel(reason string) CancelOutcome {
 	}
 	r.cancelled, r.cancelReason = true, reason
 	if !r.touched {
-		r.finish(checkout.Cancelled, reason)
+		r.finish(checkout.Cancelled, codeCancelled, reason)
 		return CancelDone
 	}
 	r.expectNews(0)
@@ -390,11 +617,11 @@ func (r *row) cancel(reason string) CancelOutcome {
 
 // settleUntouched ends a checkout that nobody was ever asked about, if something stands against going forward.
 func (r *row) settleUntouched() bool {
-	verdict, reason, barred := r.wayBarred()
-	if r.touched || r.Phase != checkout.Forward || !barred {
+	b := r.wayBarred()
+	if r.touched || r.Phase != checkout.Forward || b == nil {
 		return false
 	}
-	r.finish(verdict, reason)
+	r.finish(b.verdict, b.code, b.reason)
 	return true
 }
 
@@ -406,8 +633,11 @@ func (r *row) setPhase(p checkout.Phase) {
 }
 
 func (r *row) statusOfPhase() checkout.Status {
-	if r.Phase == checkout.Undoing {
+	switch {
+	case r.Phase == checkout.Undoing:
 		return checkout.Compensating
+	case r.awaitsApproval():
+		return checkout.AwaitingApproval
 	}
 	return checkout.Running
 }
@@ -445,16 +675,6 @@ func (r *row) index(step string) int {
 		}
 	}
 	return -1
-}
-
-// pivot is the position of the pivot among the steps.
-func pivot() int {
-	for i, s := range checkout.Steps() {
-		if s.Pivot {
-			return i
-		}
-	}
-	panic("the checkout has no pivot")
 }
 
 func known(l checkout.Learned) checkout.Pass {

@@ -74,7 +74,8 @@ func (s *Store) MarkStarted(ctx context.Context, orderID string, run int) error 
 type Overdue struct {
 	OrderID string
 	Run     int
-	Phase   checkout.Phase
+	// Phase is the one that the run begins in.
+	Phase checkout.Phase
 	// Started says that the engine is known to have started the run.
 	Started bool
 	// Pokes counts the sweeper's wake-up calls since anything happened.
@@ -84,7 +85,10 @@ type Overdue struct {
 }
 
 const selectOverdue = `
-	SELECT order_id, run, phase, started_run >= run, pokes, coordination
+	SELECT order_id, run,
+	       CASE WHEN phase = 'undoing' AND progress @? '$[*] ? (@.name == "capture-payment" && @.compensation != "not-needed")'
+	            THEN 'reversing' ELSE phase END,
+	       started_run >= run, pokes, coordination
 	FROM checkouts
 	WHERE engine = $1 AND check_at <= clock_timestamp()
 	ORDER BY check_at
@@ -129,12 +133,43 @@ func (s *Store) NextRun(ctx context.Context, o Overdue, why string) (next Overdu
 			return false
 		}
 		r.nextRun(why)
-		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.Phase, Coordination: r.Coordination}
+		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.RunPhase(), Coordination: r.Coordination}
 		return true
 	}); err != nil {
 		return Overdue{}, false, fmt.Errorf("hand %s to its next run: %w", o.OrderID, err)
 	}
 	return next, moved, nil
+}
+
+// Stopped calls for an operator because the run of an overdue checkout stopped. It returns false if that was called for before,
+// so that the time for the next run has come, or if the checkout has moved since.
+func (s *Store) Stopped(ctx context.Context, o Overdue, why string) (news bool, err error) {
+	if _, err := s.change(ctx, o.OrderID, func(r *row) bool {
+		news = r.Run == o.Run && r.Phase != checkout.Final && !r.checkAt.After(r.now) && r.stopped(why)
+		return news
+	}); err != nil {
+		return false, fmt.Errorf("note that run %d of %s stopped: %w", o.Run, o.OrderID, err)
+	}
+	return news, nil
+}
+
+// Waiting lists the engine's open checkouts that are at one of the steps or compensations, by order id, beginning after one.
+func (s *Store) Waiting(ctx context.Context, engine string, steps []string, after string, limit int) ([]Overdue, error) {
+	const query = `
+		SELECT order_id, run, phase, started_run >= run, pokes, coordination
+		FROM checkouts
+		WHERE engine = $1 AND at_step = ANY($2) AND phase <> 'final' AND order_id > $3
+		ORDER BY order_id
+		LIMIT $4`
+	rows, err := s.pool.Query(ctx, query, engine, steps, after, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read waiting checkouts: %w", err)
+	}
+	waiting, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Overdue])
+	if err != nil {
+		return nil, fmt.Errorf("read waiting checkouts: %w", err)
+	}
+	return waiting, nil
 }
 
 // SettleUntouched ends a checkout about which no participant was ever asked, if it was cancelled or its deadline has

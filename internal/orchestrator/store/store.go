@@ -39,11 +39,12 @@ type Store struct {
 	pool     *pgxpool.Pool
 	outbox   *outbox.Outbox
 	watchers *watchers
+	meter    *meter
 }
 
 // New returns a store on a migrated database, whose outbox takes the events that its changes cause. The pool stays the caller's.
 func New(pool *pgxpool.Pool, events *outbox.Outbox) *Store {
-	return &Store{pool: pool, outbox: events, watchers: newWatchers()}
+	return &Store{pool: pool, outbox: events, watchers: newWatchers(), meter: newMeter(pool)}
 }
 
 // Price is what one article costs.
@@ -68,7 +69,11 @@ type Checkout struct {
 	StartedAt     time.Time
 	UpdatedAt     time.Time
 	Deadline      time.Time
-	EndedAt       *time.Time
+	// ApprovalDeadline is until when it may await approval; nil until it does.
+	ApprovalDeadline *time.Time
+	EndedAt          *time.Time
+	// ReasonCode is the reason as a word.
+	ReasonCode string
 	// Reason says why it did not end confirmed, or is on its way not to.
 	Reason    string
 	Attention *Attention
@@ -78,8 +83,12 @@ type Checkout struct {
 // Attention says why a checkout waits for an operator.
 type Attention struct {
 	// Step is the step or the compensation that is stuck; empty where it is the run itself.
-	Step      string    `json:"step"`
-	Cause     string    `json:"cause"`
+	Step string `json:"step"`
+	// Code is the cause as a word.
+	Code  checkout.AttentionCode `json:"code"`
+	Cause string                 `json:"cause"`
+	// Run is the run that stopped; zero for other causes.
+	Run       int       `json:"run,omitempty"`
 	Since     time.Time `json:"since"`
 	Attempts  int       `json:"attempts"`
 	LastError string    `json:"last_error"`
@@ -99,12 +108,46 @@ type Step struct {
 	Error     string
 	// Reference is the participant's own.
 	Reference string
+	// ValidUntil is until when the effect lasts by itself; nil where it has no such end.
+	ValidUntil *time.Time
 	// Compensation is the name of what undoes the step; empty where nothing does.
 	Compensation string
 	// CompensationState is one of the Compensation… constants.
 	CompensationState string
 
 	compensationTries int
+}
+
+// done tells whether the step's effect is in place, as far as the row knows.
+func (s *Step) done() bool { return s.State == StateDone || s.State == StateResolved }
+
+// undone tells whether the step's effect is gone for good.
+func (s *Step) undone() bool {
+	return s.CompensationState == CompensationDone || s.CompensationState == CompensationResolved
+}
+
+// pivot tells whether the step is the pivot.
+func (s *Step) pivot() bool { return s.Name == checkout.CapturePayment }
+
+// InPlace tells whether the participant holds or did something for the order by this step, as far as the row knows.
+func (s *Step) InPlace() bool { return s.done() && !s.undone() }
+
+// AtStep is the step or compensation that the checkout is at; empty once it is final.
+func (c *Checkout) AtStep() string {
+	if c.Phase == checkout.Final {
+		return ""
+	}
+	for _, s := range c.Steps {
+		if s.CompensationState == CompensationRunning || s.CompensationState == CompensationFailing {
+			return s.Compensation
+		}
+	}
+	for _, s := range c.Steps {
+		if s.State == StateRunning || s.State == StateFailing || s.State == StateUnknown {
+			return s.Name
+		}
+	}
+	return ""
 }
 
 // States of a step.
@@ -118,6 +161,8 @@ const (
 	// StateUnknown: the participant does not know yet, or it was given up before its outcome was known.
 	StateUnknown = "unknown"
 	StateSkipped = "skipped"
+	// StateResolved: an operator took it as done.
+	StateResolved = "resolved"
 )
 
 // States of a compensation.
@@ -127,4 +172,6 @@ const (
 	CompensationRunning   = "running"
 	CompensationDone      = "done"
 	CompensationFailing   = "failing"
+	// CompensationResolved: an operator took it as done.
+	CompensationResolved = "resolved"
 )

@@ -119,7 +119,7 @@ func TestTheRowDecidesWhatEachAttemptMayDo(t *testing.T) {
 				fence(checkout.CapturePayment, checkout.TurnBack), fenceUndo(checkout.CapturePayment, checkout.Known),
 				undo(checkout.AuthorizePayment, applied, checkout.GoOn), undo(checkout.ReserveStock, applied, checkout.GoOn),
 			},
-			"EXPIRED final the deadline has passed: done/done done/done unknown skipped",
+			"EXPIRED final the deadline has passed: done/done done/done skipped skipped",
 		},
 		"after the pivot is claimed a cancel is too late and a deadline means nothing": {
 			[]line{
@@ -142,7 +142,7 @@ func TestTheRowDecidesWhatEachAttemptMayDo(t *testing.T) {
 		"the last step refused is no way back but a call for attention": {
 			[]line{
 				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, applied, checkout.GoOn),
-				try(checkout.CapturePayment, applied, checkout.GoOn), try(checkout.CommitStock, refused("no_reservation"), checkout.GoOn),
+				try(checkout.CapturePayment, applied, checkout.GoOn), try(checkout.CommitStock, refused("on_strike"), checkout.GoOn),
 			},
 			"NEEDS_ATTENTION pivoted attention(commit-stock is refused, and there is no other way on): done done done failing",
 		},
@@ -210,7 +210,7 @@ func TestI1ACancelAndThePivotHaveOneWinner(t *testing.T) {
 	t.Parallel()
 	pool := migrated(t)
 	won := map[string]int{}
-	for n := range 200 {
+	for n := range 1000 {
 		s := scenarioOn(t, pool, fmt.Sprintf("race-%d", n))
 		for _, step := range []string{checkout.ReserveStock, checkout.AuthorizePayment} {
 			s.fence(step, false, checkout.Go)

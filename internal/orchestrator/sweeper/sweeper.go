@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
@@ -24,8 +25,9 @@ import (
 const (
 	// interval is how often overdue checkouts are looked for. The query reads an index of open checkouts by time.
 	interval = time.Second
-	// batch bounds what one sweep handles, and so the load that it adds to an engine that is merely slow.
-	batch = 50
+	// batch bounds what one sweep handles, and atOnce how much of it at a time, and so the load that it adds to an engine that is
+	// merely slow. An engine that answers nothing costs each checkout its budget, so too few at once would leave the others waiting.
+	batch, atOnce = 100, 10
 	// engineBudget bounds one question to the engine.
 	engineBudget = 3 * time.Second
 	// maxPokes is how many wake-up calls a run may leave unanswered before the next run takes over although the engine
@@ -43,11 +45,12 @@ type Sweeper struct {
 	store  *store.Store
 	engine engine.Engine
 	log    *slog.Logger
+	finds  finds
 }
 
 // New returns a sweeper; Run runs it.
 func New(pool *pgxpool.Pool, s *store.Store, e engine.Engine, log *slog.Logger) *Sweeper {
-	return &Sweeper{pool: pool, store: s, engine: e, log: log}
+	return &Sweeper{pool: pool, store: s, engine: e, log: log, finds: newFinds()}
 }
 
 // Run sweeps until ctx ends. Trouble is logged and survived: a sweeper that gave up would leave checkouts hanging unseen.
@@ -81,12 +84,16 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var failed []error
-	for _, o := range overdue {
-		if err := s.attend(ctx, o); err != nil {
-			failed = append(failed, err)
-		}
+	failed := make([]error, len(overdue))
+	var sweeping errgroup.Group
+	sweeping.SetLimit(atOnce)
+	for i, o := range overdue {
+		sweeping.Go(func() error {
+			failed[i] = s.attend(ctx, o)
+			return nil
+		})
 	}
+	_ = sweeping.Wait() // They return none: one checkout's trouble is no other's.
 	return errors.Join(failed...)
 }
 
@@ -94,54 +101,86 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 func (s *Sweeper) attend(ctx context.Context, o store.Overdue) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*engineBudget)
 	defer cancel()
-	if settled, err := s.store.SettleUntouched(ctx, o.OrderID); err != nil || settled {
+	settled, err := s.store.SettleUntouched(ctx, o.OrderID)
+	switch {
+	case err != nil:
 		return err
-	}
-	if !o.Started && o.Coordination == event.Choreographed {
-		next, takenOver, err := s.store.TakeOver(ctx, o)
-		if err != nil || !takenOver {
-			return err
-		}
-		s.log.Info("a choreographed checkout goes on in a run of ours", "order_id", o.OrderID, "phase", next.Phase)
-		return s.start(ctx, next)
-	}
-	if !o.Started {
+	case settled:
+		s.finds.count(foundSettled)
+		return nil
+	case !o.Started && o.Coordination == event.Choreographed:
+		return s.takeOver(ctx, o)
+	case !o.Started:
+		s.finds.count(foundNotStarted)
 		return s.start(ctx, o)
 	}
 	lost, err := s.whyLost(ctx, o)
 	switch {
 	case err != nil:
 		// The engine cannot be asked. It is no fault of this checkout's, so no run is spent on it.
+		s.finds.count(foundNoEngine)
 		return errors.Join(err, s.store.Postpone(ctx, o, false))
-	case lost == "" && o.Pokes < maxPokes:
+	case lost == nil && o.Pokes < maxPokes:
+		s.finds.count(foundSilent)
 		return s.poke(ctx, o)
-	case lost == "":
-		lost = fmt.Sprintf("run %d did not answer a wake-up call", o.Run)
+	case lost == nil:
+		lost = &loss{foundUnanswered, fmt.Sprintf("run %d did not answer a wake-up call", o.Run)}
 	}
-	next, moved, err := s.store.NextRun(ctx, o, lost)
+	if lost.find == foundStopped {
+		news, err := s.store.Stopped(ctx, o, lost.why)
+		if err != nil {
+			return err
+		}
+		if news {
+			s.finds.count(foundStopped)
+			s.log.Error("a run stopped and needs attention", "order_id", o.OrderID, "run", o.Run, "reason", lost.why)
+			return nil
+		}
+	}
+	next, moved, err := s.store.NextRun(ctx, o, lost.why)
 	if err != nil || !moved {
 		return err
 	}
-	s.log.Warn("checkout goes on in its next run", "order_id", o.OrderID, "run", next.Run, "reason", lost)
+	s.finds.count(lost.find)
+	s.log.Warn("checkout goes on in its next run", "order_id", o.OrderID, "run", next.Run, "reason", lost.why)
 	return s.start(ctx, next)
 }
 
-// whyLost says why a run cannot go on by itself; empty if the engine believes that it can.
-func (s *Sweeper) whyLost(ctx context.Context, o store.Overdue) (string, error) {
+func (s *Sweeper) takeOver(ctx context.Context, o store.Overdue) error {
+	next, takenOver, err := s.store.TakeOver(ctx, o)
+	if err != nil || !takenOver {
+		return err
+	}
+	s.finds.count(foundTakenOver)
+	s.log.Info("a choreographed checkout goes on in a run of ours", "order_id", o.OrderID, "phase", next.Phase)
+	return s.start(ctx, next)
+}
+
+// loss is why a run cannot go on by itself.
+type loss struct {
+	find find
+	why  string
+}
+
+// whyLost says why a run cannot go on by itself; nil if the engine believes that it can. A run that stopped did so of itself, by an
+// error: its code panicked, or does not fit its history.
+func (s *Sweeper) whyLost(ctx context.Context, o store.Overdue) (*loss, error) {
 	ctx, cancel := context.WithTimeout(ctx, engineBudget)
 	defer cancel()
 	instance, err := s.engine.Inspect(ctx, runs.ID(o.OrderID, o.Run))
 	switch {
 	case errors.Is(err, engine.ErrGone):
-		return fmt.Sprintf("the engine does not know run %d", o.Run), nil
+		return &loss{foundGone, fmt.Sprintf("the engine does not know run %d", o.Run)}, nil
 	case err != nil:
-		return "", fmt.Errorf("inspect run %d of %s: %w", o.Run, o.OrderID, err)
+		return nil, fmt.Errorf("inspect run %d of %s: %w", o.Run, o.OrderID, err)
 	case instance.State == engine.Running:
-		return "", nil
+		return nil, nil
+	case instance.State == engine.Failed && instance.Failure != "":
+		return &loss{foundStopped, fmt.Sprintf("run %d %s: %s", o.Run, instance.State, instance.Failure)}, nil
 	case instance.Failure != "":
-		return fmt.Sprintf("run %d %s: %s", o.Run, instance.State, instance.Failure), nil
+		return &loss{foundEnded, fmt.Sprintf("run %d %s: %s", o.Run, instance.State, instance.Failure)}, nil
 	}
-	return fmt.Sprintf("run %d %s", o.Run, instance.State), nil
+	return &loss{foundEnded, fmt.Sprintf("run %d %s", o.Run, instance.State)}, nil
 }
 
 // start starts the run of a checkout. If that fails it is not marked as started, so the next sweep tries again.
@@ -154,14 +193,44 @@ func (s *Sweeper) start(ctx context.Context, o store.Overdue) error {
 }
 
 func (s *Sweeper) poke(ctx context.Context, o store.Overdue) error {
-	raiseCtx, cancel := context.WithTimeout(ctx, engineBudget)
-	defer cancel()
-	err := s.engine.Raise(raiseCtx, runs.ID(o.OrderID, o.Run), checkout.CommandEvent,
-		checkout.Command{ID: uuid.NewString(), Kind: checkout.CommandRetry})
-	if err != nil && !errors.Is(err, engine.ErrGone) {
-		return errors.Join(fmt.Errorf("wake run %d of %s: %w", o.Run, o.OrderID, err), s.store.Postpone(ctx, o, false))
+	if err := s.raise(ctx, o); err != nil {
+		return errors.Join(err, s.store.Postpone(ctx, o, false))
 	}
 	return s.store.Postpone(ctx, o, true)
+}
+
+// wakePage is how many checkouts are read at a time to be woken.
+const wakePage = 500
+
+// Wake wakes the runs of all checkouts that are at one of the steps or compensations, because their participant answers again.
+func (s *Sweeper) Wake(ctx context.Context, steps []string) error {
+	for after := ""; ; {
+		page, err := s.store.Waiting(ctx, s.engine.Name(), steps, after, wakePage)
+		if err != nil || len(page) == 0 {
+			return err
+		}
+		waking, wakeCtx := errgroup.WithContext(ctx)
+		waking.SetLimit(atOnce)
+		for _, o := range page {
+			waking.Go(func() error { return s.raise(wakeCtx, o) })
+		}
+		if err := waking.Wait(); err != nil {
+			return err
+		}
+		after = page[len(page)-1].OrderID
+	}
+}
+
+// raise sends a run the word to try again. One that has ended does not need it.
+func (s *Sweeper) raise(ctx context.Context, o store.Overdue) error {
+	ctx, cancel := context.WithTimeout(ctx, engineBudget)
+	defer cancel()
+	err := s.engine.Raise(ctx, runs.ID(o.OrderID, o.Run), checkout.CommandEvent,
+		checkout.Command{ID: uuid.NewString(), Kind: checkout.CommandRetry})
+	if err != nil && !errors.Is(err, engine.ErrGone) {
+		return fmt.Errorf("wake run %d of %s: %w", o.Run, o.OrderID, err)
+	}
+	return nil
 }
 
 func wait(ctx context.Context, d time.Duration) bool {

@@ -65,6 +65,41 @@ func TestI3AnOverdueCheckoutGoesOn(t *testing.T) {
 	}
 }
 
+// A run whose code panicked, or does not fit its history, would do so again at once.
+func TestARunThatStoppedNeedsAttentionAndIsFollowedByAnotherOnlyLater(t *testing.T) {
+	t.Parallel()
+	pool, st := accepted(t, "ord-1")
+	require.NoError(t, st.MarkStarted(t.Context(), "ord-1", 1))
+	touch(t, st)
+	fake := &fakeEngine{state: engine.Failed, failure: "saga stopped: panic: nil map"}
+	s := sweeper.New(pool, st, fake, slog.New(slog.DiscardHandler))
+	for range 2 {
+		overdue(t, pool)
+		require.NoError(t, s.Sweep(t.Context()))
+		c, err := st.Checkout(t.Context(), "ord-1")
+		require.NoError(t, err)
+		require.Equal(t, checkout.NeedsAttention, c.Status)
+		require.Equal(t, checkout.AttentionStopped, c.Attention.Code)
+		require.Contains(t, c.Attention.LastError, "saga stopped: panic: nil map")
+		require.WithinDuration(t, time.Now().Add(5*time.Minute), c.Attention.Next, time.Minute)
+		require.NoError(t, s.Sweep(t.Context()), "nothing is due before")
+	}
+	require.Equal(t, []string{"ord-1-2"}, fake.started, "only when the time has come")
+}
+
+func TestWhoWaitsForAParticipantIsWoken(t *testing.T) {
+	t.Parallel()
+	pool, st := accepted(t, "ord-1")
+	fake := &fakeEngine{state: engine.Running}
+	s := sweeper.New(pool, st, fake, slog.New(slog.DiscardHandler))
+	require.NoError(t, s.Wake(t.Context(), []string{checkout.AuthorizePayment, checkout.VoidAuthorization}))
+	require.Zero(t, fake.pokes, "it is at another participant")
+	require.NoError(t, s.Wake(t.Context(), []string{checkout.ReserveStock}))
+	require.Equal(t, 1, fake.pokes)
+	fake.err = errors.New("away")
+	require.Error(t, s.Wake(t.Context(), []string{checkout.ReserveStock}), "whoever asks has to ask again")
+}
+
 func TestAStartThatFailsIsTriedAgainWithoutSpendingARun(t *testing.T) {
 	t.Parallel()
 	pool, st := accepted(t, "ord-1")
@@ -152,6 +187,7 @@ func overdue(t *testing.T, pool *pgxpool.Pool) {
 type fakeEngine struct {
 	mu       sync.Mutex
 	state    engine.State
+	failure  string
 	err      error
 	startErr error
 	started  []string
@@ -191,7 +227,7 @@ func (f *fakeEngine) Inspect(context.Context, string) (engine.Instance, error) {
 	case f.state == "":
 		return engine.Instance{}, engine.ErrGone
 	}
-	return engine.Instance{State: f.state}, nil
+	return engine.Instance{State: f.state, Failure: f.failure}, nil
 }
 
 func (f *fakeEngine) History(context.Context, string) ([]*protos.HistoryEvent, error) {

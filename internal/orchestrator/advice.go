@@ -1,0 +1,48 @@
+package orchestrator
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+)
+
+// advice tells an operator what to do about a checkout that needs attention, as sentences with the commands to type.
+func advice(c store.Checkout) string {
+	a := c.Attention
+	var say []string
+	tell := func(format string, args ...any) { say = append(say, fmt.Sprintf(format, args...)) }
+	resolve := func(as string) string {
+		return fmt.Sprintf("`orchestrator checkout resolve %s --step %s --as %s --reason …`", c.OrderID, a.Step, as)
+	}
+	redrive := fmt.Sprintf("`orchestrator checkout redrive %s --reason …`", c.OrderID)
+	participant := stepNamed(a.Step).Participant
+
+	switch a.Code {
+	case checkout.AttentionStopped:
+		tell("mend the orchestrator's build (`orchestrator doctor --replay` shows what does not fit), then %s", redrive)
+	case checkout.AttentionNoProgress:
+		tell("`orchestrator doctor` tells what the engine lacks; when it is mended, %s", redrive)
+	case checkout.AttentionConflict, checkout.AttentionBadRequest:
+		tell("find out what %s has on record of this order (`orchestrator checkout history %s`) and mend it there; then %s",
+			participant, c.OrderID, resolve("retry"))
+	case checkout.AttentionForgotten:
+		tell("find out in the books behind %s, such as the card network's, what became of it; then %s, or, where it is mended there, %s",
+			participant, resolve("done --without-proof"), resolve("retry"))
+	default:
+		tell("look at %s and its log; when it works again, %s", participant, resolve("retry"))
+		tell("%s settles it where the record of %s says that it is done", resolve("done"), participant)
+	}
+	switch {
+	case c.Phase == checkout.Forward:
+		tell("`orchestrator checkout cancel %s --reason …` gives it up", c.OrderID)
+	case c.Phase == checkout.Pivoted && inPlace(c, checkout.CapturePayment):
+		tell("`orchestrator checkout resolve %s --step %s --as refund --reason …` releases the stock, gives the money back and ends it", c.OrderID, c.AtStep())
+	}
+	if !a.Next.IsZero() {
+		tell("by itself it is tried again at %s", a.Next.UTC().Format(time.RFC3339))
+	}
+	return strings.Join(say, "; ")
+}

@@ -1,0 +1,289 @@
+// Package retention forgets what is over: the workflows of finished checkouts soon, finished checkouts with their operations at
+// the participants when they are as old as configured, or never. It trusts the row alone: only of a checkout that is final
+// anything is ever forgotten, and a final row never changes again.
+//
+// Every act may be repeated, so a process that dies between two leaves nothing half done: the next round does the rest.
+package retention
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+)
+
+const (
+	// interval is how long nothing is looked for after a round.
+	interval = time.Minute
+	// batch bounds what is done without a rest, and how many orders a participant forgets in one transaction.
+	batch = 100
+	// minRest is the shortest rest after a batch. A rest is as long as its batch took, so that at most half of the time something
+	// is purged, one after the other, whatever the load.
+	minRest = 50 * time.Millisecond
+	// engineBudget bounds one question to the engine, callBudget one to a participant.
+	engineBudget = 3 * time.Second
+	callBudget   = 10 * time.Second
+)
+
+// leaderLock is the key of the advisory lock that makes one process the one that forgets; one for each engine.
+var leaderLock = map[string]int64{"dapr": 0x63686b6f75740011, "embedded": 0x63686b6f75740012}
+
+// Participant is asked to forget operations; the clients of warehouse and payment are.
+type Participant interface {
+	ForgetOperations(context.Context, *connect.Request[operationv1.ForgetOperationsRequest]) (*connect.Response[operationv1.ForgetOperationsResponse], error)
+}
+
+// Config is what a Retention works with. All but KeepCheckouts is required; the last two only where checkouts are ever forgotten.
+type Config struct {
+	// KeepWorkflows is how long an engine keeps a workflow after its checkout ended. Too little leaves nothing to look at where the
+	// engine is suspected of a mistake; too much costs room and makes the engine's own queries slower.
+	KeepWorkflows time.Duration
+	// KeepCheckouts is how long a checkout is kept after its end, with its operations; 0 is for ever. Too little makes whoever asks
+	// about it, a chargeback say, meet nothing. It must be longer than outboxes and inboxes keep events (node sees to it), or an
+	// event that is sent again would meet a participant that knows nothing of the order any more.
+	KeepCheckouts time.Duration
+
+	Pool   *pgxpool.Pool
+	Store  *store.Store
+	Engine engine.Engine
+	Log    *slog.Logger
+	// Participants by name.
+	Participants map[string]Participant
+	// OpenDeadLetters returns those of the orders that an open dead letter is about: it may be replayed. While it fails, nothing is
+	// forgotten.
+	OpenDeadLetters func(ctx context.Context, orderIDs []string) ([]string, error)
+}
+
+// Validate tells all that is wrong.
+func (c Config) Validate() error {
+	var bad []error
+	if c.KeepWorkflows <= 0 {
+		bad = append(bad, errors.New("how long workflows are kept must be more than 0"))
+	}
+	if c.KeepCheckouts < 0 {
+		bad = append(bad, errors.New("how long checkouts are kept must not be negative; 0 keeps them for ever"))
+	}
+	if c.KeepCheckouts > 0 && (len(c.Participants) == 0 || c.OpenDeadLetters == nil) {
+		bad = append(bad, errors.New("to forget checkouts, participants and whoever knows of dead letters must be asked"))
+	}
+	return errors.Join(bad...)
+}
+
+// Retention forgets what one engine's checkouts leave. While it is not the leader it stands by.
+type Retention struct{ Config }
+
+// New returns a retention; Run runs it.
+func New(c Config) (*Retention, error) {
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("retention: %w", err)
+	}
+	return &Retention{c}, nil
+}
+
+// Run forgets until ctx ends. Trouble is logged and survived.
+func (r *Retention) Run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if err := pg.Lead(ctx, r.Pool, leaderLock[r.Engine.Name()], r.lead); err != nil && ctx.Err() == nil {
+			r.Log.Warn("retention lost its leadership and tries again", "error", err)
+		}
+		wait(ctx, interval)
+	}
+}
+
+// lead forgets for as long as the connection that holds the lock lives. Should another process lead before this one has noticed
+// that it no longer does, they do the same twice, which is harmless.
+func (r *Retention) lead(ctx context.Context, session *pgx.Conn) error {
+	for {
+		if err := session.Ping(ctx); err != nil {
+			return fmt.Errorf("keep leadership: %w", err)
+		}
+		if err := r.Round(ctx); err != nil && ctx.Err() == nil {
+			r.Log.Warn("not all that is over could be forgotten; it is tried again", "error", err)
+		}
+		if !wait(ctx, interval) {
+			return nil
+		}
+	}
+}
+
+// Round goes once through all that is old enough, in batches with rests between them. An error tells of the first thing that
+// could not be done; what comes after it was done all the same.
+func (r *Retention) Round(ctx context.Context) error {
+	purging := r.each(ctx, r.Store.Unpurged, r.KeepWorkflows, r.purge)
+	if r.KeepCheckouts == 0 {
+		return purging
+	}
+	return errors.Join(purging, r.each(ctx, r.Store.Forgettable, r.KeepCheckouts, r.forget))
+}
+
+// list is a query of the store for what ended longer ago than a time.
+type list func(ctx context.Context, engine string, olderThan time.Duration, after store.Finished, limit int) ([]store.Finished, error)
+
+// each goes through a list. It goes on behind each batch, because what cannot be forgotten yet would otherwise be all that is ever
+// looked at.
+func (r *Retention) each(ctx context.Context, list list, olderThan time.Duration, handle func(context.Context, []store.Finished) error) error {
+	var first error
+	for after := (store.Finished{}); ctx.Err() == nil; {
+		began := time.Now()
+		ended, err := list(ctx, r.Engine.Name(), olderThan, after, batch)
+		if err != nil {
+			return errors.Join(first, err)
+		}
+		if len(ended) == 0 {
+			return first
+		}
+		if err := handle(ctx, ended); err != nil && first == nil {
+			first = err
+		}
+		after = ended[len(ended)-1]
+		if len(ended) < batch {
+			return first
+		}
+		wait(ctx, max(minRest, time.Since(began)))
+	}
+	return first
+}
+
+// purge has the engine forget all runs of each checkout. It tells the first trouble of the batch.
+func (r *Retention) purge(ctx context.Context, ended []store.Finished) error {
+	var first error
+	open := 0
+	for _, c := range ended {
+		purged, err := r.purgeRuns(ctx, c)
+		if purged > c.PurgedRuns {
+			if marking := r.Store.MarkPurged(ctx, c.OrderID, purged); marking != nil {
+				return errors.Join(err, marking)
+			}
+		}
+		switch {
+		case errors.Is(err, errNotEnded):
+			open++
+		case errors.Is(err, errEngineAway):
+			return err // The others would wait for it as long.
+		case err != nil && first == nil:
+			first = err
+		}
+	}
+	if open > 0 {
+		r.Log.Info("workflows of finished checkouts had not ended; they were woken and are purged later", "checkouts", open)
+	}
+	return first
+}
+
+// What can keep a run from being purged beside an error of its own.
+var (
+	errNotEnded   = errors.New("the workflow has not ended")
+	errEngineAway = errors.New("the engine cannot be asked")
+)
+
+// purgeRuns purges the runs of a checkout that are not purged yet, and returns the newest of which all before it are purged too.
+func (r *Retention) purgeRuns(ctx context.Context, c store.Finished) (purged int, err error) {
+	purged = c.PurgedRuns
+	for run := c.PurgedRuns + 1; run <= c.Run; run++ {
+		failed := r.purgeRun(ctx, c.OrderID, run)
+		if errors.Is(failed, errEngineAway) {
+			return purged, failed
+		}
+		if failed == nil && err == nil {
+			purged = run
+		}
+		if err == nil {
+			err = failed
+		}
+	}
+	return purged, err
+}
+
+// purgeRun purges a run, or wakes it so that it ends: a run that was superseded while it waited to try again learns only at its
+// next attempt that nothing is left to do.
+func (r *Retention) purgeRun(ctx context.Context, orderID string, run int) error {
+	ctx, cancel := context.WithTimeout(ctx, engineBudget)
+	defer cancel()
+	id := runs.ID(orderID, run)
+	failed := r.Engine.Purge(ctx, id)
+	if failed == nil {
+		return nil
+	}
+	instance, err := r.Engine.Inspect(ctx, id)
+	switch {
+	case errors.Is(err, engine.ErrGone):
+		return nil
+	case err != nil:
+		return fmt.Errorf("purge run %d of %s: %w: %w", run, orderID, errEngineAway, err)
+	case instance.State != engine.Running && instance.State != engine.Stalled:
+		return failed
+	}
+	err = r.Engine.Raise(ctx, id, checkout.CommandEvent, checkout.Command{ID: uuid.NewString(), Kind: checkout.CommandRetry})
+	if err != nil && !errors.Is(err, engine.ErrGone) {
+		return fmt.Errorf("wake run %d of %s: %w", run, orderID, err)
+	}
+	return errNotEnded
+}
+
+// forget forgets those of the checkouts that no dead letter is about and that every participant has forgotten. A participant that
+// keeps one keeps the checkout; the others have forgotten it then and say so again when they are asked again.
+func (r *Retention) forget(ctx context.Context, ended []store.Finished) error {
+	var ids []string
+	for _, c := range ended {
+		ids = append(ids, c.OrderID)
+	}
+	open, err := r.OpenDeadLetters(ctx, ids)
+	if err != nil {
+		return fmt.Errorf("ask for open dead letters: %w", err)
+	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { return slices.Contains(open, id) })
+	for _, name := range slices.Sorted(maps.Keys(r.Participants)) {
+		if len(ids) == 0 {
+			return nil
+		}
+		if ids, err = r.forgotten(ctx, name, r.Participants[name], ids); err != nil {
+			return err
+		}
+	}
+	forgotten, err := r.Store.Forget(ctx, ids)
+	if forgotten > 0 {
+		r.Log.Info("old checkouts were forgotten", "checkouts", forgotten, "last_ended_at", ended[len(ended)-1].EndedAt)
+	}
+	return err
+}
+
+// forgotten asks a participant to forget orders and returns those that it has forgotten.
+func (r *Retention) forgotten(ctx context.Context, name string, participant Participant, ids []string) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callBudget)
+	defer cancel()
+	answer, err := participant.ForgetOperations(ctx, connect.NewRequest(&operationv1.ForgetOperationsRequest{OrderIds: ids}))
+	if err != nil {
+		return nil, fmt.Errorf("ask %s to forget: %w", name, err)
+	}
+	for _, k := range answer.Msg.Kept {
+		r.Log.Warn("a finished checkout is kept because a participant still needs it", "order_id", k.OrderId, "participant", name, "reason", k.Why)
+	}
+	// Only what was asked for counts, whatever was answered.
+	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return !slices.Contains(answer.Msg.ForgottenOrderIds, id) }), nil
+}
+
+func wait(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

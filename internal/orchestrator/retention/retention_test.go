@@ -1,0 +1,406 @@
+package retention_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/dapr/durabletask-go/task"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/retention"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+)
+
+const (
+	old   = 48 * time.Hour
+	young = time.Hour
+	keep  = 24 * time.Hour
+)
+
+// I3: what is purged or forgotten nobody can go on with.
+func TestI3FinishedWorkflowsArePurgedAndThoseOfAnOpenCheckoutNever(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.engine = f.embedded(t)
+	// The worst case: the engine says of each that it has ended, so that it would purge it if it were asked to.
+	for _, phase := range []checkout.Phase{checkout.Forward, checkout.Pivoted, checkout.Undoing} {
+		f.checkout(t, string(phase), phase, old, 1)
+		f.run(t, string(phase), 1)
+	}
+	f.checkout(t, "finished", checkout.Final, old, 2)
+	f.run(t, "finished", 1)
+	f.run(t, "finished", 2)
+	f.checkout(t, "finished-lately", checkout.Final, young, 1)
+	f.run(t, "finished-lately", 1)
+	f.checkout(t, "never-ran", checkout.Final, old, 1)
+
+	require.NoError(t, f.retention(t, 0).Round(t.Context()))
+	for _, id := range []string{"forward-1", "pivoted-1", "undoing-1", "finished-lately-1"} {
+		instance, err := f.engine.Inspect(t.Context(), id)
+		require.NoError(t, err, id)
+		require.Equal(t, engine.Completed, instance.State, id)
+	}
+	for _, id := range []string{"finished-1", "finished-2"} {
+		_, err := f.engine.Inspect(t.Context(), id)
+		require.ErrorIs(t, err, engine.ErrGone, id)
+	}
+	require.Equal(t, []string{"finished 2", "never-ran 1"}, f.purged(t))
+	require.Len(t, f.ids(t, "checkouts"), 6, "checkouts are kept for ever where nothing else is said")
+}
+
+func TestASupersededRunThatStillWaitsIsWokenAndPurgedOnceItHasEnded(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.engine = f.embedded(t)
+	f.checkout(t, "ord-1", checkout.Final, old, 2)
+	require.NoError(t, runs.Start(t.Context(), f.engine, "ord-1", 1, checkout.Forward)) // It waits for a command.
+	f.run(t, "ord-1", 2)
+
+	r := f.retention(t, 0)
+	require.NoError(t, r.Round(t.Context()), "that a run has not ended is no trouble")
+	require.Empty(t, f.purged(t), "run 1 is still there")
+	require.Eventually(t, func() bool { return r.Round(t.Context()) == nil && len(f.purged(t)) == 1 }, 20*time.Second, 50*time.Millisecond)
+	for _, id := range []string{"ord-1-1", "ord-1-2"} {
+		_, err := f.engine.Inspect(t.Context(), id)
+		require.ErrorIs(t, err, engine.ErrGone)
+	}
+}
+
+func TestAnEngineThatIsAwayIsAskedAgainInTheNextRound(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	for i := range 3 {
+		f.checkout(t, fmt.Sprintf("ord-%d", i), checkout.Final, old, 1)
+	}
+	fake := &fakeEngine{purge: errors.New("away"), inspect: errors.New("away")}
+	f.engine = fake
+	require.ErrorContains(t, f.retention(t, 0).Round(t.Context()), "away")
+	require.Empty(t, f.purged(t))
+	require.Equal(t, 1, fake.asked, "the others would have waited for it as long")
+
+	fake.purge = nil
+	require.NoError(t, f.retention(t, 0).Round(t.Context()))
+	require.Len(t, f.purged(t), 3)
+}
+
+func TestAWorkflowThatCannotBePurgedStandsInNobodysWay(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.checkout(t, "ord-0", checkout.Final, old+time.Hour, 1)
+	f.checkout(t, "ord-1", checkout.Final, old, 1)
+	f.engine = &fakeEngine{purge: errors.New("it is stuck"), only: "ord-0-1"}
+	require.ErrorContains(t, f.retention(t, 0).Round(t.Context()), "it is stuck")
+	require.Equal(t, []string{"ord-1 1"}, f.purged(t))
+}
+
+func TestOldCheckoutsAreForgottenWithTheirOperations(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	for _, id := range []string{"forgotten", "dead-letter", "kept-by-payment", "kept-by-warehouse", "unpublished"} {
+		f.checkout(t, id, checkout.Final, old, 1)
+	}
+	f.checkout(t, "young", checkout.Final, young, 1)
+	for _, phase := range []checkout.Phase{checkout.Forward, checkout.Pivoted, checkout.Undoing} {
+		f.checkout(t, string(phase), phase, old, 1)
+	}
+	f.exec(t, `UPDATE outbox SET published_at = NULL WHERE key = 'unpublished'`)
+	f.exec(t, `INSERT INTO commands (order_id, kind, actor, reason, outcome) VALUES ('forgotten', 'cancel', 'ann', 'she asked', 'done')`)
+	f.deadLetters = []string{"dead-letter"}
+	f.payment.keeps = []string{"kept-by-payment"}
+	f.warehouse.keeps = []string{"kept-by-warehouse"}
+
+	require.NoError(t, f.retention(t, keep).Round(t.Context()))
+	require.Equal(t, []string{"forgotten"}, f.ids(t, "forgotten_checkouts"))
+	require.Equal(t, []string{"dead-letter", "forward", "kept-by-payment", "kept-by-warehouse", "pivoted", "undoing", "unpublished", "young"}, f.ids(t, "checkouts"))
+	require.NotContains(t, f.ids(t, "entries"), "forgotten")
+	require.Equal(t, []string{"forgotten"}, f.ids(t, "commands"), "what people commanded is kept for ever")
+	require.Equal(t, []string{"forgotten", "kept-by-warehouse"}, f.payment.forgotten)
+	require.Equal(t, []string{"forgotten"}, f.warehouse.forgotten)
+
+	f.deadLetters, f.payment.keeps, f.warehouse.keeps = nil, nil, nil
+	f.exec(t, `UPDATE outbox SET published_at = now()`)
+	require.NoError(t, f.retention(t, keep).Round(t.Context()))
+	require.Equal(t, []string{"dead-letter", "forgotten", "kept-by-payment", "kept-by-warehouse", "unpublished"}, f.ids(t, "forgotten_checkouts"))
+}
+
+func TestNothingIsForgottenWhileSomebodyCannotTell(t *testing.T) {
+	t.Parallel()
+	away := errors.New("away")
+	for name, cut := range map[string]func(f *fixture, trouble error){
+		"dead letters":          func(f *fixture, trouble error) { f.deadLettersAway = trouble },
+		"the first participant": func(f *fixture, trouble error) { f.payment.err = trouble },
+		"the last participant":  func(f *fixture, trouble error) { f.warehouse.err = trouble },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.checkout(t, "ord-1", checkout.Final, old, 1)
+			cut(f, away)
+			require.ErrorIs(t, f.retention(t, keep).Round(t.Context()), away)
+			require.Equal(t, []string{"ord-1"}, f.ids(t, "checkouts"))
+			cut(f, nil)
+			require.NoError(t, f.retention(t, keep).Round(t.Context()))
+			require.Equal(t, []string{"ord-1"}, f.ids(t, "forgotten_checkouts"))
+		})
+	}
+}
+
+func TestI8ADeathBetweenTwoStepsLeavesWhatTheNextRoundFinishes(t *testing.T) {
+	t.Parallel()
+	for name, dies := range map[string]func(f *fixture, die func()){
+		"after a run was purged and before that is noted":              func(f *fixture, die func()) { f.engine.(*fakeEngine).then = die },
+		"after the first participant forgot":                           func(f *fixture, die func()) { f.payment.then = die },
+		"after the last participant forgot and before the row is gone": func(f *fixture, die func()) { f.warehouse.then = die },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := setup(t)
+			f.checkout(t, "ord-1", checkout.Final, old, 1)
+			f.checkout(t, "ord-2", checkout.Final, old, 1)
+			life, die := context.WithCancel(t.Context())
+			dies(f, die)
+			_ = f.retention(t, keep).Round(life)
+			require.Error(t, life.Err(), "it did not die")
+			require.Equal(t, []string{"ord-1", "ord-2"}, f.ids(t, "checkouts"))
+
+			dies(f, nil)
+			require.NoError(t, f.retention(t, keep).Round(t.Context()))
+			require.Equal(t, []string{"ord-1", "ord-2"}, f.ids(t, "forgotten_checkouts"))
+			require.Empty(t, f.ids(t, "checkouts"))
+		})
+	}
+}
+
+func TestManyAreForgottenInBoundedBatchesPastThoseThatMustStay(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.checkout(t, "ord-000", checkout.Final, old, 1)
+	f.exec(t, `
+		INSERT INTO checkouts (order_id, idempotency_key, digest, request, customer_id, currency, amount, payment_method, items, engine, phase, status,
+		                       verdict, deadline, progress, ended_at)
+		SELECT 'ord-' || lpad(i::text, 3, '0'), 'key-' || i, digest, request, customer_id, currency, amount, payment_method, items, engine, phase, status,
+		       verdict, deadline, progress, ended_at + i * interval '1 second'
+		FROM checkouts, generate_series(1, 249) AS i`)
+	all := f.ids(t, "checkouts")
+	f.payment.keeps = all[:120] // The oldest, more than a batch's worth.
+	require.NoError(t, f.retention(t, keep).Round(t.Context()))
+	require.Equal(t, all[120:], f.ids(t, "forgotten_checkouts"))
+	require.LessOrEqual(t, f.payment.most, 100, "orders that a participant was asked about at once")
+}
+
+func TestItForgetsUntilItIsStopped(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.checkout(t, "ord-1", checkout.Final, old, 1)
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { f.retention(t, keep).Run(ctx); close(ended) }()
+	require.Eventually(t, func() bool { return len(f.ids(t, "forgotten_checkouts")) == 1 }, 10*time.Second, 20*time.Millisecond)
+	stop()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("it did not stop")
+	}
+}
+
+func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
+	t.Parallel()
+	_, err := retention.New(retention.Config{KeepCheckouts: time.Hour})
+	require.ErrorContains(t, err, "workflows are kept")
+	require.ErrorContains(t, err, "dead letters")
+	_, err = retention.New(retention.Config{KeepWorkflows: time.Hour, KeepCheckouts: -1})
+	require.ErrorContains(t, err, "negative")
+	_, err = retention.New(retention.Config{KeepWorkflows: time.Hour})
+	require.NoError(t, err)
+}
+
+type fixture struct {
+	url                string
+	pool               *pgxpool.Pool
+	store              *store.Store
+	engine             engine.Engine
+	warehouse, payment *participant
+	deadLetters        []string
+	deadLettersAway    error
+}
+
+func setup(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{url: pgtest.URL(t), engine: &fakeEngine{}, warehouse: &participant{}, payment: &participant{}}
+	pool, err := pg.OpenMigrated(t.Context(), f.url, 4, store.Migrations()...)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	f.pool, f.store = pool, store.New(pool, outbox.New("orchestrator", pool, slog.New(slog.DiscardHandler)))
+	return f
+}
+
+func (f *fixture) retention(t *testing.T, keepCheckouts time.Duration) *retention.Retention {
+	t.Helper()
+	r, err := retention.New(retention.Config{
+		KeepWorkflows: keep, KeepCheckouts: keepCheckouts, Pool: f.pool, Store: f.store, Engine: f.engine,
+		Log:          slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Participants: map[string]retention.Participant{"warehouse": f.warehouse, "payment": f.payment},
+		OpenDeadLetters: func(context.Context, []string) ([]string, error) {
+			return f.deadLetters, f.deadLettersAway
+		},
+	})
+	require.NoError(t, err)
+	return r
+}
+
+// embedded runs the real embedded engine with a workflow that ends at its first command.
+func (f *fixture) embedded(t *testing.T) engine.Engine {
+	t.Helper()
+	registry := task.NewTaskRegistry()
+	require.NoError(t, registry.AddWorkflowN(checkout.Workflow, func(ctx *task.WorkflowContext) (any, error) {
+		return nil, ctx.WaitForSingleEvent(checkout.CommandEvent, -1).Await(nil)
+	}))
+	e, err := embedded.Open(t.Context(), embedded.Config{DatabaseURL: f.url, Registry: registry, Log: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- e.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		require.NoError(t, <-ended)
+		e.Close()
+	})
+	return e
+}
+
+// run makes the engine have a run that has ended.
+func (f *fixture) run(t *testing.T, order string, run int) {
+	t.Helper()
+	require.NoError(t, runs.Start(t.Context(), f.engine, order, run, checkout.Forward))
+	require.NoError(t, f.engine.Raise(t.Context(), runs.ID(order, run), checkout.CommandEvent, checkout.Command{ID: "c", Kind: checkout.CommandRetry}))
+	require.Eventually(t, func() bool {
+		instance, err := f.engine.Inspect(t.Context(), runs.ID(order, run))
+		return err == nil && instance.State == engine.Completed
+	}, 20*time.Second, 20*time.Millisecond)
+}
+
+// checkout makes one that is in a phase, and began or ended so long ago.
+func (f *fixture) checkout(t *testing.T, id string, phase checkout.Phase, age time.Duration, run int) {
+	t.Helper()
+	_, _, err := f.store.Accept(t.Context(), store.NewCheckout{
+		OrderID: id, IdempotencyKey: "key-of-" + id, Digest: "v1:first", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",
+		Items:  []checkout.Item{{SKU: "CHAIR-OAK", Quantity: 1}},
+		Amount: checkout.Money{Currency: "EUR", MinorUnits: 4999}, PaymentMethod: "tok_visa", Deadline: time.Hour, Coordination: "orchestrated",
+	})
+	require.NoError(t, err)
+	const query = `
+		UPDATE checkouts
+		SET phase = $2, run = $3, started_at = now() - $4::interval, updated_at = now() - $4::interval,
+		    status = CASE $2 WHEN 'final' THEN 'CANCELLED' WHEN 'undoing' THEN 'COMPENSATING' ELSE 'RUNNING' END,
+		    verdict = CASE WHEN $2 IN ('final', 'undoing') THEN 'CANCELLED' END,
+		    ended_at = CASE $2 WHEN 'final' THEN now() - $4::interval END,
+		    check_at = CASE WHEN $2 <> 'final' THEN now() - $4::interval END,
+		    at_step = CASE WHEN $2 <> 'final' THEN at_step ELSE '' END
+		WHERE order_id = $1`
+	_, err = f.pool.Exec(t.Context(), query, id, string(phase), run, age)
+	require.NoError(t, err)
+	f.exec(t, `UPDATE outbox SET published_at = now()`)
+}
+
+func (f *fixture) exec(t *testing.T, query string) {
+	t.Helper()
+	_, err := f.pool.Exec(t.Context(), query)
+	require.NoError(t, err)
+}
+
+// ids are the order ids of a table, sorted.
+func (f *fixture) ids(t *testing.T, table string) []string {
+	t.Helper()
+	return f.texts(t, `SELECT DISTINCT order_id FROM `+table+` ORDER BY order_id`)
+}
+
+// purged lists the checkouts of which the engine has forgotten runs, with the newest.
+func (f *fixture) purged(t *testing.T) []string {
+	t.Helper()
+	return f.texts(t, `SELECT order_id || ' ' || purged_runs FROM checkouts WHERE purged_runs > 0 ORDER BY order_id`)
+}
+
+func (f *fixture) texts(t *testing.T, query string) []string {
+	t.Helper()
+	rows, err := f.pool.Query(t.Context(), query)
+	require.NoError(t, err)
+	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	return all
+}
+
+// participant forgets all that it is asked to but what it keeps.
+type participant struct {
+	keeps, forgotten []string
+	most             int
+	err              error
+	then             func()
+}
+
+func (p *participant) ForgetOperations(_ context.Context, req *connect.Request[operationv1.ForgetOperationsRequest]) (*connect.Response[operationv1.ForgetOperationsResponse], error) {
+	if p.err != nil {
+		return nil, p.err
+	}
+	p.most = max(p.most, len(req.Msg.OrderIds))
+	res := &operationv1.ForgetOperationsResponse{}
+	for _, id := range req.Msg.OrderIds {
+		if slices.Contains(p.keeps, id) {
+			res.Kept = append(res.Kept, &operationv1.Kept{OrderId: id, Why: "it is open"})
+			continue
+		}
+		res.ForgottenOrderIds = append(res.ForgottenOrderIds, id)
+		if !slices.Contains(p.forgotten, id) {
+			p.forgotten = append(p.forgotten, id)
+		}
+	}
+	slices.SortFunc(p.forgotten, strings.Compare)
+	if p.then != nil {
+		p.then()
+	}
+	return connect.NewResponse(res), nil
+}
+
+// fakeEngine is one that fails, or knows no instance.
+type fakeEngine struct {
+	engine.Engine
+	purge, inspect error
+	// only is the only instance that cannot be purged; empty: none can.
+	only  string
+	asked int
+	then  func()
+}
+
+func (*fakeEngine) Name() string { return "embedded" }
+
+func (f *fakeEngine) Purge(_ context.Context, id string) error {
+	f.asked++
+	if f.then != nil {
+		f.then()
+	}
+	if f.only != "" && id != f.only {
+		return nil
+	}
+	return f.purge
+}
+
+func (f *fakeEngine) Inspect(context.Context, string) (engine.Instance, error) {
+	return engine.Instance{State: engine.Completed}, f.inspect
+}

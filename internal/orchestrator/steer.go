@@ -1,0 +1,203 @@
+package orchestrator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"connectrpc.com/connect"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+)
+
+// engineNames are the engines that a checkout can be moved to.
+var engineNames = []string{"dapr", "embedded"}
+
+// Approve lets a checkout that awaits approval go on.
+func (s *Service) Approve(ctx context.Context, req *connect.Request[checkoutv1.ApproveRequest]) (*connect.Response[checkoutv1.ApproveResponse], error) {
+	steered, err := s.steer(ctx, req.Msg, nil, s.store.Approve)
+	if err != nil {
+		return nil, err
+	}
+	s.wake(ctx, steered, checkout.CommandApprove)
+	return connect.NewResponse(&checkoutv1.ApproveResponse{Checkout: toWire(steered.Checkout)}), nil
+}
+
+// Reject turns back a checkout that awaits approval.
+func (s *Service) Reject(ctx context.Context, req *connect.Request[checkoutv1.RejectRequest]) (*connect.Response[checkoutv1.RejectResponse], error) {
+	steered, err := s.steer(ctx, req.Msg, nil, s.store.Reject)
+	if err != nil {
+		return nil, err
+	}
+	s.wake(ctx, steered, checkout.CommandReject)
+	return connect.NewResponse(&checkoutv1.RejectResponse{Checkout: toWire(steered.Checkout)}), nil
+}
+
+// Resolve settles what a checkout cannot settle by itself.
+func (s *Service) Resolve(ctx context.Context, req *connect.Request[checkoutv1.ResolveRequest]) (*connect.Response[checkoutv1.ResolveResponse], error) {
+	steered, err := s.steer(ctx, req.Msg, validateResolve(req.Msg), func(ctx context.Context, w store.Wish) (store.Steered, error) {
+		switch req.Msg.As {
+		case checkoutv1.Resolution_RESOLUTION_RETRY:
+			return s.store.Retry(ctx, w, req.Msg.Step)
+		case checkoutv1.Resolution_RESOLUTION_REFUND:
+			return s.store.Refund(ctx, w, req.Msg.Step)
+		}
+		proof := store.ProofWord
+		if !req.Msg.WithoutProof {
+			if err := s.proven(ctx, w.OrderID, req.Msg.Step); err != nil {
+				return store.Steered{}, err
+			}
+			proof = store.ProofRecord
+		}
+		return s.store.Settle(ctx, w, req.Msg.Step, proof)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if req.Msg.As == checkoutv1.Resolution_RESOLUTION_REFUND && !req.Msg.DryRun {
+		s.begin(ctx, steered.Checkout)
+	} else {
+		s.wake(ctx, steered, checkout.CommandRetry)
+	}
+	return connect.NewResponse(&checkoutv1.ResolveResponse{Checkout: toWire(steered.Checkout), What: steered.What}), nil
+}
+
+// Redrive hands a checkout to a new run.
+func (s *Service) Redrive(ctx context.Context, req *connect.Request[checkoutv1.RedriveRequest]) (*connect.Response[checkoutv1.RedriveResponse], error) {
+	var bad []*checkoutv1.BadField
+	if e := req.Msg.Engine; e != "" && e != engineNames[0] && e != engineNames[1] {
+		bad = append(bad, badField("engine", "must be %s, not %q", strings.Join(engineNames, " or "), clip(e)))
+	}
+	steered, err := s.steer(ctx, req.Msg, bad, func(ctx context.Context, w store.Wish) (store.Steered, error) {
+		return s.store.Redrive(ctx, w, req.Msg.Engine)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !req.Msg.DryRun {
+		s.begin(ctx, steered.Checkout)
+	}
+	return connect.NewResponse(&checkoutv1.RedriveResponse{Checkout: toWire(steered.Checkout), What: steered.What}), nil
+}
+
+// steering is what the requests of operators have in common.
+type steering interface {
+	GetOrderId() string
+	GetReason() string
+	GetActor() string
+	GetDryRun() bool
+}
+
+// steer checks a wish, has it fulfilled, and gives its errors their codes.
+func (s *Service) steer(ctx context.Context, req steering, bad []*checkoutv1.BadField, fulfil func(context.Context, store.Wish) (store.Steered, error)) (store.Steered, error) {
+	if bad = append(validateAct(req), bad...); len(bad) > 0 {
+		return store.Steered{}, badInput(bad)
+	}
+	steered, err := fulfil(ctx, store.Wish{OrderID: req.GetOrderId(), Actor: actorOf(req), Reason: req.GetReason(), DryRun: req.GetDryRun()})
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return steered, noSuchCheckout(req.GetOrderId())
+	case errors.Is(err, store.ErrState):
+		_, sentence, _ := strings.Cut(err.Error(), store.ErrState.Error()+": ")
+		return steered, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s: %s", req.GetOrderId(), sentence))
+	case err != nil:
+		return steered, failure(err)
+	}
+	return steered, nil
+}
+
+// proven asks the participant whether its record says that a step, or its undoing, is done.
+func (s *Service) proven(ctx context.Context, orderID, name string) error {
+	step := stepNamed(name)
+	if step.Participant == checkout.Operator {
+		return nil // Nobody can be asked; the state refuses it.
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	ask := s.warehouse.GetOperation
+	if step.Participant == checkout.Payment {
+		ask = s.payment.GetOperation
+	}
+	answer, err := ask(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: orderID, Step: step.Name}))
+	if err != nil && connect.CodeOf(err) != connect.CodeNotFound {
+		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("%s cannot be asked for its record: %w", step.Participant, err))
+	}
+	var op *operationv1.Operation
+	if err == nil {
+		op = answer.Msg.Operation
+	}
+	agrees := op.GetDo() == operationv1.Outcome_OUTCOME_APPLIED && op.GetUndo() != operationv1.Outcome_OUTCOME_APPLIED
+	if name == step.Compensation {
+		agrees = op.GetUndo() == operationv1.Outcome_OUTCOME_APPLIED || op.GetDo() == operationv1.Outcome_OUTCOME_REJECTED
+	}
+	if !agrees {
+		return fmt.Errorf("%w: the record of %s says of %s: %s; `--as retry` tries it again, and `--without-proof` takes your word, which is kept for ever",
+			store.ErrState, step.Participant, step.Name, describe(op))
+	}
+	return nil
+}
+
+func validateResolve(req *checkoutv1.ResolveRequest) []*checkoutv1.BadField {
+	var bad []*checkoutv1.BadField
+	switch {
+	case req.Step == "":
+		bad = append(bad, badField("step", "is missing"))
+	case !isStepOrCompensation(req.Step):
+		bad = append(bad, badField("step", "is neither a step nor a compensation: %q", clip(req.Step)))
+	}
+	switch req.As {
+	case checkoutv1.Resolution_RESOLUTION_RETRY, checkoutv1.Resolution_RESOLUTION_REFUND:
+		if req.WithoutProof {
+			bad = append(bad, badField("without_proof", "goes with RESOLUTION_DONE only"))
+		}
+	case checkoutv1.Resolution_RESOLUTION_DONE:
+	default:
+		bad = append(bad, badField("as", "must be RESOLUTION_RETRY, RESOLUTION_DONE or RESOLUTION_REFUND"))
+	}
+	return bad
+}
+
+// validateAct checks what every wish of an operator must say.
+func validateAct(req steering) []*checkoutv1.BadField {
+	var bad []*checkoutv1.BadField
+	switch {
+	case req.GetReason() == "":
+		bad = append(bad, badField("reason", "is missing"))
+	case !printable(req.GetReason(), maxReason):
+		bad = append(bad, badField("reason", "must be at most %d printable characters", maxReason))
+	}
+	if actor := req.GetActor(); actor != "" && !printable(actor, maxToken) {
+		bad = append(bad, badField("actor", "must be at most %d printable characters", maxToken))
+	}
+	return bad
+}
+
+// actorOf is who asks.
+func actorOf(req steering) string {
+	if actor := req.GetActor(); actor != "" {
+		return actor
+	}
+	return "api"
+}
+
+// wake tells a run that waits that there is something to be read from the row. A word that is lost costs time only: the run's next
+// attempt reads the row all the same, and the sweeper sees to it that there is one.
+func (s *Service) wake(ctx context.Context, steered store.Steered, kind string) {
+	c := steered.Checkout
+	if steered.CommandID == "" || c.Engine != s.engine.Name() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wakeTimeout)
+	defer cancel()
+	id := runs.ID(c.OrderID, c.Run)
+	err := s.engine.Raise(ctx, id, checkout.CommandEvent, checkout.Command{ID: steered.CommandID, Kind: kind})
+	if err != nil && !errors.Is(err, engine.ErrGone) {
+		s.log.Warn("the run was not woken; its next attempt sees what is asked", "order_id", c.OrderID, "workflow_id", id, "error", err)
+	}
+}
