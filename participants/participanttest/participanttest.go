@@ -47,6 +47,8 @@ type Call func(ctx context.Context, orderID string) (*operationv1.Result, error)
 
 // Adapter is one step of a participant, as the kit reaches it. Its functions are called by many goroutines at once.
 //
+// An undoing whose step never came is answered as applied with the reason "unseen", and no other is (see operation.v1.Result).
+//
 // Errors are Connect's: code already_exists is a conflict (the step was asked for with other content) and not_found, from Get,
 // that nothing is known of the order. Other codes that say that asking again is no use fail the rule; any other error means "not
 // known", and the kit asks again. An adapter for another protocol makes them with connect.NewError.

@@ -60,6 +60,7 @@ func TestEachMistakeIsCaughtByTheRuleAboutIt(t *testing.T) {
 		"d":                       {mistake: undoTwice, caught: "undoing again undoes nothing twice"},
 		"d, of many at once":      {mistake: undoTwice, caught: "16 undoings at once undo once"},
 		"e":                       {mistake: lateDoIsSuccess, caught: "undone before it arrived, the late step is refused"},
+		"e, of who does not say":  {mistake: unseenUnsaid, caught: "undone before it arrived, the late step is refused"},
 		"f":                       {mistake: separateRows, caught: "doing and undoing at once leaves nothing in place"},
 		"g":                       {mistake: anotherKey, outer: true, caught: "a lost answer of the outer system is learnt by asking it again with the same key"},
 		"h":                       {mistake: neverRecovered, outer: true, caught: "what a crash left started comes to its end though nobody asks"},

@@ -33,6 +33,7 @@ const (
 	lateDoIsSuccess  mistake = "the late step after its undoing is answered as success"
 	separateRows     mistake = "doing and undoing are in separate rows"
 	anotherKey       mistake = "the gateway is called again with another key"
+	unseenUnsaid     mistake = "undoing what never came is answered as if it had been done"
 	neverRecovered   mistake = "what a crash left started is never recovered"
 )
 
@@ -211,6 +212,9 @@ func (r *reference) undo(ctx context.Context, order string) (answer *operationv1
 			op, err = r.advance(alive, op)
 		}
 		answer = result(op.undo)
+		if (op.do == "none" || op.do == "undone-before") && r.mistake != unseenUnsaid {
+			answer.Reason = unseen
+		}
 		return err
 	})
 	return answer, err

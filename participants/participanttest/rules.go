@@ -119,6 +119,9 @@ func undoAgain(t *trial) {
 		if err != nil {
 			return err
 		}
+		if first.GetReason() == unseen {
+			return fmt.Errorf("undoing what was done was answered with reason %q", unseen)
+		}
 		if err := t.inState(order, t.Undone); err != nil {
 			return err
 		}
@@ -216,8 +219,13 @@ func countApplied(results []*operationv1.Result) (n int) {
 
 func undoFirst(t *trial) {
 	t.tryEach(5, Plain, func(order string) error {
-		if _, err := t.expect(applied, order, t.Undo); err != nil {
+		first, err := t.expect(applied, order, t.Undo)
+		if err != nil {
 			return err
+		}
+		// Otherwise nobody could tell a step that is late from one that a participant did, confirmed and lost.
+		if first.GetReason() != unseen {
+			return fmt.Errorf("undoing what never came was answered with reason %q, must be %q", first.GetReason(), unseen)
 		}
 		if err := t.records(order, notAsked, applied); err != nil {
 			return fmt.Errorf("the undoing must be recorded: %w", err)
@@ -230,8 +238,8 @@ func undoFirst(t *trial) {
 				return fmt.Errorf("after the late step: %w", err)
 			}
 		}
-		if _, err := t.expect(applied, order, t.Undo); err != nil {
-			return err
+		if err := t.same(1, first, order, t.Undo); err != nil {
+			return fmt.Errorf("after the late step: undoing %w", err)
 		}
 		if err := t.records(order, undoneBefore, applied); err != nil {
 			return err
@@ -297,8 +305,12 @@ func undoRejected(t *trial) {
 		}
 		undone := notAsked
 		if t.Undo != nil {
-			if _, err := t.expect(applied, order, t.Undo); err != nil {
+			r, err := t.expect(applied, order, t.Undo)
+			if err != nil {
 				return err
+			}
+			if r.GetReason() == unseen {
+				return fmt.Errorf("undoing what was rejected was answered with reason %q", unseen)
 			}
 			undone = applied
 		}

@@ -23,6 +23,9 @@ const (
 	notAsked     = operationv1.Outcome_OUTCOME_UNSPECIFIED
 )
 
+// unseen is the reason of an undoing whose step never came.
+const unseen = "unseen"
+
 const (
 	// atOnce is how many orders are worked on side by side.
 	atOnce = 16

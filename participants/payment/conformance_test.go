@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"testing"
-	"time"
 
 	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -22,7 +21,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger/ledgertest"
 	"github.com/checkoutsaga/orchestrator/participants/participanttest"
 )
@@ -133,13 +131,8 @@ func TestI2AForgottenOrderIsRefusedInEveryMethodAndChargedInNone(t *testing.T) {
 	p := start(t, pgtest.URL(t), nil)
 	require.Equal(t, applied, p.authorize(t, "ord-1", "tok_visa", 100).Outcome)
 	require.Equal(t, applied, p.void(t, "ord-1").Outcome)
-	_, err := p.pool.Exec(t.Context(), `UPDATE operations SET updated_at = updated_at - interval '2 hours'`)
-	require.NoError(t, err)
-	n, err := ledger.Forget(t.Context(), p.pool, ledger.Retention{
-		Keep: time.Hour, Settled: "true", InUse: func(context.Context, []string) ([]string, error) { return nil, nil },
-	})
-	require.NoError(t, err)
-	require.Equal(t, 1, n)
+	p.publishAll(t)
+	require.Equal(t, []string{"ord-1"}, p.forget(t, "ord-1").ForgottenOrderIds)
 
 	before := p.effect(t, "ord-1")
 	for _, call := range []participanttest.Call{p.authorizing("tok_visa", 100), p.voiding, p.capturing(100), p.refunding} {
@@ -147,7 +140,7 @@ func TestI2AForgottenOrderIsRefusedInEveryMethodAndChargedInNone(t *testing.T) {
 		require.Equal(t, connect.CodeFailedPrecondition, connect.CodeOf(err), err)
 		require.ErrorContains(t, err, "no longer kept")
 	}
-	_, err = p.get(t.Context(), "ord-1", stepAuthorize)
+	_, err := p.get(t.Context(), "ord-1", stepAuthorize)
 	require.Equal(t, connect.CodeFailedPrecondition, connect.CodeOf(err), err)
 	require.Equal(t, before, p.effect(t, "ord-1"))
 }

@@ -62,7 +62,7 @@ type Config struct {
 
 // Service is payment with its sandbox gateway: open it, mount it on a server, have its events carried, run all of it, close it.
 type Service struct {
-	*ledger.Reads
+	*ledger.Records
 	store   *store
 	inbox   *inbox.Inbox
 	network Network
@@ -92,7 +92,7 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	}
 	gateway := sandbox.New(pool)
 	s := &Service{
-		Reads:   ledger.NewReads(pool),
+		Records: ledger.NewRecords(pool, openWhy),
 		store:   &store{pool: pool, outbox: outbox.New(app, pool, log)},
 		inbox:   inbox.New(app, pool, log),
 		network: sandboxNetwork{gateway}, sandbox: sandbox.NewControls(gateway), log: log,
@@ -225,6 +225,15 @@ func (s *Service) Authorize(ctx context.Context, req *connect.Request[paymentv1.
 	if err != nil {
 		return nil, err
 	}
+	if result.Outcome == operationv1.Outcome_OUTCOME_APPLIED {
+		p, err := s.store.paymentOf(ctx, req.Msg.OrderId)
+		if err != nil {
+			return nil, err
+		}
+		if p.authorizedUntil != nil {
+			result.ValidUntil = timestamppb.New(*p.authorizedUntil)
+		}
+	}
 	return connect.NewResponse(&paymentv1.AuthorizeResponse{Result: result}), nil
 }
 
@@ -310,6 +319,15 @@ func (s *Service) GetPayment(ctx context.Context, req *connect.Request[paymentv1
 		res.Captured = p.money()
 	}
 	return connect.NewResponse(res), nil
+}
+
+// CheckBooks compares each order's payment with its operations and with what was booked.
+func (s *Service) CheckBooks(ctx context.Context, _ *connect.Request[operationv1.CheckBooksRequest]) (*connect.Response[operationv1.CheckBooksResponse], error) {
+	found, err := s.store.checkBooks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&operationv1.CheckBooksResponse{Discrepancies: found}), nil
 }
 
 func checkOrderID(orderID string) error {

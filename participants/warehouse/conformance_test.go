@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"testing"
-	"time"
 
 	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -22,7 +21,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger/ledgertest"
 	"github.com/checkoutsaga/orchestrator/participants/participanttest"
 )
@@ -116,13 +114,8 @@ func TestI2AForgottenOrderIsRefusedInEveryMethodAndAppliedInNone(t *testing.T) {
 	require.NoError(t, err)
 	_, err = w.release(t.Context(), "ord-1")
 	require.NoError(t, err)
-	_, err = w.pool.Exec(t.Context(), `UPDATE operations SET updated_at = updated_at - interval '2 hours'`)
-	require.NoError(t, err)
-	n, err := ledger.Forget(t.Context(), w.pool, ledger.Retention{
-		Keep: time.Hour, Settled: "true", InUse: func(context.Context, []string) ([]string, error) { return nil, nil },
-	})
-	require.NoError(t, err)
-	require.Equal(t, 1, n)
+	w.publishAll(t)
+	require.Equal(t, []string{"ord-1"}, w.forget(t, "ord-1").ForgottenOrderIds)
 
 	_, reserving := w.reserve(t.Context(), "ord-1", pieces("CHAIR-OAK", 2))
 	_, releasing := w.release(t.Context(), "ord-1")

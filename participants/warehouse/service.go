@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/event"
@@ -44,7 +45,7 @@ type Config struct {
 
 // Service is the warehouse: open it, mount it on a server, have its events carried, run all of it, close it.
 type Service struct {
-	*ledger.Reads
+	*ledger.Records
 	store *store
 	inbox *inbox.Inbox
 }
@@ -68,9 +69,9 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 		return nil, fmt.Errorf("open warehouse: %w", err)
 	}
 	s := &Service{
-		Reads: ledger.NewReads(pool),
-		store: &store{pool: pool, outbox: outbox.New(app, pool, log)},
-		inbox: inbox.New(app, pool, log),
+		Records: ledger.NewRecords(pool, openWhy),
+		store:   &store{pool: pool, outbox: outbox.New(app, pool, log)},
+		inbox:   inbox.New(app, pool, log),
 	}
 	s.subscribe()
 	return s, nil
@@ -191,16 +192,41 @@ func (s *Service) GetReservation(ctx context.Context, req *connect.Request[wareh
 	if err := checkOrderID(req.Msg.OrderId); err != nil {
 		return nil, err
 	}
-	state, lines, err := s.store.reservation(ctx, req.Msg.OrderId)
-	if err != nil && !errors.Is(err, errNoReservation) {
+	found, err := s.store.reservations(ctx, []string{req.Msg.OrderId})
+	if err != nil {
 		return nil, err
 	}
-	res := &warehousev1.GetReservationResponse{Lines: messages(lines), State: map[reservationState]warehousev1.ReservationState{
-		reserved:  warehousev1.ReservationState_RESERVATION_STATE_RESERVED,
-		released:  warehousev1.ReservationState_RESERVATION_STATE_RELEASED,
-		committed: warehousev1.ReservationState_RESERVATION_STATE_COMMITTED,
-	}[state]}
+	res := &warehousev1.GetReservationResponse{}
+	if len(found) == 1 {
+		res.State, res.Lines = found[0].State, found[0].Lines
+	}
 	return connect.NewResponse(res), nil
+}
+
+// ListReservations tells what each of the orders holds, or held, by order id.
+func (s *Service) ListReservations(ctx context.Context, req *connect.Request[warehousev1.ListReservationsRequest]) (*connect.Response[warehousev1.ListReservationsResponse], error) {
+	var bad input.Problems
+	if len(req.Msg.OrderIds) == 0 {
+		bad.Add("order_ids", "is missing")
+	}
+	bad.OrderIDs("order_ids", req.Msg.OrderIds)
+	if err := bad.Err(); err != nil {
+		return nil, err
+	}
+	found, err := s.store.reservations(ctx, req.Msg.OrderIds)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&warehousev1.ListReservationsResponse{Reservations: found}), nil
+}
+
+// CheckBooks compares each article's counts with the lines of its reservations.
+func (s *Service) CheckBooks(ctx context.Context, _ *connect.Request[operationv1.CheckBooksRequest]) (*connect.Response[operationv1.CheckBooksResponse], error) {
+	found, err := s.store.checkBooks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&operationv1.CheckBooksResponse{Discrepancies: found}), nil
 }
 
 func checkOrderID(orderID string) error {

@@ -247,14 +247,9 @@ func queueState(writes *pgx.Batch, orderID string, state reservationState) {
 	writes.Queue(query, orderID, state)
 }
 
-// querier is a transaction or the pool.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
-func linesOf(ctx context.Context, q querier, orderID string) ([]line, error) {
+func linesOf(ctx context.Context, tx pgx.Tx, orderID string) ([]line, error) {
 	const query = `SELECT sku, quantity FROM reservation_lines WHERE order_id = $1 ORDER BY sku COLLATE "C"`
-	rows, err := q.Query(ctx, query, orderID)
+	rows, err := tx.Query(ctx, query, orderID)
 	if err != nil {
 		return nil, fmt.Errorf("read reservation: %w", err)
 	}
@@ -268,18 +263,36 @@ func linesOf(ctx context.Context, q querier, orderID string) ([]line, error) {
 	return lines, nil
 }
 
-// reservation tells what an order holds, or errNoReservation.
-func (s *store) reservation(ctx context.Context, orderID string) (state reservationState, lines []line, err error) {
-	const query = `SELECT state FROM reservations WHERE order_id = $1`
-	err = s.pool.QueryRow(ctx, query, orderID).Scan(&state)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", nil, errNoReservation
-	}
+// reservations tells what each of the orders holds, or held, by order id; one that never held anything is left out.
+func (s *store) reservations(ctx context.Context, orderIDs []string) ([]*warehousev1.Reservation, error) {
+	const query = `
+		SELECT order_id, state, array_agg(sku ORDER BY sku COLLATE "C"), array_agg(quantity ORDER BY sku COLLATE "C")
+		FROM reservations JOIN reservation_lines USING (order_id)
+		WHERE order_id = ANY($1)
+		GROUP BY order_id
+		ORDER BY order_id COLLATE "C"`
+	rows, err := s.pool.Query(ctx, query, orderIDs)
 	if err != nil {
-		return "", nil, fmt.Errorf("read reservation: %w", err)
+		return nil, fmt.Errorf("read reservations: %w", err)
 	}
-	lines, err = linesOf(ctx, s.pool, orderID)
-	return state, lines, err
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*warehousev1.Reservation, error) {
+		r := &warehousev1.Reservation{}
+		var state reservationState
+		var skus []string
+		var quantities []int32
+		if err := row.Scan(&r.OrderId, &state, &skus, &quantities); err != nil {
+			return nil, err
+		}
+		r.State = state.message()
+		for i, sku := range skus {
+			r.Lines = append(r.Lines, &warehousev1.Line{Sku: sku, Quantity: quantities[i]})
+		}
+		return r, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read reservations: %w", err)
+	}
+	return found, nil
 }
 
 // setStock counts an article anew, or takes it into the catalogue; errBelowReserved if more is promised than would be there.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 )
@@ -56,6 +57,17 @@ const (
 	released  reservationState = "released"
 	committed reservationState = "committed"
 )
+
+func (s reservationState) message() warehousev1.ReservationState {
+	switch s {
+	case reserved:
+		return warehousev1.ReservationState_RESERVATION_STATE_RESERVED
+	case released:
+		return warehousev1.ReservationState_RESERVATION_STATE_RELEASED
+	default:
+		return warehousev1.ReservationState_RESERVATION_STATE_COMMITTED
+	}
+}
 
 // checkLines tells what is wrong with the lines of an order.
 func checkLines(bad *input.Problems, lines []line) {

@@ -14,6 +14,9 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 )
 
+// maxOrders is how many orders one request may name.
+const maxOrders = 1000
+
 // maxMinorUnits keeps every sum of a shop's lifetime far from the end of int64.
 const maxMinorUnits = 1_000_000_000_000
 
@@ -42,6 +45,17 @@ func (p Problems) Err() error {
 func (p *Problems) OrderID(field, value string) {
 	if !orderID.MatchString(value) {
 		p.Add(field, "must be 1 to 64 letters, digits, dots, underscores or hyphens and begin with a letter or digit")
+	}
+}
+
+// OrderIDs demands at most 1,000 order ids.
+func (p *Problems) OrderIDs(field string, values []string) {
+	if len(values) > maxOrders {
+		p.Add(field, "must be at most %d, not %d", maxOrders, len(values))
+		return
+	}
+	for i, id := range values {
+		p.OrderID(fmt.Sprintf("%s[%d]", field, i), id)
 	}
 }
 

@@ -58,6 +58,10 @@ const (
 	UndoneBefore State = "undone-before"
 )
 
+// Unseen is the reason of an undoing that is applied though its step never came. Whoever knows that the step was once confirmed
+// learns from it that this participant has lost what it recorded.
+const Unseen = "unseen"
+
 // MaxDetail is where sentences are cut, in bytes.
 const MaxDetail = 200
 
@@ -188,7 +192,10 @@ func BeginUndoing(ctx context.Context, tx pgx.Tx, orderID, step string) (op Oper
 		return op, true, nil
 	}
 	switch op.Do.State {
-	case None, Rejected:
+	case None:
+		op.Undo.Apply("")
+		op.Undo.Reason = Unseen
+	case Rejected:
 		op.Undo.Apply("")
 	case Started:
 		op.Undo.State = Wanted

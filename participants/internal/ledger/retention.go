@@ -2,10 +2,8 @@ package ledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -17,107 +15,85 @@ import (
 // held alone by the one that forgets the order. A row would not do: the operation that comes late may be the first of its step.
 const orderLocks = 0x6f726472
 
-// forgetBatch is how many operations are looked at in one round, and so how long a transaction of Forget can get.
-const forgetBatch = 500
-
-// Retention says which orders' operations may be forgotten.
-type Retention struct {
-	// Keep is how long operations are kept after the order's last one changed. Zero keeps them for ever. Too little makes an
-	// order's late repeats, and the operator who looks for it, meet "no longer kept"; too much costs only room.
-	Keep time.Duration
-	// Settled is an SQL condition about orders.order_id, by the participant's own tables: nothing of the order is open, and
-	// no event of it is still to be published. The ledger cannot tell: it does not know which step is the last.
-	Settled string
-	// InUse returns those of the orders that something outside of this participant can still bring: an open checkout, or a dead
-	// letter that may be replayed. While it fails, nothing is forgotten.
-	InUse func(ctx context.Context, orderIDs []string) ([]string, error)
+// Kept is an order that is not forgotten.
+type Kept struct {
+	OrderID string
+	// Why is a sentence for people.
+	Why string
 }
 
-// Forget removes the operations of every order that nothing is under way of, that changed last longer ago than r.Keep, that is
-// settled and not in use, and keeps the order's id: from then on every request for the order ends with ErrForgotten. It works in
-// bounded transactions and may be called at any time, by several processes at once; an order that somebody is at work on is left
-// for the next time. It returns how many orders it forgot, also beside an error.
-func Forget(ctx context.Context, pool *pgxpool.Pool, r Retention) (orders int, err error) {
-	if r.Keep == 0 {
-		return 0, nil
-	}
-	if r.Keep < 0 || r.Settled == "" || r.InUse == nil {
-		return 0, errors.New("forget operations: a retention needs a positive time, a condition of being settled, and somebody who knows what is in use")
-	}
-	for place := (Place{}); ; {
-		old, err := listOld(ctx, pool, r.Keep, place)
-		if err != nil || len(old) == 0 {
-			return orders, err
-		}
-		last := old[len(old)-1]
-		place = Place{UpdatedAt: last.UpdatedAt, OrderID: last.OrderID, Step: last.Step}
-
-		var ids []string
-		for _, op := range old {
-			ids = append(ids, op.OrderID)
-		}
-		slices.Sort(ids)
-		ids = slices.Compact(ids)
-		inUse, err := r.InUse(ctx, ids)
-		if err != nil {
-			return orders, fmt.Errorf("ask which orders are in use: %w", err)
-		}
-		ids = slices.DeleteFunc(ids, func(id string) bool { return slices.Contains(inUse, id) })
-		n, err := forgetOrders(ctx, pool, r, ids)
-		orders += n
-		if err != nil {
-			return orders, err
-		}
-	}
-}
-
-// listOld returns the next operations that changed long enough ago, oldest first. It goes on behind a place, because what is
-// old and must stay would otherwise be all that is ever looked at.
-func listOld(ctx context.Context, pool *pgxpool.Pool, keep time.Duration, after Place) ([]Operation, error) {
-	const query = `
-		SELECT ` + columns + ` FROM operations
-		WHERE updated_at < clock_timestamp() - $1::interval AND (updated_at, order_id, step) > ($2, $3, $4)
-		ORDER BY updated_at, order_id, step
-		LIMIT $5`
-	return list(ctx, pool, query, keep, after.UpdatedAt, after.OrderID, after.Step, forgetBatch)
-}
-
-// forgetOrders forgets those of the orders that may be. The locks are taken by a statement of their own, so that the next one
-// sees all that whoever had them before has committed.
-func forgetOrders(ctx context.Context, pool *pgxpool.Pool, r Retention, ids []string) (orders int, err error) {
+// Forget removes the operations of those of the orders that are settled and keeps their ids: from then on every request for one
+// of them ends with ErrForgotten. An order that was never heard of here is remembered as forgotten too: whoever asks knows that it
+// is over, and what comes late for it must not be taken for new. Asked again for an order it answers the same.
+//
+// When an order is old enough is for the caller to know, who sees the whole of it. Whether it is settled is judged here: nothing of
+// it is under way, and openWhy, an SQL expression about orders.order_id by the participant's own tables, is NULL; otherwise it is
+// a sentence about what is open. The ledger cannot tell: it does not know which step is the last.
+//
+// Only operations are removed. What the participant's books add up from (reservations, payments and their movements) stays for
+// ever: a sum that lost some of its rows could prove nothing any more.
+//
+// It is one transaction, so the caller bounds the ids. It may be called by several at once; an order that somebody is at work on
+// is kept, and may be asked for again.
+func Forget(ctx context.Context, pool *pgxpool.Pool, openWhy string, ids []string) (forgotten []string, kept []Kept, err error) {
+	// The locks are taken by a statement of their own, so that the next one sees all that whoever had them before has committed.
+	// What goes on without beginning an operation, such as the recording of an outer system's answer, does so about one that is
+	// started; that is seen here until it has committed all that came of it.
 	const lock = `
-		SELECT order_id FROM unnest($1::text[]) AS orders (order_id)
-		WHERE pg_try_advisory_xact_lock($2, hashtext(order_id))`
+		SELECT order_id, pg_try_advisory_xact_lock($2, hashtext(order_id))
+		FROM unnest($1::text[]) AS orders (order_id)`
 	forget := `
-		WITH settled AS (
-			SELECT order_id FROM unnest($1::text[]) AS orders (order_id)
-			WHERE NOT EXISTS (
-				SELECT FROM operations AS o
-				WHERE o.order_id = orders.order_id
-				  AND (o.updated_at >= clock_timestamp() - $2::interval OR 'started' IN (o.do_state, o.undo_state)))
-			  AND (` + r.Settled + `)
+		WITH asked AS (
+			SELECT order_id,
+			       CASE WHEN EXISTS (SELECT FROM operations AS o WHERE o.order_id = orders.order_id
+			                           AND ('started' IN (o.do_state, o.undo_state) OR o.undo_state = 'wanted'))
+			            THEN 'an operation of it is under way'
+			            ELSE (` + openWhy + `) END AS why
+			FROM unnest($1::text[]) AS orders (order_id)
 		), removed AS (
-			DELETE FROM operations WHERE order_id IN (SELECT order_id FROM settled) RETURNING order_id
+			DELETE FROM operations WHERE order_id IN (SELECT order_id FROM asked WHERE why IS NULL)
+		), remembered AS (
+			INSERT INTO forgotten_orders (order_id) SELECT order_id FROM asked WHERE why IS NULL ON CONFLICT DO NOTHING
 		)
-		INSERT INTO forgotten_orders (order_id) SELECT DISTINCT order_id FROM removed`
+		SELECT order_id, coalesce(why, '') FROM asked`
+	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
 	err = pg.InTx(ctx, pool, func(tx pgx.Tx) error {
+		forgotten, kept = nil, nil
 		rows, err := tx.Query(ctx, lock, ids, orderLocks)
 		if err != nil {
-			return fmt.Errorf("lock old orders: %w", err)
+			return fmt.Errorf("lock orders: %w", err)
 		}
-		free, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			return fmt.Errorf("lock old orders: %w", err)
+		var id, why string
+		var isFree bool
+		var free []string
+		if _, err := pgx.ForEachRow(rows, []any{&id, &isFree}, func() error {
+			if isFree {
+				free = append(free, id)
+			} else {
+				kept = append(kept, Kept{OrderID: id, Why: "a request about it is under way"})
+			}
+			return nil
+		}); err != nil {
+			return fmt.Errorf("lock orders: %w", err)
 		}
-		tag, err := tx.Exec(ctx, forget, free, r.Keep)
+		rows, err = tx.Query(ctx, forget, free)
 		if err != nil {
 			return fmt.Errorf("forget orders: %w", err)
 		}
-		orders = int(tag.RowsAffected())
+		if _, err := pgx.ForEachRow(rows, []any{&id, &why}, func() error {
+			if why == "" {
+				forgotten = append(forgotten, id)
+			} else {
+				kept = append(kept, Kept{OrderID: id, Why: why})
+			}
+			return nil
+		}); err != nil {
+			return fmt.Errorf("forget orders: %w", err)
+		}
 		return nil
 	})
 	if err != nil {
-		return 0, err
+		return nil, nil, err
 	}
-	return orders, nil
+	return forgotten, kept, nil
 }

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -10,7 +9,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5"
@@ -26,14 +24,16 @@ import (
 func TestI2AForgottenOrderIsRefusedAndNeverAppliedAgain(t *testing.T) {
 	t.Parallel()
 	l := open(t)
-	l.insert(t, "ord-1", "reserve", 48*time.Hour, "applied", "none")
-	l.insert(t, "ord-1", "commit", 30*time.Hour, "applied", "none")
-	require.Equal(t, 1, l.forget(t, 24*time.Hour))
+	l.insert(t, "ord-1", "reserve", "applied", "none")
+	l.insert(t, "ord-1", "commit", "applied", "none")
+	require.Equal(t, []string{"never-heard-of", "ord-1"}, l.forget(t, "ord-1", "never-heard-of", "ord-1"))
 	require.Empty(t, l.kept(t))
 
-	for _, step := range []string{"reserve", "commit", "a step that was never asked for"} {
-		require.ErrorIs(t, l.do(t.Context(), "ord-1", step), ErrForgotten)
-		require.ErrorIs(t, l.undo(t.Context(), "ord-1", step), ErrForgotten)
+	for _, order := range []string{"ord-1", "never-heard-of"} {
+		for _, step := range []string{"reserve", "commit", "a step that was never asked for"} {
+			require.ErrorIs(t, l.do(t.Context(), order, step), ErrForgotten)
+			require.ErrorIs(t, l.undo(t.Context(), order, step), ErrForgotten)
+		}
 	}
 	require.Empty(t, l.kept(t), "a refused request leaves nothing")
 	_, err := Get(t.Context(), l.pool, "ord-1", "reserve")
@@ -43,69 +43,42 @@ func TestI2AForgottenOrderIsRefusedAndNeverAppliedAgain(t *testing.T) {
 	require.NoError(t, l.do(t.Context(), "ord-2", "reserve"))
 	_, err = Get(t.Context(), l.pool, "ord-3", "reserve")
 	require.ErrorIs(t, err, ErrNotFound)
-	require.Zero(t, l.forget(t, 24*time.Hour), "an order is forgotten once")
+	require.Equal(t, []string{"ord-1"}, l.forget(t, "ord-1"), "whoever did not hear the answer asks again")
 }
 
-func TestWhatCanStillBeBroughtIsNotForgotten(t *testing.T) {
+func TestWhatIsOpenIsKeptAndToldWhy(t *testing.T) {
 	t.Parallel()
 	l := open(t)
-	const old, young = 48 * time.Hour, time.Hour
-	l.insert(t, "changed-lately", "reserve", old, "applied", "none")
-	l.insert(t, "changed-lately", "commit", young, "applied", "none")
-	l.insert(t, "doing-started", "authorize", old, "started", "none")
-	l.insert(t, "undoing-wanted", "authorize", old, "started", "wanted")
-	l.insert(t, "undoing-started", "authorize", old, "applied", "started")
-	l.insert(t, "other-step-started", "authorize", old, "applied", "none")
-	l.insert(t, "other-step-started", "capture", old, "started", "none")
-	l.insert(t, "open-here", "reserve", old, "applied", "none")
-	l.insert(t, "open-elsewhere", "reserve", old, "applied", "none")
-	l.insert(t, "undone", "reserve", old, "applied", "applied")
-	l.insert(t, "undone-before", "reserve", old, "undone-before", "applied")
-	l.insert(t, "never-done", "reserve", old, "none", "applied")
-	l.insert(t, "rejected", "reserve", old, "rejected", "none")
-	l.open, l.inUse = []string{"open-here"}, []string{"open-elsewhere"}
-
-	require.Zero(t, l.forget(t, 0), "by default everything is kept for ever")
-	require.Equal(t, 4, l.forget(t, 24*time.Hour))
-	want := []string{"changed-lately", "doing-started", "open-elsewhere", "open-here", "other-step-started", "undoing-started", "undoing-wanted"}
-	require.Equal(t, want, l.kept(t))
-
-	l.open, l.inUse = nil, nil
-	require.Equal(t, 2, l.forget(t, 24*time.Hour))
-	require.Equal(t, 1, l.forget(t, time.Minute), "and the one that changed lately once that is long ago")
-}
-
-func TestManyOrdersAreForgottenInBoundedRoundsPastThoseThatMustStay(t *testing.T) {
-	t.Parallel()
-	l := open(t)
-	const query = `
-		INSERT INTO operations (order_id, step, digest, do_state, updated_at)
-		SELECT 'ord-' || lpad(i::text, 5, '0'), step, 'd', 'applied', clock_timestamp() - interval '48 hours' + i * interval '1 millisecond'
-		FROM generate_series(1, 3 * $1::integer) AS i, unnest(ARRAY['commit', 'reserve']) AS step`
-	_, err := l.pool.Exec(t.Context(), query, forgetBatch)
+	l.insert(t, "doing-started", "authorize", "started", "none")
+	l.insert(t, "undoing-wanted", "authorize", "started", "wanted")
+	l.insert(t, "undoing-started", "authorize", "applied", "started")
+	l.insert(t, "other-step-started", "authorize", "applied", "none")
+	l.insert(t, "other-step-started", "capture", "started", "none")
+	l.insert(t, "open-here", "reserve", "applied", "none")
+	l.insert(t, "not-asked-for", "reserve", "applied", "applied")
+	l.insert(t, "undone", "reserve", "applied", "applied")
+	l.insert(t, "undone-before", "reserve", "undone-before", "applied")
+	l.insert(t, "never-done", "reserve", "none", "applied")
+	l.insert(t, "rejected", "reserve", "rejected", "none")
+	_, err := l.pool.Exec(t.Context(), `INSERT INTO open_orders VALUES ('open-here'), ('open-and-never-heard-of')`)
 	require.NoError(t, err)
-	for i := 1; i <= 2*forgetBatch; i++ { // The oldest, more than a round's worth: what comes after them must be reached.
-		l.inUse = append(l.inUse, fmt.Sprintf("ord-%05d", i))
-	}
-	require.Equal(t, forgetBatch, l.forget(t, 24*time.Hour))
-	require.Equal(t, l.inUse, l.kept(t))
-	require.LessOrEqual(t, l.asked, forgetBatch, "so many orders were asked about at once")
-}
 
-func TestNothingIsForgottenWhileNobodyCanTellWhatIsInUse(t *testing.T) {
-	t.Parallel()
-	l := open(t)
-	l.insert(t, "ord-1", "reserve", 48*time.Hour, "applied", "none")
-	down := errors.New("the orchestrator is down")
-	_, err := Forget(t.Context(), l.pool, Retention{Keep: time.Hour, Settled: "true", InUse: func(context.Context, []string) ([]string, error) { return nil, down }})
-	require.ErrorIs(t, err, down)
-	for _, r := range []Retention{
-		{Keep: time.Hour, Settled: "true"}, {Keep: time.Hour, InUse: l.usedElsewhere}, {Keep: -1, Settled: "true", InUse: l.usedElsewhere},
-	} {
-		_, err = Forget(t.Context(), l.pool, r)
-		require.Error(t, err)
-	}
-	require.Equal(t, []string{"ord-1"}, l.kept(t))
+	forgotten, kept, err := Forget(t.Context(), l.pool, isOpen, []string{
+		"doing-started", "undoing-wanted", "undoing-started", "other-step-started", "open-here", "open-and-never-heard-of",
+		"undone", "undone-before", "never-done", "rejected",
+	})
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"never-done", "rejected", "undone", "undone-before"}, forgotten)
+	require.ElementsMatch(t, []Kept{
+		{"doing-started", "an operation of it is under way"}, {"undoing-wanted", "an operation of it is under way"},
+		{"undoing-started", "an operation of it is under way"}, {"other-step-started", "an operation of it is under way"},
+		{"open-here", "it is open"}, {"open-and-never-heard-of", "it is open"},
+	}, kept)
+	require.Equal(t, []string{"doing-started", "not-asked-for", "open-here", "other-step-started", "undoing-started", "undoing-wanted"}, l.kept(t))
+
+	_, err = l.pool.Exec(t.Context(), `TRUNCATE open_orders`)
+	require.NoError(t, err)
+	require.Equal(t, []string{"open-here"}, l.forget(t, "open-here"))
 }
 
 // A request may be the first of its step, with no row yet that could be locked: it and the forgetting of its order must not pass
@@ -113,7 +86,7 @@ func TestNothingIsForgottenWhileNobodyCanTellWhatIsInUse(t *testing.T) {
 func TestARequestInFlightKeepsItsOrderFromBeingForgotten(t *testing.T) {
 	t.Parallel()
 	l := open(t)
-	l.insert(t, "ord-1", "reserve", 48*time.Hour, "applied", "none")
+	l.insert(t, "ord-1", "reserve", "applied", "none")
 	tx, err := l.pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer func() { _ = tx.Rollback(context.Background()) }()
@@ -121,11 +94,14 @@ func TestARequestInFlightKeepsItsOrderFromBeingForgotten(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, known)
 
-	require.Zero(t, l.forget(t, 24*time.Hour))
-	op.Do.Apply("")
+	forgotten, kept, err := Forget(t.Context(), l.pool, isOpen, []string{"ord-1"})
+	require.NoError(t, err)
+	require.Empty(t, forgotten)
+	require.Equal(t, []Kept{{"ord-1", "a request about it is under way"}}, kept)
+	op.Do.Start("k")
 	require.NoError(t, Save(t.Context(), tx, &op))
 	require.NoError(t, tx.Commit(t.Context()))
-	require.Zero(t, l.forget(t, 24*time.Hour), "it changed lately now")
+	require.Empty(t, l.forget(t, "ord-1"), "it is under way now")
 	require.Equal(t, []string{"ord-1"}, l.kept(t))
 }
 
@@ -135,15 +111,15 @@ func TestI2RequestsRacingWithForgettingAreAppliedBeforeOrRefusedAfter(t *testing
 	var orders []string
 	for i := range 60 {
 		orders = append(orders, fmt.Sprintf("ord-%02d", i))
-		l.insert(t, orders[i], "reserve", 48*time.Hour, "applied", "none")
+		l.insert(t, orders[i], "reserve", "applied", "none")
 	}
-	var appliedLate, refused atomic.Int32
+	var applied, refused atomic.Int32
 	var all sync.WaitGroup
 	for _, order := range orders {
 		all.Go(func() {
 			switch err := l.do(t.Context(), order, "commit"); {
 			case err == nil:
-				appliedLate.Add(1)
+				applied.Add(1)
 			default:
 				assert.ErrorIs(t, err, ErrForgotten)
 				refused.Add(1)
@@ -151,38 +127,70 @@ func TestI2RequestsRacingWithForgettingAreAppliedBeforeOrRefusedAfter(t *testing
 		})
 	}
 	for range 3 {
-		all.Go(func() { l.forget(t, 24*time.Hour) })
+		all.Go(func() { l.forget(t, orders...) })
 	}
 	all.Wait()
 	const query = `SELECT count(*) FROM operations JOIN forgotten_orders USING (order_id)`
 	var both int
 	require.NoError(t, l.pool.QueryRow(t.Context(), query).Scan(&both))
 	require.Zero(t, both, "orders that were forgotten and have operations")
-	require.Len(t, l.kept(t), int(appliedLate.Load()))
-	require.EqualValues(t, len(orders), appliedLate.Load()+refused.Load())
-	t.Logf("%d applied before their order could be forgotten, %d refused after", appliedLate.Load(), refused.Load())
+	require.EqualValues(t, len(orders), applied.Load()+refused.Load())
+	t.Logf("%d applied before their order was forgotten, %d refused after; %d were under way each time and are kept", applied.Load(), refused.Load(), len(l.kept(t)))
+}
+
+func TestAnUndoingWhoseStepNeverCameSaysSoEachTimeAndNoOtherDoes(t *testing.T) {
+	t.Parallel()
+	l := open(t)
+	l.insert(t, "rejected", "reserve", "rejected", "none")
+	for order, want := range map[string]string{"never-came": Unseen, "rejected": ""} {
+		for range 2 {
+			require.NoError(t, l.undo(t.Context(), order, "reserve"))
+			op, err := Get(t.Context(), l.pool, order, "reserve")
+			require.NoError(t, err)
+			require.Equal(t, want, op.Undo.Result().Reason)
+		}
+	}
+	require.NoError(t, l.do(t.Context(), "never-came", "reserve"))
+	op, err := Get(t.Context(), l.pool, "never-came", "reserve")
+	require.NoError(t, err)
+	require.Equal(t, []State{UndoneBefore, Applied}, []State{op.Do.State, op.Undo.State})
+	require.Equal(t, Unseen, op.Undo.Result().Reason, "that the step came late changes nothing of what was answered")
+}
+
+func TestI9WhatIsToBeForgottenIsNamedInTheFormOfAnOrderID(t *testing.T) {
+	t.Parallel()
+	l := open(t)
+	records := NewRecords(l.pool, isOpen)
+	for says, ids := range map[string][]string{
+		"order_ids[1]: must be":                     {"ord-1", "ord\x00"},
+		"order_ids: must be at most 1000, not 1001": make([]string, 1001),
+	} {
+		_, err := records.ForgetOperations(t.Context(), connect.NewRequest(&operationv1.ForgetOperationsRequest{OrderIds: ids}))
+		require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err), err)
+		require.ErrorContains(t, err, says)
+	}
+	require.NoError(t, l.do(t.Context(), "ord-1", "reserve"), "nothing was forgotten")
 }
 
 func TestI9WhatIsListedIsNamedInTheFormOfAnOrderID(t *testing.T) {
 	t.Parallel()
-	reads := NewReads(open(t).pool)
+	records := NewRecords(open(t).pool, isOpen)
 	for name, req := range map[string]*operationv1.ListOperationsRequest{
 		"order_ids[1]:": {OrderIds: []string{"ord-1", "ord\x00"}},
 		"page_token:":   {PageToken: "MSBvcmQAIHN0ZXA"},    // 1 ord\x00 step
 		"page_token: ":  {PageToken: "LTEgb3JkLTEgc3RlcA"}, // -1 ord-1 step
 	} {
-		_, err := reads.ListOperations(t.Context(), connect.NewRequest(req))
+		_, err := records.ListOperations(t.Context(), connect.NewRequest(req))
 		require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err), err)
 		require.ErrorContains(t, err, name)
 	}
 }
 
-// fixture is a ledger whose participant finds the orders in open unsettled, while others still use those in inUse.
-type fixture struct {
-	pool        *pgxpool.Pool
-	open, inUse []string
-	asked       int // the most orders that were asked about at once
-}
+// isOpen is what the fixture's participant says of an order.
+const isOpen = `CASE WHEN EXISTS (SELECT FROM open_orders AS o WHERE o.order_id = orders.order_id) THEN 'it is open' END`
+
+// fixture is a ledger of a participant that finds those orders open that stand in a table.
+type fixture struct{ pool *pgxpool.Pool }
 
 func open(t *testing.T) *fixture {
 	t.Helper()
@@ -199,35 +207,22 @@ func open(t *testing.T) *fixture {
 	return &fixture{pool: pool}
 }
 
-func (l *fixture) insert(t *testing.T, order, step string, age time.Duration, do, undo State) {
+func (l *fixture) insert(t *testing.T, order, step string, do, undo State) {
 	t.Helper()
 	const query = `
-		INSERT INTO operations (order_id, step, digest, do_state, do_reason, do_key, undo_state, undo_key, ask_at, updated_at)
+		INSERT INTO operations (order_id, step, digest, do_state, do_reason, do_key, undo_state, undo_key, ask_at)
 		VALUES ($1, $2, CASE WHEN $3 <> 'none' THEN 'd' END, $3, CASE WHEN $3 = 'rejected' THEN 'r' ELSE '' END, 'k', $4, 'k',
-		        CASE WHEN 'started' IN ($3, $4) THEN clock_timestamp() END, clock_timestamp() - $5::interval)`
-	_, err := l.pool.Exec(t.Context(), query, order, step, do, undo, age)
+		        CASE WHEN 'started' IN ($3, $4) THEN clock_timestamp() END)`
+	_, err := l.pool.Exec(t.Context(), query, order, step, do, undo)
 	require.NoError(t, err)
 }
 
-func (l *fixture) forget(t *testing.T, keep time.Duration) int {
-	_, err := l.pool.Exec(t.Context(), `TRUNCATE open_orders`)
+// forget returns those that were forgotten, sorted.
+func (l *fixture) forget(t *testing.T, ids ...string) []string {
+	forgotten, _, err := Forget(t.Context(), l.pool, isOpen, ids)
 	assert.NoError(t, err)
-	_, err = l.pool.Exec(t.Context(), `INSERT INTO open_orders SELECT * FROM unnest($1::text[])`, l.open)
-	assert.NoError(t, err)
-	n, err := Forget(t.Context(), l.pool, Retention{
-		Keep: keep, InUse: l.usedElsewhere,
-		Settled: `NOT EXISTS (SELECT FROM open_orders WHERE open_orders.order_id = orders.order_id)`,
-	})
-	assert.NoError(t, err)
-	return n
-}
-
-func (l *fixture) usedElsewhere(_ context.Context, orders []string) ([]string, error) {
-	if len(l.inUse) == 0 {
-		return nil, nil
-	}
-	l.asked = max(l.asked, len(orders))
-	return slices.DeleteFunc(slices.Clone(orders), func(o string) bool { return !slices.Contains(l.inUse, o) }), nil
+	slices.Sort(forgotten)
+	return forgotten
 }
 
 // kept are the orders that have operations.

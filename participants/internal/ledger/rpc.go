@@ -17,7 +17,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 )
 
-// maxPage bounds a page and the orders that one request may name.
+// maxPage bounds a page.
 const maxPage = 1000
 
 // Result is what a caller is told of one direction.
@@ -76,15 +76,20 @@ func Error(err error) error {
 	}
 }
 
-// Reads are the two methods of every participant that tell what it has recorded.
-type Reads struct{ pool *pgxpool.Pool }
+// Records are the methods of every participant about what it has recorded.
+type Records struct {
+	pool    *pgxpool.Pool
+	openWhy string
+}
 
-// NewReads reads the ledger in the database of pool.
-func NewReads(pool *pgxpool.Pool) *Reads { return &Reads{pool: pool} }
+// NewRecords serves the ledger in the database of pool. By openWhy the participant says why an order is still open; see Forget.
+func NewRecords(pool *pgxpool.Pool, openWhy string) *Records {
+	return &Records{pool: pool, openWhy: openWhy}
+}
 
 // GetOperation tells what is known of one step of one order; code not_found if it was never asked for in either direction,
 // failed_precondition if the order was forgotten and nobody can tell any more.
-func (r *Reads) GetOperation(ctx context.Context, req *connect.Request[operationv1.GetOperationRequest]) (*connect.Response[operationv1.GetOperationResponse], error) {
+func (r *Records) GetOperation(ctx context.Context, req *connect.Request[operationv1.GetOperationRequest]) (*connect.Response[operationv1.GetOperationResponse], error) {
 	var bad input.Problems
 	bad.OrderID("order_id", req.Msg.OrderId)
 	bad.Name("step", req.Msg.Step)
@@ -99,16 +104,10 @@ func (r *Reads) GetOperation(ctx context.Context, req *connect.Request[operation
 }
 
 // ListOperations lists those of the named orders by order id and step, or all by when they last changed.
-func (r *Reads) ListOperations(ctx context.Context, req *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error) {
+func (r *Records) ListOperations(ctx context.Context, req *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error) {
 	msg := req.Msg
 	var bad input.Problems
-	if len(msg.OrderIds) > maxPage {
-		bad.Add("order_ids", "must be at most %d", maxPage)
-	} else {
-		for i, id := range msg.OrderIds {
-			bad.OrderID(fmt.Sprintf("order_ids[%d]", i), id)
-		}
-	}
+	bad.OrderIDs("order_ids", msg.OrderIds)
 	if msg.PageSize < 0 || msg.PageSize > maxPage {
 		bad.Add("page_size", "must be 0 to %d", maxPage)
 	}
@@ -149,6 +148,24 @@ func (r *Reads) ListOperations(ctx context.Context, req *connect.Request[operati
 	}
 	for _, op := range ops {
 		res.Operations = append(res.Operations, op.message())
+	}
+	return connect.NewResponse(res), nil
+}
+
+// ForgetOperations forgets settled orders, and tells why it keeps the others.
+func (r *Records) ForgetOperations(ctx context.Context, req *connect.Request[operationv1.ForgetOperationsRequest]) (*connect.Response[operationv1.ForgetOperationsResponse], error) {
+	var bad input.Problems
+	bad.OrderIDs("order_ids", req.Msg.OrderIds)
+	if err := bad.Err(); err != nil {
+		return nil, err
+	}
+	forgotten, kept, err := Forget(ctx, r.pool, r.openWhy, req.Msg.OrderIds)
+	if err != nil {
+		return nil, err
+	}
+	res := &operationv1.ForgetOperationsResponse{ForgottenOrderIds: forgotten}
+	for _, k := range kept {
+		res.Kept = append(res.Kept, &operationv1.Kept{OrderId: k.OrderID, Why: k.Why})
 	}
 	return connect.NewResponse(res), nil
 }

@@ -1,0 +1,55 @@
+package warehouse
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+)
+
+// maxDiscrepancies bounds the answer of CheckBooks: books that are further off than that need no list.
+const maxDiscrepancies = 1000
+
+// openWhy is why an order must not be forgotten yet (package ledger): what it holds must be released or shipped, and its events
+// must be out, or the operations that they tell of would be gone before anybody heard of them.
+const openWhy = `
+	CASE WHEN EXISTS (SELECT FROM reservations AS r WHERE r.order_id = orders.order_id AND r.state = 'reserved')
+	     THEN 'its reservation is open'
+	     WHEN EXISTS (SELECT FROM outbox AS e WHERE e.about = 'order' AND e.key = orders.order_id AND e.published_at IS NULL)
+	     THEN 'an event about it is not published yet' END`
+
+// checkBooks compares what each article's row counts with the sums over its reservations. It is one statement and so sees one
+// moment, in which every transaction is either whole or not there. It reads each line of each reservation once, locks nothing and
+// waits for nobody.
+func (s *store) checkBooks(ctx context.Context) ([]*operationv1.Discrepancy, error) {
+	const query = `
+		WITH counted AS (
+			SELECT sku,
+			       sum(quantity) FILTER (WHERE state = 'reserved')  AS reserved,
+			       sum(quantity) FILTER (WHERE state = 'committed') AS committed
+			FROM reservation_lines JOIN reservations USING (order_id)
+			GROUP BY sku
+		)
+		SELECT sku, figure, stated, counted
+		FROM stock LEFT JOIN counted USING (sku),
+		     LATERAL (VALUES ('reserved', stock.reserved, coalesce(counted.reserved, 0)),
+		                     ('committed', stock.committed, coalesce(counted.committed, 0))) AS figures (figure, stated, counted)
+		WHERE stated <> counted
+		ORDER BY sku, figure
+		LIMIT $1`
+	rows, err := s.pool.Query(ctx, query, maxDiscrepancies)
+	if err != nil {
+		return nil, fmt.Errorf("check books: %w", err)
+	}
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*operationv1.Discrepancy, error) {
+		d := &operationv1.Discrepancy{}
+		err := row.Scan(&d.About, &d.Figure, &d.Stated, &d.Counted)
+		return d, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("check books: %w", err)
+	}
+	return found, nil
+}
