@@ -2,7 +2,10 @@ package deadletter
 
 import (
 	"context"
+	"fmt"
 	"slices"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // Held tells of an event that is a dead letter.
@@ -42,4 +45,18 @@ func (s *Service) HeldOf(ctx context.Context, eventIDs []string) ([]Held, error)
 		}
 	}
 	return held, nil
+}
+
+// OpenAbout returns those of the orders that an open letter is about: a replay may still bring its event.
+func (s *Service) OpenAbout(ctx context.Context, orderIDs []string) ([]string, error) {
+	const query = `SELECT DISTINCT order_id FROM dead_letters WHERE state = 'open' AND order_id = ANY($1)`
+	rows, err := s.letters.pool.Query(ctx, query, orderIDs)
+	if err != nil {
+		return nil, fmt.Errorf("look for dead letters of orders: %w", err)
+	}
+	open, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("look for dead letters of orders: %w", err)
+	}
+	return open, nil
 }

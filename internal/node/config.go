@@ -54,6 +54,8 @@ type Config struct {
 	KeepWorkflows time.Duration
 	// KeepCheckouts is how long checkouts that have ended, and their participants' operations, are kept; zero keeps them for ever.
 	KeepCheckouts time.Duration
+	// Components are the folders of component files, in a list like PATH, for doctor to look at; empty where they are not here.
+	Components string
 	// Policy is how sagas try again; zero takes the defaults.
 	Policy saga.Policy
 
@@ -135,6 +137,7 @@ func FromEnv(getenv func(string) string) Config {
 		URLs:          make(map[string]string),
 		AppIDs:        make(map[string]string),
 		KeepWorkflows: DefaultKeepWorkflows,
+		Components:    getenv("ORCHESTRATOR_COMPONENTS"),
 		DaprHTTPPort:  getenv("DAPR_HTTP_PORT"),
 		DaprGRPCPort:  getenv("DAPR_GRPC_PORT"),
 		DaprAPIToken:  getenv("DAPR_API_TOKEN"),
@@ -191,8 +194,8 @@ func (c *Config) Validate() error {
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		say("ORCHESTRATOR_LISTEN", "must be an address such as %s, not %q", DefaultListen, c.Listen)
 	}
-	if c.KeepWorkflows < 0 {
-		say("ORCHESTRATOR_KEEP_WORKFLOWS", "must not be negative")
+	if c.KeepWorkflows <= 0 {
+		say("ORCHESTRATOR_KEEP_WORKFLOWS", "must be a positive duration such as 24h, not %s", c.KeepWorkflows)
 	}
 	if c.KeepCheckouts != 0 && c.KeepCheckouts < leastKeepCheckouts {
 		say("ORCHESTRATOR_KEEP_CHECKOUTS", "must be 0, for ever, or at least %s, for which events may still come", leastKeepCheckouts)
@@ -234,6 +237,7 @@ func (c *Config) settings() []*checkoutv1.Setting {
 	}
 	if c.Engine == Dapr {
 		list = append(list,
+			&checkoutv1.Setting{Name: "ORCHESTRATOR_COMPONENTS", Value: c.Components},
 			&checkoutv1.Setting{Name: "DAPR_HTTP_PORT", Value: c.DaprHTTPPort},
 			&checkoutv1.Setting{Name: "DAPR_GRPC_PORT", Value: c.DaprGRPCPort})
 	}

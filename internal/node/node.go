@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"strconv"
 	"time"
 
@@ -37,6 +38,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
 	"github.com/checkoutsaga/orchestrator/internal/invoke"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/retention"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/sweeper"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
@@ -59,6 +61,7 @@ type Node struct {
 	store       *store.Store
 	engine      closableEngine
 	sweeper     *sweeper.Sweeper
+	retention   *retention.Retention
 	breakers    *breaker.Breakers
 	server      *rpcserver.Server
 	caller      *invoke.Caller
@@ -119,7 +122,8 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		n.outbox.Collector(), n.inbox.Collector(), n.breakers.Collector())
+		n.outbox.Collector(), n.inbox.Collector(), n.breakers.Collector(),
+		n.store.Collector(), n.sweeper.Collector())
 	n.server, err = rpcserver.Listen(rpcserver.Config{Address: config.Listen, Ready: n.ready, AppHealth: n.pool.Ping, Metrics: metrics, Log: n.log})
 	if err != nil {
 		return err
@@ -127,15 +131,41 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 	if err := n.joinBus(config.Bus, clients); err != nil {
 		return err
 	}
+	metrics.MustRegister(n.deadLetters.Collector())
+	if n.retention, err = retention.New(retention.Config{
+		KeepWorkflows: config.KeepWorkflows, KeepCheckouts: config.KeepCheckouts,
+		Pool: n.pool, Store: n.store, Engine: n.engine, Log: n.log,
+		Participants: map[string]retention.Participant{
+			checkout.Warehouse: clients.participants.Warehouse, checkout.Payment: clients.participants.Payment,
+		},
+		OpenDeadLetters: n.deadLetters.OpenAbout,
+	}); err != nil {
+		return err
+	}
 	service := orchestrator.New(orchestrator.Config{
 		Store: n.store, Pool: n.pool, Engine: n.engine, Warehouse: clients.participants.Warehouse, Payment: clients.participants.Payment,
 		Events: clients.events, DeadLetters: n.deadLetters, HasBus: n.carrier != nil, ApprovalAbove: config.ApprovalAbove,
-		Log: n.log, Metrics: metrics, Settings: settings,
+		Log: n.log, Metrics: metrics, Settings: settings, Doctor: n.doctor(config),
 	})
 	n.server.Mount(checkoutv1connect.NewCheckoutServiceHandler(service, n.server.Options()...))
 	n.server.Mount(eventv1connect.NewEventServiceHandler(n.ownEvents(), n.server.Options()...))
 	n.server.Mount(deadletterv1connect.NewDeadLetterServiceHandler(n.deadLetters, n.server.Options()...))
 	return nil
+}
+
+// doctor is what Doctor looks at beside the API's own.
+func (n *Node) doctor(config Config) orchestrator.DoctorConfig {
+	doctor := orchestrator.DoctorConfig{
+		Migrations:       []pg.Migrations{deadletter.Migrations()},
+		ComponentFolders: filepath.SplitList(config.Components),
+		KeepWorkflows:    config.KeepWorkflows,
+		Breakers:         n.breakers,
+		SweeperLock:      sweeper.LeaderLock(n.engine.Name()),
+	}
+	if config.Engine == Dapr {
+		doctor.Sidecar = orchestrator.SidecarAPI{URL: "http://127.0.0.1:" + config.DaprHTTPPort, Token: config.DaprAPIToken}
+	}
+	return doctor
 }
 
 // appName is the orchestrator's name among the apps that say and hear events.
@@ -279,6 +309,7 @@ func (n *Node) parts() []process.Part {
 		{Name: "engine " + n.engine.Name(), Run: n.engine.Run},
 		{Name: "breakers", Run: func(ctx context.Context) error { n.breakers.Run(ctx); return nil }},
 		{Name: "sweeper", Run: func(ctx context.Context) error { n.sweeper.Run(ctx); return nil }},
+		{Name: "retention", Run: func(ctx context.Context) error { n.retention.Run(ctx); return nil }},
 		{Name: "listener for changes", Run: n.listen},
 		{Name: "inbox", Run: n.inbox.Prune},
 		{Name: "dead letters", Run: n.deadLetters.Run},

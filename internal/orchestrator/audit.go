@@ -119,9 +119,10 @@ func (a *audit) run(ctx context.Context, orderID string) (err error) {
 
 func (a *audit) allNotes() []string {
 	for about, format := range map[string]string{
-		"open":     "%d orders have events among the open dead letters, which is how they are known not to be received (%s): `orchestrator dead-letter list`",
-		"archived": "%d orders have events among the archived dead letters, which nobody will receive (%s): `orchestrator dead-letter list --state archived`",
-		"retried":  "%d orders have events that a consumer failed at a moment ago and that are tried again (%s)",
+		"open":       "%d orders have events among the open dead letters, which is how they are known not to be received (%s): `orchestrator dead-letter list`",
+		"archived":   "%d orders have events among the archived dead letters, which nobody will receive (%s): `orchestrator dead-letter list --state archived`",
+		"forgetting": "%d checkouts are kept although a participant has forgotten their operations, because the other one keeps them (%s): they were not compared",
+		"retried":    "%d orders have events that a consumer failed at a moment ago and that are tried again (%s)",
 	} {
 		orders := a.mentions[about]
 		if len(orders) == 0 {
@@ -262,6 +263,17 @@ func (a *audit) comparePage(ctx context.Context, page []store.Checkout) error {
 	}
 	var violations []*checkoutv1.Violation
 	for _, c := range page {
+		if len(found[c.OrderID]) == 0 {
+			continue
+		}
+		forgetting, err := a.beingForgotten(ctx, c)
+		if err != nil {
+			return err
+		}
+		if forgetting {
+			a.mention("forgetting", c.OrderID)
+			continue
+		}
 		violations = append(violations, violationsOf(c.OrderID, string(c.Status), found[c.OrderID])...)
 	}
 	a.checked += int64(len(page))

@@ -16,6 +16,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
 )
 
 // books are what the participants have of orders: their records, and what the warehouse holds.
@@ -168,6 +169,33 @@ func describe(op *operationv1.Operation) string {
 		return outcomeWord(op.Do)
 	}
 	return outcomeWord(op.Do) + ", undo " + outcomeWord(op.Undo)
+}
+
+// beingForgotten tells whether a participant has forgotten a checkout's operations because it was told to. One participant does so
+// before the other, and a checkout is there until both have.
+func (a *audit) beingForgotten(ctx context.Context, c store.Checkout) (bool, error) {
+	if time.Since(*c.EndedAt) < outbox.Keep {
+		return false, nil // Checkouts are kept longer than their events.
+	}
+	for _, of := range []struct {
+		participant, step string
+		get               func(context.Context, *connect.Request[operationv1.GetOperationRequest]) (*connect.Response[operationv1.GetOperationResponse], error)
+	}{
+		{checkout.Warehouse, checkout.ReserveStock, a.warehouse.GetOperation},
+		{checkout.Payment, checkout.AuthorizePayment, a.payment.GetOperation},
+	} {
+		_, err := within(ctx, auditTimeout, func(ctx context.Context) (*connect.Response[operationv1.GetOperationResponse], error) {
+			return of.get(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: c.OrderID, Step: of.step}))
+		})
+		switch code := connect.CodeOf(err); {
+		case err == nil || code == connect.CodeNotFound:
+		case code == connect.CodeFailedPrecondition:
+			return true, nil
+		default:
+			return false, cannotAsk(of.participant, err)
+		}
+	}
+	return false, nil
 }
 
 // holds tells whether a reservation keeps goods from others.

@@ -374,3 +374,22 @@ func (s *shop) end(t *testing.T, orderID string, status checkout.Status) {
 		FROM outbox WHERE key = $1`, orderID, topic, status)
 	require.NoError(t, err)
 }
+
+func TestI1ACheckoutThatOneParticipantHasForgottenIsNoViolation(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	s.confirmed(t, "old")
+	s.confirmed(t, "lost") // As when a backup was restored.
+	s.settleEvents(t)
+	s.sql(t, "orchestrator", `UPDATE checkouts SET started_at = now() - interval '60 days', ended_at = now() - interval '59 days'`)
+	forgotten, err := s.goods.ForgetOperations(t.Context(), connect.NewRequest(&operationv1.ForgetOperationsRequest{OrderIds: []string{"old"}}))
+	require.NoError(t, err)
+	require.Equal(t, []string{"old"}, forgotten.Msg.ForgottenOrderIds)
+	s.sql(t, "warehouse", `DELETE FROM operations WHERE order_id = 'lost'`)
+	h := s.auditAll(t, &checkoutv1.AuditRequest{})
+	require.NotEmpty(t, h.violations)
+	for _, v := range h.violations {
+		require.True(t, strings.HasPrefix(v, "lost "), v)
+	}
+	require.Contains(t, h.notes, "1 checkouts are kept although a participant has forgotten their operations, because the other one keeps them (old): they were not compared")
+}

@@ -162,7 +162,8 @@ func TestI1AuditFindsEachWayToDisagree(t *testing.T) {
 type wavering struct {
 	*fakeWarehouse // what is asked of all orders
 	first, then    *fakeWarehouse
-	discrepancies  []*operationv1.Discrepancy // of the first answer
+	// firstOff and thenOff are what is off in the books.
+	firstOff, thenOff []*operationv1.Discrepancy
 
 	mu    sync.Mutex
 	calls map[string]int
@@ -189,11 +190,10 @@ func (w *wavering) ListReservations(ctx context.Context, req *connect.Request[wa
 }
 
 func (w *wavering) CheckBooks(context.Context, *connect.Request[operationv1.CheckBooksRequest]) (*connect.Response[operationv1.CheckBooksResponse], error) {
-	answer := &operationv1.CheckBooksResponse{}
 	if w.at("CheckBooks") == w.first {
-		answer.Discrepancies = w.discrepancies
+		return connect.NewResponse(&operationv1.CheckBooksResponse{Discrepancies: w.firstOff}), nil
 	}
-	return connect.NewResponse(answer), nil
+	return connect.NewResponse(&operationv1.CheckBooksResponse{Discrepancies: w.thenOff}), nil
 }
 
 // waveringPayment does the same.
@@ -261,7 +261,8 @@ func TestI4WhatTheParticipantsBooksStateOtherwiseTwiceIsAViolation(t *testing.T)
 	off := []*operationv1.Discrepancy{
 		{About: "CHAIR-OAK", Figure: "committed", Stated: 4, Counted: 2}, {About: "confirmed", Figure: "captured", Stated: 3, Counted: 1},
 	}
-	goods := &wavering{fakeWarehouse: f.warehouse, first: f.warehouse, then: f.warehouse, discrepancies: off, calls: make(map[string]int)}
+	then, _ := f.books()
+	goods := &wavering{fakeWarehouse: f.warehouse, first: f.warehouse, then: then, firstOff: off, thenOff: off, calls: make(map[string]int)}
 	f.serve(t, goods, f.payment, nil)
 	h := f.auditAll(t, &checkoutv1.AuditRequest{})
 	require.Equal(t, []string{
@@ -270,9 +271,9 @@ func TestI4WhatTheParticipantsBooksStateOtherwiseTwiceIsAViolation(t *testing.T)
 	}, h.violations)
 
 	clear(goods.calls)
-	goods.then, _ = f.books()
+	goods.thenOff = []*operationv1.Discrepancy{{About: "LAMP-BRASS", Figure: "committed", Stated: 2, Counted: 1}}
 	h = f.auditAll(t, &checkoutv1.AuditRequest{})
-	require.Empty(t, h.violations, "at the second look its books were right")
+	require.Empty(t, h.violations, "at the second look something else was off, which is looked at by the next audit")
 	require.Equal(t, 2, goods.calls["CheckBooks"])
 }
 
@@ -346,12 +347,20 @@ func TestAnAuditAsksAFewQuestionsForEachPage(t *testing.T) {
 		SELECT 'ord-' || n, 'ord-' || n, 'v1:x', '{}', 'cus-1', 'EUR', 1, 'tok_visa', '[]', 'embedded', 'final', 'CANCELLED', 'CANCELLED', now(), now(), '[]'
 		FROM generate_series(1, $1) AS n`, 200*pages-1)
 	require.NoError(t, err)
+	_, err = s.pool.Exec(t.Context(), `
+		INSERT INTO checkouts (order_id, idempotency_key, digest, request, customer_id, currency, amount, payment_method, items, engine, phase, status,
+		                       deadline, check_at, progress)
+		SELECT 'open-' || n, 'open-' || n, 'v1:x', '{}', 'cus-1', 'EUR', 1, 'tok_visa', '[]', 'embedded', 'forward', 'RUNNING', now(), now(), '[]'
+		FROM generate_series(1, $1) AS n`, 200*pages)
+	require.NoError(t, err)
 	h := s.auditAll(t, &checkoutv1.AuditRequest{})
 	require.Empty(t, h.violations)
-	require.EqualValues(t, 200*pages-1, h.checked)
+	require.EqualValues(t, 2*200*pages-1, h.checked)
 	require.Equal(t, map[string]int{
-		"ListReservations": pages, "ListOperations": 2*pages + 2, "CheckBooks": 2,
-	}, asked.calls, "two more lists look for operations of orders that nobody accepted")
+		"ListReservations": pages,
+		"ListOperations":   2*pages + pages + 2, // of ended ones, of open ones, and those of orders that nobody accepted
+		"CheckBooks":       2,
+	}, asked.calls)
 }
 
 func TestI1AnAuthorizationThatRanOutHoldsNothing(t *testing.T) {

@@ -37,15 +37,15 @@ func learn[M event.Message](s *store.Store, fact store.Fact) func(context.Contex
 			reason = bad.GetReason()
 		}
 		orderID := m.GetHeader().OrderId
-		news, err := s.Learn(ctx, tx, orderID, fact, reason)
+		learned, err := s.Learn(ctx, tx, orderID, fact, reason)
 		if errors.Is(err, store.ErrNotFound) {
 			// It was accepted here before anybody could hear of it, so it never will be.
 			return inbox.Result{}, fmt.Errorf("%w: no order %s was accepted here", event.ErrBad, orderID)
 		}
-		if err != nil || !news {
+		if err != nil || learned == nil {
 			return inbox.Late, err
 		}
-		return inbox.Result{Then: func(context.Context) { s.Learned(orderID) }}, nil
+		return inbox.Result{Then: func(context.Context) { learned() }}, nil
 	}
 }
 

@@ -66,7 +66,7 @@ func (s *Service) historyOf(ctx context.Context, run store.OpenRun) *checkoutv1.
 	}
 	history, err := s.engine.History(ctx, answer.InstanceId)
 	if errors.Is(err, engine.ErrGone) {
-		return answer // The sweeper hands it to a next run.
+		return answer // Not started yet, or lost: the sweeper sees to both.
 	}
 	for i := 0; err == nil && i < len(history); i++ {
 		var event []byte

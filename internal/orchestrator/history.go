@@ -128,7 +128,7 @@ func identity(e *checkoutv1.Entry) string {
 	if e.EventId != "" {
 		return e.EventId // Whether it is published may change meanwhile.
 	}
-	return fmt.Sprint(e.At.AsTime().UnixNano(), e.Kind, e.Step, e.Attempt, e.Outcome)
+	return fmt.Sprint(e.At.AsTime().UnixNano(), e.Kind, e.Step, e.Attempt, e.Outcome, e.Actor, e.Reason)
 }
 
 // operations asks each participant what it recorded of each step, all at once.

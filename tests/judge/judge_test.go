@@ -1,6 +1,7 @@
 package judge_test
 
 import (
+	"context"
 	"testing"
 
 	"connectrpc.com/connect"
@@ -146,25 +147,149 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			txs := make(map[string]pgx.Tx)
-			for name, url := range n.Databases {
-				conn, err := pgx.Connect(t.Context(), url)
-				require.NoError(t, err)
-				defer conn.Close(t.Context())
-				txs[name], err = conn.Begin(t.Context()) // Never committed.
-				require.NoError(t, err)
-			}
-			_, err := txs[c.database].Exec(t.Context(), c.sql)
-			require.NoError(t, err)
-
-			found, err := judge.Of(txs).Judge(t.Context())
-			require.NoError(t, err)
-			for _, v := range found {
-				if v.Invariant == c.invariant && v.Subject == c.subject {
-					return
-				}
-			}
-			t.Errorf("the judge found %v, not that %s is broken for %s", found, c.invariant, c.subject)
+			requireFound(t, judged(t, n, changes{c.database: c.sql}), c.invariant, c.subject)
 		})
 	}
+
+	// As these are, all is well; and what is wrong with them is found.
+	refunded := changes{
+		orchestrator: `
+			UPDATE checkouts SET status = 'CANCELLED', verdict = 'CANCELLED', reason_code = 'refunded', progress = jsonb_set(jsonb_set(jsonb_set(
+				progress, '{0,compensation}', '"done"'), '{2,compensation}', '"done"'), '{3,state}', '"skipped"') WHERE order_id = 'ord-ok';
+			UPDATE outbox SET topic = 'checkout.order.cancelled' WHERE key = 'ord-ok' AND seq = 2`,
+		warehouse: `
+			UPDATE reservations SET state = 'released' WHERE order_id = 'ord-ok';
+			UPDATE stock SET on_hand = on_hand + 1, committed = committed - 1 WHERE sku = 'CHAIR-OAK';
+			UPDATE operations SET undo_state = 'applied' WHERE order_id = 'ord-ok' AND step = 'reserve-stock';
+			DELETE FROM operations WHERE order_id = 'ord-ok' AND step = 'commit-stock';
+			UPDATE outbox SET topic = 'warehouse.inventory.released' WHERE key = 'ord-ok' AND topic = 'warehouse.inventory.committed'`,
+		payment: `
+			UPDATE payments SET state = 'refunded' WHERE order_id = 'ord-ok';
+			UPDATE operations SET undo_state = 'applied' WHERE order_id = 'ord-ok' AND step = 'capture-payment';
+			INSERT INTO entries (order_id, movement, account, currency, minor_units)
+			VALUES ('ord-ok', 'refund', 'merchant', 'EUR', -4999), ('ord-ok', 'refund', 'customer', 'EUR', 4999);
+			INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
+			VALUES ('r', 'ord-ok', 'refund', 'tok_visa', 'EUR', 4999);
+			UPDATE outbox_counters SET seq = 3 WHERE key = 'ord-ok';
+			INSERT INTO outbox (event_id, topic, about, key, seq, schema_version, coordination, payload, published_at)
+			VALUES ('payment:order:ord-ok:3', 'payments.payment.refunded', 'order', 'ord-ok', 3, 1, 'orchestrated', '{}', now())`,
+		orders: `UPDATE orders SET status = 'cancelled' WHERE order_id = 'ord-ok'`,
+	}
+	awaiting := changes{
+		orchestrator: `
+			UPDATE checkouts SET status = 'AWAITING_APPROVAL', phase = 'forward', ended_at = NULL, check_at = now(), at_step = 'approval',
+			       approval_deadline = now() + interval '1 day' WHERE order_id = 'ord-ok';
+			DELETE FROM outbox WHERE key = 'ord-ok' AND seq = 2; UPDATE outbox_counters SET seq = 1 WHERE key = 'ord-ok'`,
+		orders: `
+			UPDATE orders SET status = 'placed' WHERE order_id = 'ord-ok'; DELETE FROM inbox WHERE event_id = 'orchestrator:order:ord-ok:2'`,
+	}
+	vouched := changes{
+		orchestrator: `INSERT INTO commands (order_id, kind, step, actor, reason, outcome, without_proof)
+			VALUES ('ord-ok', 'resolve done', 'commit-stock', 'ann', 'counted by hand', 'done', true)`,
+		warehouse: `DELETE FROM operations WHERE order_id = 'ord-ok' AND step = 'commit-stock'`,
+	}
+	const noteForgotten = `INSERT INTO forgotten_checkouts (order_id, idempotency_key, status, ended_at) VALUES ('ord-ok', 'ord-ok', 'CONFIRMED', now());`
+	forgotten := changes{
+		orchestrator: noteForgotten + `DELETE FROM entries WHERE order_id = 'ord-ok'; DELETE FROM checkouts WHERE order_id = 'ord-ok';
+			DELETE FROM outbox WHERE key = 'ord-ok' AND seq = 1`,
+		warehouse: `DELETE FROM operations WHERE order_id = 'ord-ok'`,
+		payment:   `DELETE FROM operations WHERE order_id = 'ord-ok'`,
+	}
+	for name, right := range map[string]changes{
+		"an order whose money was refunded":   refunded,
+		"an order that awaits approval":       awaiting,
+		"a step that an operator vouched for": vouched,
+		"an order that is no longer kept":     forgotten,
+		"an order that is being forgotten":    {orchestrator: noteForgotten, warehouse: forgotten[warehouse]},
+		"an order that was approved": {orchestrator: `UPDATE checkouts SET progress = jsonb_insert(progress, '{2}',
+			'{"name": "approval", "state": "done", "attempts": 1, "compensation": "not-needed", "compensation_tries": 0}') WHERE order_id = 'ord-ok'`},
+		"a step that was resolved": {
+			orchestrator: `UPDATE checkouts SET progress = jsonb_set(progress, '{3,state}', '"resolved"') WHERE order_id = 'ord-ok'`},
+		"a compensation that was resolved": {
+			orchestrator: `UPDATE checkouts SET progress = jsonb_set(progress, '{0,compensation}', '"resolved"') WHERE order_id = 'ord-declined'`},
+		"an order that was to be refunded and turned out to be shipped": {
+			warehouse: `UPDATE operations SET undo_state = 'rejected', undo_reason = 'already_committed' WHERE order_id = 'ord-ok' AND step = 'reserve-stock'`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			require.Empty(t, judged(t, n, right))
+		})
+	}
+	for _, c := range []struct {
+		name      string
+		of        changes
+		database  string
+		sql       string
+		invariant string
+		subject   string
+	}{
+		{"a refund that the network never did", refunded, payment,
+			`DELETE FROM sandbox.charges WHERE order_id = 'ord-ok' AND kind = 'refund'`, "I1", "ord-ok"},
+		{"a refund of one cent less", refunded, payment,
+			`UPDATE sandbox.charges SET minor_units = minor_units - 1 WHERE order_id = 'ord-ok' AND kind = 'refund'`, "I1", "ord-ok"},
+		{"a refund by two keys", refunded, payment,
+			`INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
+			 VALUES ('another', 'ord-ok', 'refund', 'tok_visa', 'EUR', 4999)`, "I2", "ord-ok"},
+		{"a refund that is not in the book", refunded, payment,
+			`DELETE FROM entries WHERE order_id = 'ord-ok' AND movement = 'refund'`, "I1", "ord-ok"},
+		{"a refund that is not on record", refunded, payment,
+			`UPDATE operations SET undo_state = 'none' WHERE order_id = 'ord-ok' AND step = 'capture-payment'`, "I1", "ord-ok"},
+		{"a refund that is at the network", refunded, payment,
+			`UPDATE payments SET state = 'refunding' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a refund that was not told", refunded, payment,
+			`DELETE FROM outbox WHERE event_id = 'payment:order:ord-ok:3'; UPDATE outbox_counters SET seq = 2 WHERE key = 'ord-ok'`, "I5", "ord-ok"},
+		{"a refunded order whose stock is still reserved", refunded, warehouse,
+			`UPDATE reservations SET state = 'reserved' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"a refunded order whose refund the row does not know", refunded, orchestrator,
+			`UPDATE checkouts SET progress = jsonb_set(progress, '{2,compensation}', '"failing"') WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"an order whose time for approval is up", awaiting, orchestrator,
+			`UPDATE checkouts SET approval_deadline = now() - interval '1 second' WHERE order_id = 'ord-ok'`, "I3", "ord-ok"},
+		{"an order of which something else was vouched for", vouched, payment,
+			`UPDATE payments SET minor_units = minor_units + 1 WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+		{"what was vouched for of another order", changes{
+			orchestrator: vouched[orchestrator], warehouse: `UPDATE reservations SET state = 'reserved' WHERE order_id = 'ord-other'`,
+		}, warehouse, `SELECT`, "I1", "ord-other"},
+		{"an order that was lost while another is no longer kept", forgotten, orchestrator,
+			`DELETE FROM entries WHERE order_id = 'ord-other'; DELETE FROM checkouts WHERE order_id = 'ord-other'`, "I3", "ord-other"},
+		{"a shipment that is counted no more with an order that is no longer kept", forgotten, warehouse,
+			`UPDATE stock SET on_hand = on_hand + 1, committed = committed - 1 WHERE sku = 'CHAIR-OAK'`, "I4", "CHAIR-OAK"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			requireFound(t, judged(t, n, c.of, changes{c.database: c.sql}), c.invariant, c.subject)
+		})
+	}
+}
+
+// changes are SQL by database.
+type changes map[string]string
+
+// judged is what the judge finds once changes were made, which nobody else sees.
+func judged(t *testing.T, n *harness.System, all ...changes) []judge.Violation {
+	t.Helper()
+	txs := make(map[string]pgx.Tx)
+	for name, url := range n.Databases {
+		conn, err := pgx.Connect(t.Context(), url)
+		require.NoError(t, err)
+		defer conn.Close(context.WithoutCancel(t.Context()))
+		txs[name], err = conn.Begin(t.Context()) // Never committed.
+		require.NoError(t, err)
+	}
+	for _, some := range all {
+		for database, sql := range some {
+			_, err := txs[database].Exec(t.Context(), sql)
+			require.NoError(t, err)
+		}
+	}
+	found, err := judge.Of(txs).Judge(t.Context())
+	require.NoError(t, err)
+	return found
+}
+
+func requireFound(t *testing.T, found []judge.Violation, invariant, subject string) {
+	t.Helper()
+	for _, v := range found {
+		if v.Invariant == invariant && v.Subject == subject {
+			return
+		}
+	}
+	t.Errorf("the judge found %v, not that %s is broken for %s", found, invariant, subject)
 }

@@ -13,6 +13,8 @@ import (
 // evidence is what the three sides have written, by order.
 type evidence struct {
 	checkouts map[string]*checkoutRow
+	// forgotten are the checkouts that are no longer kept; what the participants have left of them is not judged.
+	forgotten map[string]bool
 	goods     map[string]*goods
 	money     map[string]*money
 }
@@ -22,6 +24,9 @@ type checkoutRow struct {
 	amount, priced          int64             // priced is the sum of its lines
 	lines                   string            // "CHAIR-OAK 2, LAMP-BRASS 1", by article
 	steps                   map[string]string // state and compensation, by step
+	mayWait                 bool              // an operator has time yet to approve it
+	// vouched are the steps and compensations that an operator took as done without proof, for whose truth that operator answers.
+	vouched []string
 }
 
 // goods is what the warehouse has of an order.
@@ -48,15 +53,28 @@ const selectCheckouts = `
 	SELECT order_id, status, phase, currency, amount,
 	       (SELECT string_agg(i->>'sku' || ' ' || (i->>'quantity'), ', ' ORDER BY i->>'sku' COLLATE "C") FROM jsonb_array_elements(items) i),
 	       (SELECT sum((i->>'quantity')::bigint * (i->>'unit_price')::bigint)::bigint FROM jsonb_array_elements(items) i),
-	       (SELECT json_object_agg(name, state || '/' || compensation) FROM steps WHERE steps.order_id = checkouts.order_id)
+	       (SELECT json_object_agg(name, state || '/' || compensation) FROM steps WHERE steps.order_id = checkouts.order_id),
+	       coalesce(approval_deadline > clock_timestamp(), false),
+	       ARRAY(SELECT step FROM commands WHERE without_proof AND commands.order_id = checkouts.order_id)
 	FROM checkouts`
 
+const selectForgotten = `SELECT order_id FROM forgotten_checkouts`
+
 func (e *evidence) readCheckouts(ctx context.Context, q querier) error {
-	e.checkouts = make(map[string]*checkoutRow)
-	return each(ctx, q, selectCheckouts, func(row pgx.CollectableRow) error {
+	e.checkouts, e.forgotten = make(map[string]*checkoutRow), make(map[string]bool)
+	err := each(ctx, q, selectCheckouts, func(row pgx.CollectableRow) error {
 		c, orderID := &checkoutRow{}, ""
-		err := row.Scan(&orderID, &c.status, &c.phase, &c.currency, &c.amount, &c.lines, &c.priced, &c.steps)
+		err := row.Scan(&orderID, &c.status, &c.phase, &c.currency, &c.amount, &c.lines, &c.priced, &c.steps, &c.mayWait, &c.vouched)
 		e.checkouts[orderID] = c
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return each(ctx, q, selectForgotten, func(row pgx.CollectableRow) error {
+		var orderID string
+		err := row.Scan(&orderID)
+		e.forgotten[orderID] = true
 		return err
 	})
 }
@@ -169,17 +187,20 @@ func (v *verdicts) say(invariant, format string, args ...any) {
 func (e *evidence) violations() []Violation {
 	var all []Violation
 	for _, orderID := range slices.Sorted(maps.Keys(e.checkouts)) {
+		if e.forgotten[orderID] {
+			continue // It is being forgotten, and the participants may have done so.
+		}
 		v := &verdicts{orderID: orderID}
 		v.judge(e.checkouts[orderID], e.goods[orderID], e.money[orderID])
 		all = append(all, v.found...)
 	}
 	for _, orderID := range slices.Sorted(maps.Keys(e.goods)) {
-		if e.checkouts[orderID] == nil {
+		if e.checkouts[orderID] == nil && !e.forgotten[orderID] {
 			all = append(all, Violation{"I3", orderID, "the warehouse knows it, and no checkout was accepted: one was lost"})
 		}
 	}
 	for _, orderID := range slices.Sorted(maps.Keys(e.money)) {
-		if e.checkouts[orderID] == nil {
+		if e.checkouts[orderID] == nil && !e.forgotten[orderID] {
 			all = append(all, Violation{"I3", orderID, "payment knows it, and no checkout was accepted: one was lost"})
 		}
 	}
@@ -194,6 +215,12 @@ func (v *verdicts) judge(c *checkoutRow, g *goods, m *money) {
 		m = &money{currency: c.currency}
 	}
 	v.once(m)
+	if c.vouchedAt("reserve-stock", "release-stock", "commit-stock") {
+		g = nil
+	}
+	if c.vouchedAt("authorize-payment", "void-authorization", "capture-payment", "refund-payment") {
+		m = nil
+	}
 	switch c.status {
 	case "CONFIRMED":
 		v.confirmed(c, g, m)
@@ -201,6 +228,11 @@ func (v *verdicts) judge(c *checkoutRow, g *goods, m *money) {
 		v.undone(c, g, m)
 	case "NEEDS_ATTENTION":
 		return // A person sees it; what is held meanwhile is nobody's promise.
+	case "AWAITING_APPROVAL":
+		if !c.mayWait {
+			v.say("I3", "it is AWAITING_APPROVAL, and the time for that is up")
+		}
+		return // A person sees this one, too.
 	default:
 		v.say("I3", "it is %s in phase %s, and calls for nobody", c.status, c.phase)
 		return
@@ -208,12 +240,21 @@ func (v *verdicts) judge(c *checkoutRow, g *goods, m *money) {
 	if c.phase != "final" {
 		v.say("I3", "it is %s, and its phase is %s", c.status, c.phase)
 	}
-	for step, op := range g.operations {
-		v.settled(step, op)
+	if g != nil {
+		for step, op := range g.operations {
+			v.settled(step, op)
+		}
 	}
-	for step, op := range m.operations {
-		v.settled(step, op)
+	if m != nil {
+		for step, op := range m.operations {
+			v.settled(step, op)
+		}
 	}
+}
+
+// vouchedAt tells whether an operator has vouched for one of some steps or compensations.
+func (c *checkoutRow) vouchedAt(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return slices.Contains(c.vouched, name) })
 }
 
 // once: the card network did nothing twice for an order. That holds at any time.
@@ -225,24 +266,39 @@ func (v *verdicts) once(m *money) {
 	}
 }
 
+// confirmed judges a checkout that ended well. What the warehouse or payment has is nil where an operator has vouched for it.
 func (v *verdicts) confirmed(c *checkoutRow, g *goods, m *money) {
 	for step, state := range c.steps {
-		if state != "done/not-needed" {
+		if state != "done/not-needed" && state != "resolved/not-needed" {
 			v.say("I1", "it is CONFIRMED and step %s is %s", step, state)
 		}
 	}
 	if c.priced != c.amount {
 		v.say("I1", "its amount is %d and its lines cost %d", c.amount, c.priced)
 	}
+	if g != nil {
+		v.shipped(c, g)
+	}
+	if m != nil {
+		v.paid(c, m)
+	}
+}
+
+func (v *verdicts) shipped(c *checkoutRow, g *goods) {
 	if g.state != "committed" {
 		v.say("I1", "it is CONFIRMED and its reservation is %q", g.state)
 	}
 	if g.lines != c.lines {
 		v.say("I1", "it is CONFIRMED for %q and the warehouse shipped %q", c.lines, g.lines)
 	}
-	v.op("reserve-stock", g.operations["reserve-stock"], operation{"applied", "none"})
+	// An operator who wants the money refunded asks for a release first, which stock that was committed refuses.
+	if reserve := g.operations["reserve-stock"]; reserve.undo != "rejected" {
+		v.op("reserve-stock", reserve, operation{"applied", "none"})
+	}
 	v.op("commit-stock", g.operations["commit-stock"], operation{"applied", "none"})
+}
 
+func (v *verdicts) paid(c *checkoutRow, m *money) {
 	if m.state != "captured" || m.amount != c.amount || m.currency != c.currency {
 		v.say("I1", "it is CONFIRMED for %d %s and its payment is %q, %d %s", c.amount, c.currency, m.state, m.amount, m.currency)
 	}
@@ -261,12 +317,23 @@ func (v *verdicts) confirmed(c *checkoutRow, g *goods, m *money) {
 	}
 }
 
+// undone judges a checkout that ended with nothing held and nothing charged: what was taken was given back.
 func (v *verdicts) undone(c *checkoutRow, g *goods, m *money) {
 	for step, state := range c.steps {
-		if compensation := state[strings.IndexByte(state, '/')+1:]; compensation != "done" && compensation != "not-needed" {
+		compensation := state[strings.IndexByte(state, '/')+1:]
+		if !slices.Contains([]string{"done", "not-needed", "resolved"}, compensation) {
 			v.say("I1", "it is %s and step %s is %s", c.status, step, state)
 		}
 	}
+	if g != nil {
+		v.released(c, g)
+	}
+	if m != nil {
+		v.givenBack(c, m)
+	}
+}
+
+func (v *verdicts) released(c *checkoutRow, g *goods) {
 	if g.state != "" && g.state != "released" {
 		v.say("I1", "it is %s and its reservation is %q", c.status, g.state)
 	}
@@ -276,8 +343,14 @@ func (v *verdicts) undone(c *checkoutRow, g *goods, m *money) {
 	if op := g.operations["reserve-stock"]; op.do == "applied" && op.undo != "applied" {
 		v.say("I1", "it is %s and reserve-stock is applied and not undone", c.status)
 	}
+}
+
+func (v *verdicts) givenBack(c *checkoutRow, m *money) {
 	if held := []string{"", "none", "declined", "voided", "expired", "refunded"}; !slices.Contains(held, m.state) {
 		v.say("I1", "it is %s and its payment is %q", c.status, m.state)
+	}
+	if op := m.operations["capture-payment"]; op.do == "applied" && op.undo != "applied" {
+		v.say("I1", "it is %s and capture-payment is applied and not undone", c.status)
 	}
 	if taken, given := m.charges["capture"].amount, m.charges["refund"].amount; taken != given {
 		v.say("I1", "it is %s and the card network took %d and gave back %d", c.status, taken, given)

@@ -46,10 +46,17 @@ func (s *stack) start(st *state, name string, env map[string]string, program str
 	return started, s.writeState(*st)
 }
 
+// policies are the settings of ours that say how to work and not with whom, so that `make up` can be given them.
+var policies = []string{"ORCHESTRATOR_APPROVAL_ABOVE", "ORCHESTRATOR_KEEP_WORKFLOWS", "ORCHESTRATOR_KEEP_CHECKOUTS"}
+
 // environment is this process' own without what is meant for our programs, so that what somebody has exported does not
 // lead them elsewhere; then values.
 func environment(own []string, values map[string]string) []string {
 	env := slices.DeleteFunc(slices.Clone(own), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		if slices.Contains(policies, name) {
+			return false
+		}
 		prefix, _, _ := strings.Cut(entry, "_")
 		return slices.Contains([]string{"WORKFLOW", "DAPR", "APP", "REDIS", "RABBITMQ", "KAFKA"}, prefix) || slices.Contains(apps, strings.ToLower(prefix))
 	})

@@ -2570,7 +2570,7 @@ type Accepted struct {
 	Actor   string                 `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
 	Reason  string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	At      *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at,proto3" json:"at,omitempty"`
-	// In what the books differ for this order now; empty where they agree.
+	// In what the books differ for this order now, or that it is open or no longer kept; empty where they agree.
 	What          string `protobuf:"bytes,6,opt,name=what,proto3" json:"what,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2649,8 +2649,9 @@ func (x *Accepted) GetWhat() string {
 }
 
 type Violation struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	OrderId string                 `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty for what is about an article.
+	OrderId string `protobuf:"bytes,1,opt,name=order_id,json=orderId,proto3" json:"order_id,omitempty"`
 	// "I1" to "I10".
 	Invariant string `protobuf:"bytes,2,opt,name=invariant,proto3" json:"invariant,omitempty"`
 	// One sentence with both sides' figures.

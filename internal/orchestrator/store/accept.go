@@ -53,6 +53,10 @@ const insertCheckout = `
 	)
 	SELECT deadline FROM accepted`
 
+// isForgotten is asked after the checkout was inserted, never within the same statement: an insert that waited for Forget to remove
+// the checkout of the same id or key goes on with the snapshot from before, in which nothing was forgotten; the next statement sees it.
+const isForgotten = `SELECT EXISTS (SELECT FROM forgotten_checkouts WHERE order_id = $1 OR idempotency_key = $2)`
+
 // Accept takes a checkout in, or finds the one that was taken in before: the same order under the same id and key.
 // ErrConflict says that the id or the key was used with another order; nothing is written then.
 func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created bool, err error) {
@@ -76,11 +80,21 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 		if err != nil {
 			return err
 		}
-		created = true
 		told := &pgx.Batch{}
+		told.Queue(isForgotten, n.OrderID, n.IdempotencyKey).QueryRow(func(row pgx.Row) error {
+			var forgotten bool
+			if err := row.Scan(&forgotten); err != nil {
+				return err
+			}
+			if forgotten {
+				return fmt.Errorf("%w: the order id or the idempotency key is that of a checkout that ended long ago and is no longer kept", ErrConflict)
+			}
+			return nil
+		})
 		if err := s.queueCreated(ctx, told, n, timestamppb.New(deadline)); err != nil {
 			return err
 		}
+		created = true
 		return tx.SendBatch(ctx, told).Close()
 	}); err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)

@@ -35,30 +35,31 @@ const (
 )
 
 // Learn takes in, in the caller's transaction, what a participant's event says of a choreographed checkout, with its reason where
-// it is bad news. It returns false if that is nothing new. ErrNotFound where there is no such checkout. The caller calls Learned
-// once the transaction has committed.
-func (s *Store) Learn(ctx context.Context, tx pgx.Tx, orderID string, fact Fact, reason string) (news bool, err error) {
+// it is bad news. ErrNotFound where there is no such checkout. The caller calls learned once the transaction has committed: it tells
+// watchers, the meter and the outbox. It is nil where the event says nothing new.
+func (s *Store) Learn(ctx context.Context, tx pgx.Tx, orderID string, fact Fact, reason string) (learned func(), err error) {
 	r, err := scanCheckout(tx.QueryRow(ctx, selectCheckout+" FOR UPDATE", orderID))
 	if err != nil {
-		return false, notFound(err, orderID)
+		return nil, notFound(err, orderID)
 	}
-	if news = r.learn(fact, reason); !news {
-		return false, nil
+	was := pastOf(r)
+	if news := r.learn(fact, reason); !news {
+		return nil, nil
 	}
 	writes := &pgx.Batch{}
 	if err := s.queueSave(ctx, writes, r); err != nil {
-		return false, err
+		return nil, err
 	}
 	if err := tx.SendBatch(ctx, writes).Close(); err != nil {
-		return false, fmt.Errorf("write checkout %s: %w", orderID, err)
+		return nil, fmt.Errorf("write checkout %s: %w", orderID, err)
 	}
-	return true, nil
-}
-
-// Learned tells watchers of a checkout, and the outbox, that what was learned of it is committed.
-func (s *Store) Learned(orderID string) {
-	s.watchers.changed(orderID, Settled) // It may have ended; who waits for that looks.
-	s.outbox.Committed()
+	return func() {
+		s.meter.committed(was, r)
+		s.watchers.changed(orderID, kindOf(r.Status))
+		if r.ended {
+			s.outbox.Committed()
+		}
+	}, nil
 }
 
 // TakeOver prepares a choreographed checkout for a run of its own, if its time has come. It returns false if the events may still

@@ -140,11 +140,15 @@ func (s *scenario) heard(fact store.Fact, reason string) (news bool) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
 	defer cancel()
+	var learned func()
 	require.NoError(s.t, pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		news, err = s.store.Learn(ctx, tx, s.id, fact, reason)
+		learned, err = s.store.Learn(ctx, tx, s.id, fact, reason)
 		return err
 	}))
-	return news
+	if learned != nil {
+		learned()
+	}
+	return learned != nil
 }
 
 // takeOver is what the sweeper does when a choreographed checkout's time to be looked at has come.

@@ -84,13 +84,14 @@ func (s *Store) change(ctx context.Context, orderID string, decide func(*row) (c
 	end := &pgx.Batch{}
 	was := pastOf(r)
 	changed := decide(r)
+	// Before what follows from them, so that a history tells them in this order.
+	for _, c := range r.commands {
+		end.Queue(insertCommand, c.id, orderID, c.kind, c.step, c.actor, c.reason, c.outcome, c.withoutProof)
+	}
 	if changed {
 		if err := s.queueSave(ctx, end, r); err != nil {
 			return Checkout{}, err
 		}
-	}
-	for _, c := range r.commands {
-		end.Queue(insertCommand, c.id, orderID, c.kind, c.step, c.actor, c.reason, c.outcome, c.withoutProof)
 	}
 	end.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, end).Close(); err != nil {

@@ -16,12 +16,12 @@ type OpenRun struct {
 	Step string
 }
 
-// OpenRuns are the runs of open checkouts that an engine was told to start, by order id, beginning after one. A choreographed
-// checkout that no run has taken over has none.
+// OpenRuns are the runs by which an engine drives open checkouts, by order id, beginning after one. The engine may not know a run
+// yet, or no longer. A choreographed checkout that no run has taken over has none.
 func (s *Store) OpenRuns(ctx context.Context, engine, after string, limit int) ([]OpenRun, error) {
 	rows, err := s.pool.Query(ctx, `
 		SELECT order_id, run, at_step FROM checkouts
-		WHERE check_at IS NOT NULL AND engine = $1 AND started_run >= run AND order_id > $2
+		WHERE check_at IS NOT NULL AND engine = $1 AND (coordination = 'orchestrated' OR started_run >= run) AND order_id > $2
 		ORDER BY order_id LIMIT $3`, engine, after, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read open runs: %w", err)

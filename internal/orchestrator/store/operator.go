@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -106,7 +107,8 @@ func (s *Store) steer(ctx context.Context, w Wish, c command, rule func(*row) (w
 		steered.What, refused = rule(r)
 		c.outcome = "done"
 		if refused != nil {
-			c.outcome, c.withoutProof = "refused", false
+			_, why, _ := strings.Cut(refused.Error(), ErrState.Error()+": ")
+			c.outcome, c.withoutProof = "refused: "+why, false
 		}
 		r.commands = append(r.commands, c)
 		return refused == nil

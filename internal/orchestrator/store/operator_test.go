@@ -1,7 +1,6 @@
 package store_test
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -435,6 +434,6 @@ func TestEveryWishIsKeptWithWhoHadItAndWhatBecameOfIt(t *testing.T) {
 	}
 	require.NoError(t, rows.Err())
 	require.Equal(t, []string{
-		"resolve done void-authorization op because refused false", "resolve done release-stock op because done true",
-	}, got, fmt.Sprint("dry runs leave nothing"))
+		"resolve done void-authorization op because refused: it is at release-stock, not at void-authorization false", "resolve done release-stock op because done true",
+	}, got, "dry runs leave nothing")
 }

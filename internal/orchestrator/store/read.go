@@ -73,7 +73,7 @@ func (s *Store) fewExceed(ctx context.Context, amount int64) (few bool, err erro
 		return false, nil
 	}
 	if err := s.pool.QueryRow(ctx, `
-		SELECT count(*) <= $2 FROM (SELECT FROM checkouts WHERE amount > $1 LIMIT $2 + 1) AS some`,
+		SELECT count(*) <= $2 FROM (SELECT FROM checkouts WHERE amount > $1 LIMIT $2 + 1) AS counted`,
 		pgx.QueryExecModeCacheDescribe, amount, fewAmounts).Scan(&few); err != nil {
 		return false, fmt.Errorf("count amounts above %d: %w", amount, err)
 	}

@@ -43,3 +43,6 @@ func newFinds() finds {
 }
 
 func (f finds) count(what find) { f.total.WithLabelValues(string(what)).Inc() }
+
+// Collector tells what the sweeper of this process found.
+func (s *Sweeper) Collector() prometheus.Collector { return s.finds.total }

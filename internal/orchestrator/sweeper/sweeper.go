@@ -39,6 +39,9 @@ const (
 // for each engine.
 var leaderLock = map[string]int64{"dapr": 0x63686b6f75740001, "embedded": 0x63686b6f75740002}
 
+// LeaderLock is the key of the advisory lock that the leading sweeper of an engine holds.
+func LeaderLock(engine string) int64 { return leaderLock[engine] }
+
 // Sweeper sweeps the checkouts of one engine. While it is not the leader it stands by.
 type Sweeper struct {
 	pool   *pgxpool.Pool

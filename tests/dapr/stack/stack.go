@@ -135,7 +135,9 @@ func (s *Stack) start(ctx context.Context, name string, port int, resources stri
 		app.Env = append(app.Env, upper+"_APP_ID="+s.AppID(other), upper+"_DATABASE_URL="+s.config.DatabaseURL(other))
 	}
 	if name == Orchestrator {
-		app.Args = []string{"serve", "--engine", "dapr"}
+		// Orders in USD await approval; those in EUR, which are the most, do not.
+		app.Env = append(app.Env, "ORCHESTRATOR_COMPONENTS="+resources)
+		app.Args = []string{"serve", "--engine", "dapr", "--approval-above", "USD=0"}
 	}
 	service.App, err = localstack.StartProgram(ctx, app)
 	return err

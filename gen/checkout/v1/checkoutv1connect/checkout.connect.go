@@ -97,7 +97,7 @@ type CheckoutServiceClient interface {
 	Resolve(context.Context, *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error)
 	// Hands an open checkout to a new run, which goes on in the checkout's phase; also to another engine.
 	Redrive(context.Context, *connect.Request[v1.RedriveRequest]) (*connect.Response[v1.RedriveResponse], error)
-	// Compares final checkouts with what the participants recorded, and sends each violation as it is found; the last
+	// Compares checkouts with what the participants recorded, and the participants' books with themselves, and sends each violation as it is found; the last
 	// message carries the count.
 	Audit(context.Context, *connect.Request[v1.AuditRequest]) (*connect.ServerStreamForClient[v1.AuditResponse], error)
 	// Checks what this process needs: databases, migrations, engine, sidecar, participants, clock.
@@ -346,7 +346,7 @@ type CheckoutServiceHandler interface {
 	Resolve(context.Context, *connect.Request[v1.ResolveRequest]) (*connect.Response[v1.ResolveResponse], error)
 	// Hands an open checkout to a new run, which goes on in the checkout's phase; also to another engine.
 	Redrive(context.Context, *connect.Request[v1.RedriveRequest]) (*connect.Response[v1.RedriveResponse], error)
-	// Compares final checkouts with what the participants recorded, and sends each violation as it is found; the last
+	// Compares checkouts with what the participants recorded, and the participants' books with themselves, and sends each violation as it is found; the last
 	// message carries the count.
 	Audit(context.Context, *connect.Request[v1.AuditRequest], *connect.ServerStream[v1.AuditResponse]) error
 	// Checks what this process needs: databases, migrations, engine, sidecar, participants, clock.

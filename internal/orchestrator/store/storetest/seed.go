@@ -71,7 +71,7 @@ const insertSeeded = `
 	       convert_to('{"orderId":"' || order_id || '","customerId":"' || customer_id || '","currency":"EUR","paymentMethod":"tok_visa","items":[{"sku":"CHAIR-OAK","quantity":1},{"sku":"LAMP-BRASS","quantity":1}]}', 'UTF8'),
 	       customer_id, 'EUR', amount, 'tok_visa',
 	       '[{"sku": "CHAIR-OAK", "quantity": 1, "unit_price": 4999}, {"sku": "LAMP-BRASS", "quantity": 1, "unit_price": 2999}]',
-	       'embedded', 1, phase, status, verdict, reason, reason_code, at_step, started_at, started_at + interval '15 minutes',
+	       'dapr', 1, phase, status, verdict, reason, reason_code, at_step, started_at, started_at + interval '15 minutes',
 	       CASE WHEN phase <> 'final' THEN now() + interval '1 day' END,
 	       CASE WHEN status = 'NEEDS_ATTENTION' THEN jsonb_build_object('step', at_step, 'code', 'failing', 'cause', 'tried for long without an answer',
 	           'since', to_char(started_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), 'attempts', 12, 'last_error', 'unavailable',
@@ -84,7 +84,8 @@ const insertSeeded = `
 	ORDER BY i`
 
 // SeedOrders draws count orders into the session's table "seeded" (i, order_id, customer_id, amount, started_at, fate), the same
-// in each database: fate is below 0.925 where it was confirmed, and 1 or more where it is still open.
+// in each database: fate is below 0.925 where it was confirmed, 1 or more where it is still open, and 1.55 or more where it is
+// beyond the pivot or on its way back.
 func SeedOrders(ctx context.Context, conn *pgx.Conn, count int) error {
 	for _, sql := range []string{`SELECT setseed(0.5)`, fmt.Sprintf(seeded, count, Days)} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
