@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -14,6 +15,17 @@ type auditView struct {
 	Checked    int64           `json:"checked"`
 	Violations []violationView `json:"violations"`
 	Notes      []string        `json:"notes"`
+	// Accepted are steps that operators took as done without a participant's record.
+	Accepted []acceptedView `json:"accepted"`
+}
+
+type acceptedView struct {
+	OrderID string     `json:"order_id"`
+	Step    string     `json:"step"`
+	Actor   string     `json:"actor"`
+	Reason  string     `json:"reason"`
+	At      *time.Time `json:"at"`
+	What    string     `json:"what"`
 }
 
 type violationView struct {
@@ -28,14 +40,18 @@ func newAudit(c *client) *cobra.Command {
 		Use:   "audit",
 		Short: "Compare ended checkouts with what the participants recorded and with the events that tell of them",
 		Long: `Compares every ended checkout with the operations that warehouse and payment recorded, and with the events that were
-written, published and received; looks for orders that only a participant knows and for checkouts that hang unseen. For
+written, published and received; looks at open ones for what hangs unseen or is driven by no workflow, for orders that only a
+participant knows, and has warehouse and payment compare their own books. What is in flight is looked at again first. For
 events that are on their way it waits up to 15 s. What is no violation and worth knowing, such as events among the dead
-letters or a consumer that cannot be asked, is noted. Exit status 8 if something is wrong; each violation says how to mend it.`,
+letters or a consumer that cannot be asked, is noted. Exit status 8 if something is wrong; each violation says how to mend it.
+What operators accepted without proof is listed each time, with who did and why, and is no violation.`,
+		Example: `  orchestrator audit --since 1h
+  orchestrator audit --order-id ord-1001 -o json`,
 		Args: takes(),
 	}
 	cmd.Flags().StringVar(&orderID, "order-id", "", "only this order")
 	cmd.Flags().StringVar(&since, "since", "", "only what ended since: RFC 3339, a date, or a duration such as 1h")
-	if err := cmd.RegisterFlagCompletionFunc("order-id", c.completeIDs); err != nil {
+	if err := cmd.RegisterFlagCompletionFunc("order-id", c.completeIDs()); err != nil {
 		panic(err) // The flag stands above.
 	}
 	out := addOutput(cmd, c.surroundings)
@@ -52,10 +68,7 @@ letters or a consumer that cannot be asked, is noted. Exit status 8 if something
 		if err != nil {
 			return err
 		}
-		if orderID != "" && view.Checked == 0 {
-			fmt.Fprintf(c.err, "%s has not ended, so there is nothing to compare yet\n", orderID)
-		}
-		if err := out.print(auditResult(view)); err != nil {
+		if err := out.print(auditResult(c.surroundings, view)); err != nil {
 			return err
 		}
 		if !out.structured() {
@@ -75,7 +88,7 @@ letters or a consumer that cannot be asked, is noted. Exit status 8 if something
 const auditProgress = 5000
 
 func audit(cmd *cobra.Command, c *client, request *checkoutv1.AuditRequest) (auditView, error) {
-	view := auditView{Violations: []violationView{}, Notes: []string{}}
+	view := auditView{Violations: []violationView{}, Notes: []string{}, Accepted: []acceptedView{}}
 	api, err := c.api(cmd.Context())
 	if err != nil {
 		return view, err
@@ -91,6 +104,11 @@ func audit(cmd *cobra.Command, c *client, request *checkoutv1.AuditRequest) (aud
 		for _, v := range stream.Msg().Violations {
 			view.Violations = append(view.Violations, violationView{OrderID: v.OrderId, Invariant: v.Invariant, What: v.What})
 		}
+		for _, a := range stream.Msg().Accepted {
+			view.Accepted = append(view.Accepted, acceptedView{
+				OrderID: a.OrderId, Step: a.Step, Actor: a.Actor, Reason: a.Reason, At: viewTime(a.At), What: a.What,
+			})
+		}
 		if view.Checked >= told+auditProgress {
 			told = view.Checked
 			fmt.Fprintf(c.err, "%d checkouts compared\n", told)
@@ -99,7 +117,7 @@ func audit(cmd *cobra.Command, c *client, request *checkoutv1.AuditRequest) (aud
 	return view, errors.Join(stream.Err(), stream.Close())
 }
 
-func auditResult(view auditView) result {
+func auditResult(s surroundings, view auditView) result {
 	var ids []string
 	for _, v := range view.Violations {
 		ids = append(ids, v.OrderID)
@@ -111,6 +129,10 @@ func auditResult(view auditView) result {
 		for _, v := range view.Violations {
 			violations.add(v.OrderID, v.Invariant, v.What)
 		}
-		return []table{summary, violations}
+		accepted := table{headings: []string{"ORDER ID", "ACCEPTED STEP", "AGE", "BY", "REASON", "WHAT DIFFERS"}}
+		for _, a := range view.Accepted {
+			accepted.add(a.OrderID, a.Step, s.age(a.At), orDash(a.Actor), orDash(a.Reason), orDash(a.What))
+		}
+		return []table{summary, violations, accepted}
 	}}
 }

@@ -36,6 +36,9 @@ type shop struct {
 	// watched is what Watch sends; a nil entry breaks the connection off.
 	watched []*checkoutv1.Checkout
 	hold    bool // Watch does not end by itself.
+	// followed is what FollowHistory sends; a nil entry breaks the connection off.
+	followed []*checkoutv1.FollowHistoryResponse
+
 	list    *checkoutv1.ListResponse
 	history *checkoutv1.HistoryResponse
 	cancel  *checkoutv1.CancelResponse
@@ -99,6 +102,20 @@ func (s *shop) Watch(ctx context.Context, _ *connect.Request[checkoutv1.WatchReq
 		<-ctx.Done()
 	}
 	return nil
+}
+
+func (s *shop) FollowHistory(_ context.Context, _ *connect.Request[checkoutv1.FollowHistoryRequest], stream *connect.ServerStream[checkoutv1.FollowHistoryResponse]) error {
+	for len(s.followed) > 0 && s.refusal == nil {
+		next := s.followed[0]
+		s.followed = s.followed[1:]
+		if next == nil {
+			panic(http.ErrAbortHandler) // As when the process is killed.
+		}
+		if err := stream.Send(next); err != nil {
+			return err
+		}
+	}
+	return s.refusal
 }
 
 func (s *shop) Cancel(_ context.Context, req *connect.Request[checkoutv1.CancelRequest]) (*connect.Response[checkoutv1.CancelResponse], error) {
@@ -180,10 +197,28 @@ func ending(status checkoutv1.Status, reason string) *checkoutv1.Checkout {
 func needingAttention() *checkoutv1.Checkout {
 	c := compensating()
 	c.Status = checkoutv1.Status_STATUS_NEEDS_ATTENTION
+	c.ReasonCode = "card_declined"
+	c.Held.Authorized, c.Held.AuthorizedUntil = euros(12997), timestamppb.New(noon.Add(6*time.Hour))
 	c.Attention = &checkoutv1.Attention{
 		Step: "release-stock", Cause: "release-stock has failed 12 times", Since: ago(time.Hour), Attempts: 12,
 		LastError: "no answer\x1b[2J", Next: timestamppb.New(noon.Add(30 * time.Second)),
+		Advice: "look at the warehouse, then `orchestrator checkout resolve ord-1001 --step release-stock --as retry --reason …`; " +
+			"`orchestrator checkout cancel ord-1001 --reason …` gives it up",
+		Code: "failing",
 	}
+	return c
+}
+
+func awaitingApproval() *checkoutv1.Checkout {
+	c := confirmed()
+	c.Status, c.Phase, c.EndedAt, c.ApprovalDeadline = checkoutv1.Status_STATUS_AWAITING_APPROVAL, "forward", nil, timestamppb.New(noon.Add(23*time.Hour))
+	c.Held = &checkoutv1.Held{Stock: c.Held.Stock, Authorized: euros(12997), AuthorizedUntil: ago(2 * time.Hour)}
+	return c
+}
+
+func turnedDown() *checkoutv1.Checkout {
+	c := ending(checkoutv1.Status_STATUS_REJECTED, "approval: fraud")
+	c.Steps = append(c.Steps, &checkoutv1.Step{Name: "approval", Participant: "operator", State: "rejected", Error: "fraud", Compensation: "not-needed"})
 	return c
 }
 
@@ -196,8 +231,8 @@ ord-1001   CONFIRMED   129.97 EUR   cus-17     3m    -
 STEP            PARTICIPANT   STATE   ATTEMPTS   TOOK   UNDOING      ERROR
 reserve-stock   warehouse     done    1          12ms   not-needed   -
 `,
-		"wide": `ORDER ID   STATUS      AMOUNT       CUSTOMER   AGE   AT   PHASE   ENGINE   RUN   UPDATED   ENDED   DEADLINE   REASON
-ord-1001   CONFIRMED   129.97 EUR   cus-17     3m    -    final   dapr     1     2m        2m      -          -
+		"wide": `ORDER ID   STATUS      AMOUNT       CUSTOMER   AGE   AT   PHASE   ENGINE   RUN   UPDATED   ENDED   DEADLINE   REASON   REASON CODE   HELD
+ord-1001   CONFIRMED   129.97 EUR   cus-17     3m    -    final   dapr     1     2m        2m      -          -        -             2 CHAIR-OAK; 129.97 EUR captured
 
 STEP            PARTICIPANT   STATE   ATTEMPTS   TOOK   UNDOING      ERROR   STARTED   ENDED
 reserve-stock   warehouse     done    1          12ms   not-needed   -       3m        2m
@@ -218,7 +253,9 @@ reserve-stock   warehouse     done    1          12ms   not-needed   -       3m 
   "updated_at": "2026-01-31T11:58:00Z",
   "ended_at": "2026-01-31T11:58:00Z",
   "deadline": "2026-01-31T12:12:00Z",
+  "approval_deadline": null,
   "reason": "",
+  "reason_code": "",
   "held": {
     "stock": [
       {
@@ -227,6 +264,7 @@ reserve-stock   warehouse     done    1          12ms   not-needed   -       3m 
       }
     ],
     "authorized": null,
+    "authorized_until": null,
     "captured": {
       "currency": "EUR",
       "minor_units": 12997
@@ -265,8 +303,41 @@ func TestStatusShowsWhatNeedsAttention(t *testing.T) {
 	s := openShop(t)
 	s.checkout = needingAttention()
 	got := s.types(t, "checkout", "status", "ord-1001")
-	require.Contains(t, got.out, "release-stock     release-stock has failed 12 times   1h      12         in 30s   no answer [2J\n")
+	require.Contains(t, got.out, `
+NEEDS ATTENTION   release-stock
+cause             release-stock has failed 12 times
+since             1h
+attempts          12
+next attempt      in 30s
+last error        no answer [2J
+held              2 CHAIR-OAK; 129.97 EUR authorized for another 6h
+what to do        look at the warehouse, then `+"`orchestrator checkout resolve ord-1001 --step release-stock --as retry --reason …`"+`
+                  `+"`orchestrator checkout cancel ord-1001 --reason …`"+` gives it up
+
+STEP`)
 	require.NotContains(t, got.out, "\x1b", "a participant's text does not steer the terminal")
+	require.Contains(t, s.types(t, "checkout", "status", "ord-1001", "-o", "wide").out, "\ncode              failing\n")
+	json := strings.Join(strings.Fields(s.types(t, "checkout", "status", "ord-1001", "-o", "json").out), " ")
+	require.Contains(t, json, `"attention": { "step": "release-stock", "cause": "release-stock has failed 12 times", "since": "2026-01-31T11:00:00Z", `+
+		`"attempts": 12, "last_error": "no answer\u001b[2J", "next": "`+s.checkout.Attention.Advice+`", `+
+		`"next_attempt": "2026-01-31T12:00:30Z", "code": "failing" }`)
+	require.Contains(t, json, `"authorized_until": "2026-01-31T18:00:00Z"`)
+	require.Contains(t, json, `"reason": "authorize-payment: card_declined", "reason_code": "card_declined"`)
+}
+
+func TestStatusShowsWhatAwaitsApproval(t *testing.T) {
+	s := openShop(t)
+	s.checkout = awaitingApproval()
+	require.Contains(t, s.types(t, "checkout", "status", "ord-1001").out, `ord-1001   AWAITING_APPROVAL   129.97 EUR   cus-17     3m    approval
+
+AWAITS APPROVAL   of 129.97 EUR
+is undone         in 23h
+held              2 CHAIR-OAK; 129.97 EUR authorized, which expired 2h ago
+approve           orchestrator checkout approve ord-1001 --reason "..."
+reject            orchestrator checkout reject ord-1001 --reason "..."
+`)
+	require.Contains(t, s.types(t, "checkout", "status", "ord-1001", "-o", "wide").out, "   in 23h     -", "the checkout's own deadline rests")
+	require.Contains(t, s.types(t, "checkout", "status", "ord-1001", "-o", "json").out, `"approval_deadline": "2026-02-01T11:00:00Z"`)
 }
 
 func TestColourIsForTerminalsOnly(t *testing.T) {
@@ -289,7 +360,7 @@ func TestListIsAnArrayAlsoWhenEmpty(t *testing.T) {
 
 	s.list = &checkoutv1.ListResponse{Checkouts: []*checkoutv1.Checkout{compensating(), confirmed()}, NextPageToken: "abc"}
 	got := s.types(t, "checkout", "list", "--status", "confirmed", "--status", "needs-attention", "--customer", "c", "--step", "release-stock",
-		"--amount-over", "5", "--older-than", "10m", "--since", "1h", "--attention", "--limit", "2", "--page-token", "t")
+		"--amount-over", "5", "--older-than", "10m", "--since", "1h", "--attention", "--reason-code", "card_declined", "--limit", "2", "--page-token", "t")
 	require.Equal(t, `ORDER ID   STATUS         AMOUNT       CUSTOMER   AGE   AT
 ord-1001   COMPENSATING   129.97 EUR   cus-17     3m    undoing reserve-stock
 ord-1001   CONFIRMED      129.97 EUR   cus-17     3m    -
@@ -298,7 +369,7 @@ ord-1001   CONFIRMED      129.97 EUR   cus-17     3m    -
 	require.Empty(t, cmp.Diff(&checkoutv1.ListRequest{
 		Statuses:   []checkoutv1.Status{checkoutv1.Status_STATUS_CONFIRMED, checkoutv1.Status_STATUS_NEEDS_ATTENTION},
 		CustomerId: "c", Step: "release-stock", AmountOver: 5, OlderThan: durationpb.New(10 * time.Minute),
-		Since: ago(time.Hour), Attention: true, Limit: 2, PageToken: "t",
+		Since: ago(time.Hour), Attention: true, ReasonCode: "card_declined", Limit: 2, PageToken: "t",
 	}, s.listed, protocmp.Transform()))
 }
 
@@ -327,10 +398,17 @@ func TestStartTakesAnOrderFromAFileOrFromFlags(t *testing.T) {
 		})
 	}
 
-	got := typed(t, text, env, "checkout", "start", "-f", "-", "--order-id", "other", "--deadline", "1h")
+	got := typed(t, text, env, "checkout", "start", "-f", "-", "--order-id", "other", "--deadline", "1h", "--approval-deadline", "2h")
 	require.Zero(t, got.status, got.err)
 	require.Equal(t, "other", s.started.OrderId)
 	require.Equal(t, time.Hour, s.started.Deadline.AsDuration())
+	require.Equal(t, 2*time.Hour, s.started.ApprovalDeadline.AsDuration())
+
+	text = strings.Replace(text, "{", `{"approval_deadline": "30m", `, 1)
+	got = typed(t, text, env, "checkout", "start", "-f", "-")
+	require.Zero(t, got.status, got.err)
+	require.Equal(t, 30*time.Minute, s.started.ApprovalDeadline.AsDuration())
+	require.Nil(t, s.started.Deadline)
 }
 
 func TestStartMakesAnOrderIDWhichARepeatCanUse(t *testing.T) {
@@ -360,6 +438,7 @@ func TestI9AFileThatIsNoOrderIsRefusedBeforeAnybodyIsAsked(t *testing.T) {
 		"far too many pieces":     {`{"items": [{"sku": "A", "quantity": 99999999999}]}`, "quantity: number 99999999999 is not what belongs there"},
 		"a text for a number":     {`{"items": [{"sku": "A", "quantity": "2"}]}`, "quantity: string is not what belongs there"},
 		"no duration":             {`{"deadline": "soon"}`, `deadline: "soon" is not a duration such as 15m`},
+		"no such duration":        {`{"approval_deadline": "1 day"}`, `approval_deadline: "1 day" is not a duration such as 15m`},
 		"over 1 MiB":              {`{"order_id": "` + strings.Repeat("a", 1<<20) + `"}`, "is larger than 1 MiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -436,7 +515,7 @@ func TestWrongUsageIsExitStatusTwo(t *testing.T) {
 	s := openShop(t)
 	for _, line := range []string{
 		"", "chekout", "checkout", "checkout begin", "checkout status", "checkout status a b", "checkout list --status DONE",
-		"checkout list --step juggle", "checkout list --since yesterday", "checkout list --limit 0", "checkout list -o xml",
+		"checkout list --step juggle", "checkout list --amount-over -1", "checkout list --older-than -1m", "checkout list --since yesterday", "checkout list --limit 0", "checkout list -o xml",
 		"checkout cancel x", "checkout cancel --reason r", "audit now", "serve", "serve --engine temporal", "dev", "audit --server ftp://x",
 	} {
 		got := s.types(t, strings.Fields(line)...)
@@ -456,9 +535,12 @@ func TestWaitEndsAsTheCheckoutDoes(t *testing.T) {
 		"confirmed": {[]*checkoutv1.Checkout{confirmed()}, exitDone, "ord-1001  CONFIRMED\n"},
 		"rejected": {[]*checkoutv1.Checkout{compensating(), ending(checkoutv1.Status_STATUS_REJECTED, "card_declined")}, exitRejected,
 			"ord-1001 was rejected (card_declined); all is undone\n"},
+		"it awaits approval, and is refused": {[]*checkoutv1.Checkout{awaitingApproval(), turnedDown()}, exitRejected,
+			"ord-1001  approval          rejected: fraud\n"},
 		"cancelled":                           {[]*checkoutv1.Checkout{ending(checkoutv1.Status_STATUS_CANCELLED, "typo")}, exitUndone, "was cancelled (typo)"},
 		"expired":                             {[]*checkoutv1.Checkout{ending(checkoutv1.Status_STATUS_EXPIRED, "late")}, exitUndone, "expired (late)"},
 		"needs attention":                     {[]*checkoutv1.Checkout{needingAttention()}, exitAttention, "needs attention: release-stock has failed 12 times\n"},
+		"it awaits approval, and is approved": {[]*checkoutv1.Checkout{awaitingApproval(), confirmed()}, exitDone, "ord-1001  AWAITING_APPROVAL\nord-1001  CONFIRMED\n"},
 		"the server was killed and came back": {[]*checkoutv1.Checkout{compensating(), nil, confirmed()}, exitDone, "ord-1001  CONFIRMED\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -478,6 +560,11 @@ func TestWaitThatEndsTooEarlySaysSo(t *testing.T) {
 	require.Equal(t, exitNotEnded, got.status, got.err)
 	require.Contains(t, got.err, "ord-1001 has not ended within 100ms; it goes on\n")
 	require.Contains(t, got.out, "COMPENSATING")
+
+	s.watched = []*checkoutv1.Checkout{awaitingApproval()}
+	got = s.types(t, "checkout", "start", "--item", "A=1", "--payment-method", "t", "--wait", "--timeout", "100ms")
+	require.Equal(t, exitNotEnded, got.status, got.err)
+	require.Contains(t, got.err, "ord-1001 has not ended within 100ms; it awaits approval\n")
 }
 
 func TestStartWithWaitTellsProgressOnStderr(t *testing.T) {
@@ -516,15 +603,22 @@ func TestHistoryInEachForm(t *testing.T) {
 		Entries: []*checkoutv1.Entry{
 			{At: ago(time.Minute), Kind: "attempt", Step: "reserve-stock", Attempt: 1, DurationMs: 12, Outcome: "applied"},
 			{At: ago(time.Second), Kind: "command", Actor: "ann", Reason: "typo", Outcome: "cancel accepted"},
+			{At: ago(0), Kind: "event", Topic: "checkout.order.cancelled", EventId: "e-1", Outcome: "published", Data: `{"n": 12345678901234567890}`},
 		},
-		Operations: []*checkoutv1.ParticipantOperation{{Participant: "warehouse", Step: "reserve-stock", Do: "applied", Reference: "r-1"}},
+		Operations: []*checkoutv1.ParticipantOperation{
+			{Participant: "warehouse", Step: "reserve-stock", Do: "applied", Reference: "r-1", CreatedAt: ago(time.Minute), UpdatedAt: ago(time.Second)},
+			{Participant: "payment", Step: "authorize-payment", Do: "rejected", Reason: "card_declined", Amount: euros(12997)},
+		},
+		Unreachable: []string{"orders: gone"},
 	}
-	require.Equal(t, `AGE   WHAT      STEP            ATTEMPT   OUTCOME           TOOK   BY    WHY
-1m    attempt   reserve-stock   1         applied           12ms   -     -
-1s    command   -               -         cancel accepted   -      ann   typo
+	require.Equal(t, `AGE   WHAT      STEP                       ATTEMPT   OUTCOME           TOOK   BY    WHY
+1m    attempt   reserve-stock              1         applied           12ms   -     -
+1s    command   -                          -         cancel accepted   -      ann   typo
+0ms   event     checkout.order.cancelled   -         published         -      -     -
 
-PARTICIPANT   STEP            DO        UNDO   REFERENCE
-warehouse     reserve-stock   applied   -      r-1
+PARTICIPANT   STEP                DO         UNDO   REFERENCE   AMOUNT       WHY
+warehouse     reserve-stock       applied    -      r-1         -            -
+payment       authorize-payment   rejected   -      -           129.97 EUR   card_declined
 `, s.types(t, "checkout", "history", "ord-1001").out)
 
 	json := strings.Join(strings.Fields(s.types(t, "checkout", "history", "ord-1001", "-o", "json").out), "")
@@ -532,15 +626,56 @@ warehouse     reserve-stock   applied   -      r-1
 		`"items":[{"sku":"CHAIR-OAK","quantity":2}],"payment_method":"tok_visa"},`+
 		`"prices":[{"sku":"CHAIR-OAK","unit_price":{"currency":"EUR","minor_units":4999}}],`+
 		`"entries":[{"at":"2026-01-31T11:59:00Z","kind":"attempt","step":"reserve-stock","attempt":1,"actor":"","reason":"","topic":"",`+
-		`"event_id":"","duration_ms":12,"outcome":"applied","error":""},`+
+		`"event_id":"","duration_ms":12,"outcome":"applied","error":"","data":null},`+
 		`{"at":"2026-01-31T11:59:59Z","kind":"command","step":"","attempt":0,"actor":"ann","reason":"typo","topic":"",`+
-		`"event_id":"","duration_ms":0,"outcome":"cancelaccepted","error":""}],`+
-		`"operations":[{"participant":"warehouse","step":"reserve-stock","do":"applied","undo":"","reference":"r-1"}]}`, json)
+		`"event_id":"","duration_ms":0,"outcome":"cancelaccepted","error":"","data":null},`+
+		`{"at":"2026-01-31T12:00:00Z","kind":"event","step":"","attempt":0,"actor":"","reason":"","topic":"checkout.order.cancelled",`+
+		`"event_id":"e-1","duration_ms":0,"outcome":"published","error":"","data":{"n":12345678901234567890}}],`+
+		`"operations":[{"participant":"warehouse","step":"reserve-stock","do":"applied","undo":"","reference":"r-1","reason":"","amount":null,`+
+		`"created_at":"2026-01-31T11:59:00Z","updated_at":"2026-01-31T11:59:59Z"},`+
+		`{"participant":"payment","step":"authorize-payment","do":"rejected","undo":"","reference":"","reason":"card_declined",`+
+		`"amount":{"currency":"EUR","minor_units":12997},"created_at":null,"updated_at":null}],`+
+		`"unreachable":["orders:gone"],"checkout":null}`, json)
 
-	s.watched = []*checkoutv1.Checkout{compensating(), confirmed()}
-	lines := strings.Split(strings.TrimSpace(s.types(t, "checkout", "history", "ord-1001", "--follow", "-o", "json").out), "\n")
-	require.Len(t, lines, 2, "each entry once")
+	s.history.Checkout = confirmed()
+	s.history.Request.ApprovalDeadline = durationpb.New(time.Hour)
+	wide := s.types(t, "checkout", "history", "ord-1001", "-o", "wide").out
+	require.Contains(t, wide, "CHAIR-OAK   2          49.99 EUR\n")
+	require.Contains(t, wide, "ord-1001   CONFIRMED")
+	json = s.types(t, "checkout", "history", "ord-1001", "-o", "json").out
+	require.Contains(t, json, `"status": "CONFIRMED"`)
+	require.Contains(t, json, `"approval_deadline": "1h0m0s"`)
+}
+
+func TestHistoryFollowPrintsEachEntryOnceThoughTheServerIsKilled(t *testing.T) {
+	s := openShop(t)
+	attempt := &checkoutv1.Entry{At: ago(time.Minute), Kind: "attempt", Step: "reserve-stock", Attempt: 1, DurationMs: 12, Outcome: "applied"}
+	same := &checkoutv1.Entry{At: ago(time.Second), Kind: "command", Actor: "ann", Reason: "typo", Outcome: "cancel accepted"}
+	event := &checkoutv1.Entry{At: ago(2 * time.Minute), Kind: "event", EventId: "e-1", Topic: "checkout.order.created", Outcome: "not published yet"}
+	published := &checkoutv1.Entry{At: ago(2 * time.Minute), Kind: "event", EventId: "e-1", Topic: "checkout.order.created", Outcome: "published"}
+	send := func(entries ...*checkoutv1.Entry) *checkoutv1.FollowHistoryResponse {
+		return &checkoutv1.FollowHistoryResponse{Entries: entries, Unreachable: []string{"orders: gone"}}
+	}
+	stream := []*checkoutv1.FollowHistoryResponse{send(attempt, event), send(same), nil, send(published, attempt), send(same, same)}
+	s.followed = stream
+	got := s.types(t, "checkout", "history", "ord-1001", "--follow", "-o", "json")
+	require.Zero(t, got.status, got.err)
+	require.Equal(t, "events are missing here: orders: gone\n", got.err, "told once")
+	lines := strings.Split(strings.TrimSpace(got.out), "\n")
+	require.Len(t, lines, 4, "each once, and the two that are alike both")
 	require.Contains(t, lines[0], `"kind":"attempt"`)
+	require.Contains(t, lines[1], `"event_id":"e-1"`)
+	require.Contains(t, lines[2], `"actor":"ann"`)
+	require.Contains(t, lines[3], `"actor":"ann"`)
+
+	s.followed = stream[:2]
+	require.Equal(t, `1m   attempt   reserve-stock   1   applied   12ms   -   -
+2m   event   checkout.order.created   -   not published yet   -   -   -
+1s   command   -   -   cancel accepted   -   ann   typo
+`, s.types(t, "checkout", "history", "ord-1001", "--follow").out)
+
+	s.refusal = connect.NewError(connect.CodeNotFound, errText("there is no checkout"))
+	require.Equal(t, exitNotFound, s.types(t, "checkout", "history", "ord-1001", "--follow").status)
 }
 
 func TestCancelTellsWhatIsAndIsNotUndone(t *testing.T) {
@@ -560,7 +695,7 @@ func TestAuditTellsViolationsAndEndsWithEight(t *testing.T) {
 	s := openShop(t)
 	s.audit = []*checkoutv1.AuditResponse{{}, {Checked: 200}, {Checked: 230}}
 	got := s.types(t, "audit", "-o", "json")
-	require.Equal(t, answer{out: "{\n  \"checked\": 230,\n  \"violations\": [],\n  \"notes\": []\n}\n"}, got)
+	require.Equal(t, answer{out: "{\n  \"checked\": 230,\n  \"violations\": [],\n  \"notes\": [],\n  \"accepted\": []\n}\n"}, got)
 
 	s.audit[1].Violations = []*checkoutv1.Violation{{OrderId: "ord-1", Invariant: "I1", What: "CONFIRMED, but <nothing> was captured"}}
 	got = s.types(t, "audit")
@@ -571,6 +706,23 @@ func TestAuditTellsViolationsAndEndsWithEight(t *testing.T) {
 ORDER ID   INVARIANT   WHAT
 ord-1      I1          CONFIRMED, but <nothing> was captured
 `, got.out)
+}
+
+func TestI1WhatAnOperatorAcceptedIsListedByEveryAuditAndIsNoViolation(t *testing.T) {
+	s := openShop(t)
+	s.audit = []*checkoutv1.AuditResponse{{Accepted: []*checkoutv1.Accepted{{
+		OrderId: "ord-1", Step: "release-stock", Actor: "ann", Reason: "counted by hand", At: ago(time.Hour), What: "2 CHAIR-OAK are reserved",
+	}}}, {Checked: 7}}
+	require.Equal(t, answer{out: `CHECKED   VIOLATIONS
+7         0
+
+ORDER ID   ACCEPTED STEP   AGE   BY    REASON            WHAT DIFFERS
+ord-1      release-stock   1h    ann   counted by hand   2 CHAIR-OAK are reserved
+`}, s.types(t, "audit"))
+	require.Equal(t, `{"checked":7,"violations":[],"notes":[],"accepted":[{"order_id":"ord-1","step":"release-stock","actor":"ann",`+
+		`"reason":"countedbyhand","at":"2026-01-31T11:00:00Z","what":"2CHAIR-OAKarereserved"}]}`,
+		strings.Join(strings.Fields(s.types(t, "audit", "-o", "json").out), ""))
+	require.Empty(t, s.types(t, "audit", "-o", "ids").out, "nothing is to be mended")
 }
 
 func TestDoctorShowsFindingsAndSettings(t *testing.T) {
@@ -651,6 +803,17 @@ func TestCompletionOffersIDsFromTheServerAndFixedWords(t *testing.T) {
 		"checkout list --status R": "RUNNING\nAWAITING_APPROVAL\n",
 		"checkout list --step r":   "reserve-stock\nrelease-stock\n",
 		"doctor -o j":              "table\nwide\njson\n",
+
+		"checkout cancel ord-":                "ord-2\nord-1\n",
+		"checkout approve ord-":               "ord-2\nord-1\n",
+		"checkout reject x":                   "x\n",
+		"checkout redrive x":                  "x\n",
+		"checkout resolve x":                  "x\n",
+		"checkout resolve --as r":             "done\nrefund\nretry\n",
+		"checkout resolve --step r":           "reserve-stock\nrelease-stock\n",
+		"checkout redrive --engine d":         "dapr\nembedded\n",
+		"checkout cancel --reason-code a":     "out_of_stock\nunknown_article\ncard_declined\n",
+		"checkout redrive --status CANCELLED": "RUNNING\nAWAITING_APPROVAL\n",
 	} {
 		got := s.types(t, append([]string{"__complete"}, strings.Fields(line)...)...)
 		require.Zero(t, got.status)

@@ -160,26 +160,36 @@ func call[Req, Resp any](ctx context.Context, method func(context.Context, *conn
 	return answer.Msg, nil
 }
 
-// completeIDs offers order ids, newest first, to the shell.
-func (c *client) completeIDs(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
-	defer cancel()
-	api, err := c.api(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	answer, err := call(ctx, api.List, &checkoutv1.ListRequest{Limit: 1000})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var ids []string
-	for _, found := range answer.Checkouts {
-		if strings.HasPrefix(found.OrderId, begun) {
-			ids = append(ids, found.OrderId)
+// completeIDs offers order ids, newest first, to the shell: those with one of the statuses, or of all checkouts where there is none.
+func (c *client) completeIDs(statuses ...checkoutv1.Status) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
+		defer cancel()
+		api, err := c.api(ctx)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		answer, err := call(ctx, api.List, &checkoutv1.ListRequest{Limit: 1000, Statuses: statuses})
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		var ids []string
+		for _, found := range answer.Checkouts {
+			if strings.HasPrefix(found.OrderId, begun) {
+				ids = append(ids, found.OrderId)
+			}
+		}
+		return ids, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 	}
-	return ids, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
+}
+
+// openStatuses are those of checkouts that have not ended.
+func openStatuses() []checkoutv1.Status {
+	return []checkoutv1.Status{
+		checkoutv1.Status_STATUS_RUNNING, checkoutv1.Status_STATUS_AWAITING_APPROVAL, checkoutv1.Status_STATUS_COMPENSATING,
+		checkoutv1.Status_STATUS_NEEDS_ATTENTION,
+	}
 }

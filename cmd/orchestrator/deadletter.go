@@ -321,16 +321,26 @@ replayed, and are no longer open. Which: ids, or --topic, --consumer, --state of
 	})
 }
 
-// settleBatch is how many letters one call is about: few enough that it ends in time also where each is delivered within it.
-const settleBatch = 100
+const (
+	// settleBatch is how many letters one call is about: few enough that it ends in time also where each is delivered within it.
+	settleBatch = 100
+	// settleRPS is how many a second where nothing is said.
+	settleRPS = 100
+)
 
 func newSettle(c *client, v verb) *cobra.Command {
 	var selected letterSelection
 	var all bool
 	var act by
+	var p pace
 	cmd := &cobra.Command{
 		Use: v.name + " [ID...] --reason TEXT", Short: v.short,
-		Long:              v.long + " Exit status 4 if some were refused; 3 if there are none of those that were named.",
+		Long: v.long + ` Exit status 4 if some were refused; 3 if there are none of those that were named.
+
+Where they are not named it is told how many there are, and on a terminal asked whether to go on; --yes does not ask. Without a
+terminal it goes on.`,
+		Example: fmt.Sprintf("  orchestrator dead-letter %[1]s dl-17 --reason \"the article exists now\"\n"+
+			"  orchestrator dead-letter %[1]s --consumer orders --reason \"orders is mended\" --yes --rps 20", v.name),
 		Args:              cobra.ArbitraryArgs,
 		ValidArgsFunction: c.completeLetters,
 	}
@@ -338,6 +348,7 @@ func newSettle(c *client, v verb) *cobra.Command {
 	cmd.Flags().BoolVar(&all, "all", false, "all that are open")
 	cmd.Flags().StringVar(&act.reason, "reason", "", "why; kept with the dead letter (required)")
 	cmd.Flags().BoolVar(&act.dryRun, "dry-run", false, "only tell which")
+	p.addTo(cmd, settleRPS)
 	out := addOutput(cmd, c.surroundings)
 	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
 		if err := out.validate(); err != nil {
@@ -356,6 +367,9 @@ func newSettle(c *client, v verb) *cobra.Command {
 		case len(ids) > 0 && (all || byFlags), all && byFlags:
 			return usage("ids, flags that select, and --all are three ways to say which: take one")
 		}
+		if err := p.validate(); err != nil {
+			return err
+		}
 		act.actor = actor(c.getenv)
 		api, err := c.deadLetters(cmd.Context())
 		if err != nil {
@@ -370,8 +384,11 @@ func newSettle(c *client, v verb) *cobra.Command {
 			if selection.State == "" {
 				selection.State = "open"
 			}
+			if err := c.confirmLetters(cmd.Context(), v, len(ids), act, p); err != nil {
+				return err
+			}
 		}
-		view, err := settle(cmd.Context(), c, v, api, selection, ids, act)
+		view, err := settle(cmd.Context(), c, v, api, selection, ids, act, p.rps)
 		if printErr := out.print(settledResult(v, view)); err == nil {
 			err = printErr
 		}
@@ -400,8 +417,22 @@ func idsOf(ctx context.Context, api deadletterv1connect.DeadLetterServiceClient,
 	}
 }
 
-// settle does it batch by batch. What was done is told also beside an error.
-func settle(ctx context.Context, c *client, v verb, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection, ids []string, act by) (settledView, error) {
+// confirmLetters asks before a verb goes through a selection. Without a terminal it goes on, as it always has: scripts rely on it, a
+// replay that was not needed changes nothing, and what is archived can be replayed.
+func (c *client) confirmLetters(ctx context.Context, v verb, letters int, act by, p pace) error {
+	if letters == 0 || act.dryRun || p.yes || !c.terminal {
+		return nil
+	}
+	noun := "dead letters"
+	if letters == 1 {
+		noun = "dead letter"
+	}
+	fmt.Fprintf(c.err, "%s %d %s, because: %s\n", v.name, letters, noun, visible(act.reason))
+	return c.confirm(ctx)
+}
+
+// settle does it batch by batch, at most rps a second. What was done is told also beside an error.
+func settle(ctx context.Context, c *client, v verb, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection, ids []string, act by, rps int) (settledView, error) {
 	done, told := []string{}, 0
 	view := settledView{DryRun: act.dryRun, Refused: []refusalView{}}
 	if v.name == "replay" {
@@ -409,16 +440,30 @@ func settle(ctx context.Context, c *client, v verb, api deadletterv1connect.Dead
 	} else {
 		view.Archived = &done
 	}
-	for batch := range slices.Chunk(ids, settleBatch) {
-		ok, refused, err := v.do(ctx, api, &deadletterv1.Selection{Ids: batch, Topic: s.Topic, Consumer: s.Consumer, State: s.State}, act)
+	size := min(settleBatch, rps)
+	next := time.NewTicker(time.Duration(size) * time.Second / time.Duration(rps))
+	defer next.Stop()
+	for batch := range slices.Chunk(ids, size) {
+		if told > 0 {
+			select {
+			case <-next.C:
+			case <-ctx.Done():
+				return view, fmt.Errorf("interrupted after %d of %d", told, len(ids))
+			}
+		}
+		// An interrupt waits for this batch: one that is broken off may have been settled or not.
+		ok, refused, err := v.do(context.WithoutCancel(ctx), api, &deadletterv1.Selection{Ids: batch, Topic: s.Topic, Consumer: s.Consumer, State: s.State}, act)
 		if err != nil {
+			if told > 0 {
+				fmt.Fprintf(c.err, "stopped after %d of %d\n", told, len(ids))
+			}
 			return view, err
 		}
 		done = append(done, ok...)
 		for _, r := range refused {
 			view.Refused = append(view.Refused, refusalView{ID: r.Id, Why: r.Why})
 		}
-		if told += len(batch); len(ids) > settleBatch {
+		if told += len(batch); len(ids) > size {
 			fmt.Fprintf(c.err, "%d of %d\n", told, len(ids))
 		}
 	}

@@ -210,7 +210,7 @@ func TestReplayAndArchiveTakeIDsFlagsOrAll(t *testing.T) {
 		p.letters = append(p.letters, poisoned(fmt.Sprintf("dl-%d", i)))
 	}
 	p.replayed = nil
-	got = p.types(t, "dead-letter replay --topic checkout.order.created --consumer orders --reason r -o json")
+	got = p.types(t, "dead-letter replay --topic checkout.order.created --consumer orders --reason r -o json --rps 1000")
 	require.Zero(t, got.status, got.err)
 	require.Equal(t, "100 of 130\n130 of 130\n", got.err)
 	require.Len(t, p.replayed, 2, "in batches")
@@ -235,6 +235,38 @@ func TestReplayAndArchiveTakeIDsFlagsOrAll(t *testing.T) {
 	require.Equal(t, answer{out: "ID   WHAT   WHY NOT\n"}, p.types(t, "dead-letter replay --all --reason r"), "nothing to do is fine")
 }
 
+func TestDeadLettersThatAreNotNamedAreAskedAboutOnATerminal(t *testing.T) {
+	p := openPostOffice(t)
+	p.letters = []*deadletterv1.DeadLetter{poisoned("dl-1"), poisoned("dl-2")}
+	at := func(stdin, line string) answer { return typedAtTerminal(t.Context(), stdin, p.url, line) }
+	for _, verb := range []string{"replay", "archive"} {
+		told := verb + " 2 dead letters, because: r\ngo on? [y/N] "
+		require.Equal(t, answer{status: exitUsage, err: told + "orchestrator: nothing was changed\n"}, at("n\n", "dead-letter "+verb+" --all --reason r"))
+		require.Empty(t, p.replayed)
+		require.Empty(t, p.archived)
+		require.Equal(t, answer{out: "dl-1\ndl-2\n", err: told}, at("y\n", "dead-letter "+verb+" --consumer orders --reason r -o ids"))
+		for _, unasked := range []string{" --all --yes", " --all --dry-run", " dl-1 dl-2"} {
+			require.Equal(t, answer{out: "dl-1\ndl-2\n"}, at("", "dead-letter "+verb+unasked+" --reason r -o ids"), unasked)
+		}
+		p.replayed, p.archived = nil, nil
+	}
+	require.Zero(t, p.types(t, "dead-letter replay --all --reason r").status, "a script goes on as it always has")
+	require.Len(t, p.replayed, 1)
+}
+
+func TestDeadLettersAreSettledNoFasterThanWasSaid(t *testing.T) {
+	p := openPostOffice(t)
+	for i := range 8 {
+		p.letters = append(p.letters, poisoned(fmt.Sprintf("dl-%d", i)))
+	}
+	began := time.Now()
+	got := p.types(t, "dead-letter replay --all --reason r --rps 5")
+	require.Zero(t, got.status, got.err)
+	require.GreaterOrEqual(t, time.Since(began), time.Second, "a pause for the first five")
+	require.Equal(t, "5 of 8\n8 of 8\n", got.err)
+	require.Len(t, p.replayed, 2)
+}
+
 func TestWhatIsRefusedIsToldAndDecidesTheExitStatus(t *testing.T) {
 	p := openPostOffice(t)
 	p.refused = []*deadletterv1.Refusal{{Id: "dl-9", Why: "no such dead letter"}}
@@ -254,7 +286,7 @@ func TestWrongUsageOfEventsAndDeadLettersIsExitStatusTwo(t *testing.T) {
 	for _, line := range []string{
 		"dead-letter", "dead-letter eat", "dead-letter list x", "dead-letter list --topic nope", "dead-letter list --consumer nope", "dead-letter list --state shut",
 		"dead-letter list --limit 0", "dead-letter list -o xml", "dead-letter show", "dead-letter replay --reason r", "dead-letter replay dl-1",
-		"dead-letter replay dl-1 --all --reason r", "dead-letter archive --all --topic checkout.order.created --reason r", "dead-letter archive --all",
+		"dead-letter replay dl-1 --all --reason r", "dead-letter replay --all --reason r --rps 0", "dead-letter archive dl-1 --reason r --rps 1001", "dead-letter archive --all --topic checkout.order.created --reason r", "dead-letter archive --all",
 		"event", "event list x", "event list --topic nope", "event list --since yesterday", "event list --limit 0",
 		"event republish", "event republish x", "event republish --topic nope", "event republish --dry-run",
 	} {
@@ -334,7 +366,7 @@ func TestAuditTellsNotesWhichAreNoFindings(t *testing.T) {
 	p.events.audit = &checkoutv1.AuditResponse{Checked: 3, Notes: []string{"orders cannot be asked"}}
 	require.Equal(t, answer{out: "CHECKED   VIOLATIONS\n3         0\n", err: "note: orders cannot be asked\n"}, p.types(t, "audit"))
 	got := p.types(t, "audit -o json")
-	require.Equal(t, `{"checked":3,"violations":[],"notes":["orderscannotbeasked"]}`, strings.Join(strings.Fields(got.out), ""))
+	require.Equal(t, `{"checked":3,"violations":[],"notes":["orderscannotbeasked"],"accepted":[]}`, strings.Join(strings.Fields(got.out), ""))
 	require.Empty(t, got.err)
 }
 

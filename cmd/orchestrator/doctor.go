@@ -26,17 +26,30 @@ type settingView struct {
 }
 
 func newDoctor(c *client) *cobra.Command {
+	var replayed bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check what the orchestrator needs, and say how to mend what is wrong",
-		Long: `Asks the orchestrator to check its database, engine, participants and clock, and shows the settings it was
-started with, passwords left out. Exit status 8 if something is wrong.`,
+		Long: `Asks the orchestrator to check its database, clock, engine, sidecar, participants and their outboxes, and whether dead
+letters or checkouts wait for somebody; and shows the settings it was started with, passwords left out. Of the sidecar's
+component files it names every setting that loses data, where ORCHESTRATOR_COMPONENTS names their folders.
+
+--replay asks another question, before a new build is deployed: run with the new build against the old one's server, it tells
+whether the new code fits every open checkout. A checkout that it does not fit would be stopped and need attention.
+
+Exit status 8 if something is wrong, or does not fit.`,
+		Example: `  orchestrator doctor
+  orchestrator doctor --replay -o json`,
 		Args: takes(),
 	}
+	cmd.Flags().BoolVar(&replayed, "replay", false, "instead of all other checks, run the histories of all open checkouts through this build's code")
 	out := addOutput(cmd, c.surroundings)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := out.validate(); err != nil {
 			return err
+		}
+		if replayed {
+			return doctorReplay(cmd.Context(), c, out)
 		}
 		address, source, err := c.server()
 		if err != nil {

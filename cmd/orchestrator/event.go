@@ -56,7 +56,7 @@ func (e *eventSelection) addTo(c *client, cmd *cobra.Command) {
 	flags.BoolVar(&e.unpublished, "unpublished", false, "only those that were not published yet")
 	flags.StringVar(&e.since, "since", "", "only what occurred since: RFC 3339, a date, or a duration such as 1h")
 	complete(cmd, "topic", topicNames(event.Topics()))
-	if err := cmd.RegisterFlagCompletionFunc("order-id", c.completeIDs); err != nil {
+	if err := cmd.RegisterFlagCompletionFunc("order-id", c.completeIDs()); err != nil {
 		panic(err) // The flag stands above.
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
@@ -13,14 +14,19 @@ import (
 )
 
 func newHistory(c *client) *cobra.Command {
-	var follow bool
+	var following bool
 	cmd := &cobra.Command{
-		Use:               "history ID",
-		Short:             "Tell all that happened to a checkout, and what each participant recorded of it",
+		Use:   "history ID",
+		Short: "Tell all that happened to a checkout, and what each participant recorded of it",
+		Long: `Tells all that happened to a checkout, oldest first: each attempt with its duration, outcome and error, what operators did and
+why, each status and event; and what each participant recorded of it. With -o json it is all that is known: the order as it was
+sent, prices, what the events say, and how the checkout stands.`,
+		Example: `  orchestrator checkout history ord-1001 -o wide
+  orchestrator checkout history ord-1001 --follow -o json`,
 		Args:              takes("ID"),
-		ValidArgsFunction: c.completeIDs,
+		ValidArgsFunction: c.completeIDs(),
 	}
-	cmd.Flags().BoolVar(&follow, "follow", false, "print entries as they come, until the checkout is final; with -o json one entry a line")
+	cmd.Flags().BoolVar(&following, "follow", false, "print entries as they come, until the checkout is final and its events are told; with -o json one entry a line")
 	out := addOutput(cmd, c.surroundings)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := out.validate(); err != nil {
@@ -30,40 +36,48 @@ func newHistory(c *client) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if follow {
+		if following {
 			return followHistory(cmd.Context(), c, api, out, args[0])
 		}
 		answer, err := call(cmd.Context(), api.History, &checkoutv1.HistoryRequest{OrderId: args[0]})
 		if err != nil {
 			return err
 		}
-		for _, away := range answer.Unreachable {
-			fmt.Fprintln(c.err, "events are missing here: "+away)
+		for _, app := range answer.Unreachable {
+			c.tellMissing(app)
 		}
 		return out.print(historyResult(c.surroundings, viewHistory(answer)))
 	}
 	return cmd
 }
 
-// followHistory prints each entry once. What is new is read anew after each change: entries are only ever added, but events of
-// other apps may turn up between those that were there.
+// followHistory prints each entry once, as it comes. A server that comes back tells all from the first.
 func followHistory(ctx context.Context, c *client, api checkoutv1connect.CheckoutServiceClient, out *output, orderID string) error {
 	printed := make(map[entryKey]bool)
-	return watch(ctx, api, orderID, untilFinal, mayNotExist, func(*checkoutv1.Checkout) error {
-		answer, err := call(ctx, api.History, &checkoutv1.HistoryRequest{OrderId: orderID})
-		if err != nil {
-			return err
+	var count map[entryKey]int
+	away := make(map[string]bool)
+	return follow(ctx, mayNotExist, func() (*connect.ServerStreamForClient[checkoutv1.FollowHistoryResponse], error) {
+		count = make(map[entryKey]int)
+		return api.FollowHistory(ctx, connect.NewRequest(&checkoutv1.FollowHistoryRequest{OrderId: orderID}))
+	}, func(m *checkoutv1.FollowHistoryResponse) error {
+		for _, app := range m.Unreachable {
+			if !away[app] {
+				away[app] = true
+				c.tellMissing(app)
+			}
 		}
-		count := make(map[entryKey]int)
-		for _, e := range viewHistory(answer).Entries {
-			key := entryKey{at: *e.At, kind: e.Kind, eventID: e.EventID}
-			count[key]++
-			key.ordinal = count[key]
+		for _, e := range m.Entries {
+			view := viewEntry(e)
+			key := keyOf(view)
+			if key.eventID == "" {
+				count[key]++
+				key.ordinal = count[key]
+			}
 			if printed[key] {
 				continue
 			}
 			printed[key] = true
-			if err := out.printOne(entryResult(c.surroundings, orderID, e)); err != nil {
+			if err := out.printOne(entryResult(c.surroundings, orderID, view)); err != nil {
 				return err
 			}
 		}
@@ -71,12 +85,31 @@ func followHistory(ctx context.Context, c *client, api checkoutv1connect.Checkou
 	})
 }
 
+// tellMissing says whose events are not among the entries.
+func (c *client) tellMissing(app string) {
+	fmt.Fprintln(c.err, "events are missing here: "+app)
+}
+
 // entryKey tells an entry from all others of a checkout.
 type entryKey struct {
-	at            time.Time
-	kind, eventID string
-	// ordinal counts those with the same time, as entries of one transaction may have.
+	eventID string
+	// The others are for what has no such id.
+	at                  time.Time
+	kind, step, outcome string
+	attempt             int32
+	// ordinal counts those that are alike in all that.
 	ordinal int
+}
+
+func keyOf(e entryView) entryKey {
+	if e.EventID != "" {
+		return entryKey{eventID: e.EventID} // Its outcome may change.
+	}
+	key := entryKey{kind: e.Kind, step: e.Step, outcome: e.Outcome, attempt: e.Attempt}
+	if e.At != nil {
+		key.at = *e.At
+	}
+	return key
 }
 
 func historyResult(s surroundings, h historyView) result {
@@ -85,9 +118,16 @@ func historyResult(s surroundings, h historyView) result {
 		for _, e := range h.Entries {
 			entries.add(s.entryRow(e)...)
 		}
-		operations := table{headings: []string{"PARTICIPANT", "STEP", "DO", "UNDO", "REFERENCE"}}
+		operations := table{headings: []string{"PARTICIPANT", "STEP", "DO", "UNDO", "REFERENCE", "AMOUNT", "WHY"}}
+		if wide {
+			operations.headings = append(operations.headings, "CREATED", "UPDATED")
+		}
 		for _, o := range h.Operations {
-			operations.add(o.Participant, o.Step, orDash(o.Do), orDash(o.Undo), orDash(o.Reference))
+			row := []string{o.Participant, o.Step, orDash(o.Do), orDash(o.Undo), orDash(o.Reference), amount(o.Amount), orDash(o.Reason)}
+			if wide {
+				row = append(row, s.age(o.CreatedAt), s.age(o.UpdatedAt))
+			}
+			operations.add(row...)
 		}
 		if !wide {
 			return []table{entries, operations}
@@ -100,7 +140,11 @@ func historyResult(s surroundings, h historyView) result {
 			}
 			ordered.add(item.SKU, fmt.Sprint(item.Quantity), price)
 		}
-		return []table{entries, operations, ordered}
+		tables := []table{entries, operations, ordered}
+		if h.Checkout != nil {
+			tables = append(tables, s.checkoutTable([]checkoutView{*h.Checkout}, wide))
+		}
+		return tables
 	}}
 }
 

@@ -14,47 +14,93 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 )
 
-// listOptions are the flags by which checkouts are chosen.
-type listOptions struct {
+// query are the flags by which checkouts are chosen, by `list` and by the verbs that change many.
+type query struct {
 	statuses   []string
 	customer   string
 	step       string
+	reasonCode string
 	amountOver int64
 	olderThan  time.Duration
 	since      string
 	attention  bool
-	limit      int32
-	pageToken  string
+}
+
+func (q *query) addTo(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringArrayVar(&q.statuses, "status", nil, "only with this status; repeatable")
+	flags.StringVar(&q.customer, "customer", "", "only of this customer")
+	flags.StringVar(&q.step, "step", "", "only those that are at this step or compensation now")
+	flags.StringVar(&q.reasonCode, "reason-code", "", "only those that did not succeed for this reason, such as card_declined or deadline")
+	flags.Int64Var(&q.amountOver, "amount-over", 0, "only above this many minor units; 0 means all")
+	flags.DurationVar(&q.olderThan, "older-than", 0, "only those started longer ago, such as 10m; 0 means all")
+	flags.StringVar(&q.since, "since", "", "only those started since: RFC 3339, a date, or a duration such as 1h")
+	flags.BoolVar(&q.attention, "attention", false, "only those that need attention")
+	complete(cmd, "status", statusWords())
+	complete(cmd, "step", stepWords())
+	complete(cmd, "reason-code", reasonCodes())
+}
+
+// queryFlags are the names of the flags of a query.
+func queryFlags() []string {
+	return []string{"status", "customer", "step", "reason-code", "amount-over", "older-than", "since", "attention"}
+}
+
+func (q query) request(now time.Time) (*checkoutv1.ListRequest, error) {
+	req := &checkoutv1.ListRequest{
+		CustomerId: q.customer, Step: q.step, ReasonCode: q.reasonCode, AmountOver: q.amountOver, Attention: q.attention,
+	}
+	if q.amountOver < 0 || q.olderThan < 0 {
+		return nil, usage("--amount-over and --older-than must not be negative")
+	}
+	if q.olderThan != 0 {
+		req.OlderThan = durationpb.New(q.olderThan)
+	}
+	for _, word := range q.statuses {
+		number, found := checkoutv1.Status_value["STATUS_"+strings.ToUpper(strings.ReplaceAll(word, "-", "_"))]
+		if !found || number == 0 {
+			return nil, usage("--status %q is none of %s", word, strings.Join(statusWords(), ", "))
+		}
+		req.Statuses = append(req.Statuses, checkoutv1.Status(number))
+	}
+	if q.step != "" && !slices.Contains(stepWords(), q.step) {
+		return nil, usage("--step %q is none of %s", q.step, strings.Join(stepWords(), ", "))
+	}
+	var err error
+	req.Since, err = parseSince(q.since, now)
+	return req, err
 }
 
 func newList(c *client) *cobra.Command {
-	var o listOptions
+	var q query
+	var limit int32
+	var pageToken string
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List checkouts, newest first",
-		Args:  takes(),
+		Long: `Lists checkouts, newest first, a page at a time. Each flag narrows it further; of --status there may be several. The same
+flags say to cancel, resolve and redrive which checkouts they are about.`,
+		Example: `  orchestrator checkout list --attention
+  orchestrator checkout list --status AWAITING_APPROVAL
+  orchestrator checkout list --status REJECTED --reason-code card_declined --since 1h -o ids`,
+		Args: takes(),
 	}
-	flags := cmd.Flags()
-	flags.StringArrayVar(&o.statuses, "status", nil, "only with this status; repeatable")
-	flags.StringVar(&o.customer, "customer", "", "only of this customer")
-	flags.StringVar(&o.step, "step", "", "only those that are at this step or compensation now")
-	flags.Int64Var(&o.amountOver, "amount-over", 0, "only above this many minor units; 0 means all")
-	flags.DurationVar(&o.olderThan, "older-than", 0, "only those started longer ago, such as 10m; 0 means all")
-	flags.StringVar(&o.since, "since", "", "only those started since: RFC 3339, a date, or a duration such as 1h")
-	flags.BoolVar(&o.attention, "attention", false, "only those that need attention")
-	flags.Int32Var(&o.limit, "limit", 100, "how many at most, 1 to 1000")
-	flags.StringVar(&o.pageToken, "page-token", "", "go on where the last page ended")
-	complete(cmd, "status", statusWords())
-	complete(cmd, "step", stepWords())
+	q.addTo(cmd)
+	cmd.Flags().Int32Var(&limit, "limit", 100, "how many at most, 1 to 1000")
+	cmd.Flags().StringVar(&pageToken, "page-token", "", "go on where the last page ended")
 	out := addOutput(cmd, c.surroundings)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := out.validate(); err != nil {
 			return err
 		}
-		request, err := o.request(c.now())
+		if limit < 1 {
+			return usage("--limit must be 1 to 1000")
+		}
+		request, err := q.request(c.now())
 		if err != nil {
 			return err
 		}
+		request.Limit, request.PageToken = limit, pageToken
 		api, err := c.api(cmd.Context())
 		if err != nil {
 			return err
@@ -77,31 +123,6 @@ func listResult(s surroundings, checkouts []*checkoutv1.Checkout) result {
 		views[i], ids[i] = viewCheckout(wire), wire.OrderId
 	}
 	return result{value: views, ids: ids, tables: func(wide bool) []table { return []table{s.checkoutTable(views, wide)} }}
-}
-
-func (o listOptions) request(now time.Time) (*checkoutv1.ListRequest, error) {
-	req := &checkoutv1.ListRequest{
-		CustomerId: o.customer, Step: o.step, AmountOver: o.amountOver, Attention: o.attention, Limit: o.limit, PageToken: o.pageToken,
-	}
-	if o.limit < 1 {
-		return nil, usage("--limit must be 1 to 1000")
-	}
-	if o.olderThan != 0 {
-		req.OlderThan = durationpb.New(o.olderThan)
-	}
-	for _, word := range o.statuses {
-		number, found := checkoutv1.Status_value["STATUS_"+strings.ToUpper(strings.ReplaceAll(word, "-", "_"))]
-		if !found || number == 0 {
-			return nil, usage("--status %q is none of %s", word, strings.Join(statusWords(), ", "))
-		}
-		req.Statuses = append(req.Statuses, checkoutv1.Status(number))
-	}
-	if o.step != "" && !slices.Contains(stepWords(), o.step) {
-		return nil, usage("--step %q is none of %s", o.step, strings.Join(stepWords(), ", "))
-	}
-	var err error
-	req.Since, err = parseSince(o.since, now)
-	return req, err
 }
 
 // parseSince reads a time, or how long ago it was; empty means none.
@@ -137,4 +158,12 @@ func stepWords() []string {
 		}
 	}
 	return words
+}
+
+// reasonCodes are what the shell is offered. Participants may add words of their own, so others are taken, too.
+func reasonCodes() []string {
+	return []string{
+		"out_of_stock", "unknown_article", "card_declined", "insufficient_funds", "unknown_payment_method", "authorization_expired",
+		"approval_rejected", "approval_deadline", "deadline", "cancelled", "refunded",
+	}
 }

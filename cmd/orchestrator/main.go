@@ -25,7 +25,7 @@ func main() {
 	}
 	status := run(event.WithTrace(ctx, os.Getenv("TRACEPARENT")), os.Args[1:], surroundings{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv, workDir: workDir(), now: time.Now,
-		colour: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "",
+		colour: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "", terminal: isTerminal(os.Stdin),
 	})
 	if err := traces.Stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "orchestrator: the last spans were not sent:", err)
@@ -42,7 +42,12 @@ func workDir() string {
 	return dir
 }
 
+// isTerminal tells a terminal from files, pipes, and the null device, which is a character device, too.
 func isTerminal(f *os.File) bool {
 	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
+	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(info, null)
 }

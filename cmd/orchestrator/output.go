@@ -217,7 +217,7 @@ func paint(cell string, colour bool) string {
 		return green + cell + plain
 	case "RUNNING", "COMPENSATING", "AWAITING_APPROVAL", "running", "pending":
 		return yellow + cell + plain
-	case "NEEDS_ATTENTION", "REJECTED", "CANCELLED", "EXPIRED", "rejected", "failing", "unknown", "WRONG":
+	case "NEEDS_ATTENTION", "REJECTED", "CANCELLED", "EXPIRED", "rejected", "refused", "failing", "failed", "unknown", "not known", "WRONG":
 		return red + cell + plain
 	}
 	return cell

@@ -17,8 +17,8 @@ type surroundings struct {
 	// workDir is where the search for .local/env begins.
 	workDir string
 	now     func() time.Time
-	// colour says whether out shows colours.
-	colour bool
+	// colour says whether out shows colours, and terminal whether somebody types in.
+	colour, terminal bool
 }
 
 // run executes one command line and returns the exit status.
@@ -55,7 +55,8 @@ Exit status: 0 done; 1 failed; 2 wrong usage or refused input; 3 no such thing; 
 	root.PersistentFlags().StringVar(&c.flag, "server", "", "address of the orchestrator's API (default: ORCHESTRATOR_SERVER, or .local/env, or "+defaultServer+")")
 
 	checkouts := group(&cobra.Command{Use: "checkout", Short: "Start, see and steer checkouts"})
-	checkouts.AddCommand(newStart(c), newStatus(c), newList(c), newHistory(c), newWait(c), newCancel(c))
+	checkouts.AddCommand(newStart(c), newStatus(c), newList(c), newHistory(c), newWait(c),
+		newCancel(c), newApprove(c), newReject(c), newResolve(c), newRedrive(c))
 	deadLetters := group(&cobra.Command{Use: "dead-letter", Short: "See, replay and archive messages that a consumer could not take"})
 	deadLetters.AddCommand(newDeadLetterList(c), newDeadLetterShow(c), newReplay(c), newArchive(c))
 	events := group(&cobra.Command{Use: "event", Short: "See events and who received them, and publish them again"})

@@ -120,7 +120,12 @@ func (e entry) Type() string           { return "string" }
 
 // hideDefaults keeps help from showing what the environment holds, which may be a database's password.
 func hideDefaults(flags *pflag.FlagSet) {
-	flags.VisitAll(func(f *pflag.Flag) { f.DefValue = "" })
+	flags.VisitAll(func(f *pflag.Flag) {
+		f.DefValue = ""
+		if f.Value.Type() == "duration" {
+			f.DefValue = "0s" // What pflag takes for "none".
+		}
+	})
 }
 
 // logger writes to stderr: stdout is for results.

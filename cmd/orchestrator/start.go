@@ -37,6 +37,7 @@ type startOptions struct {
 	currency      string
 	paymentMethod string
 	deadline      time.Duration
+	approval      time.Duration
 	coordination  string
 	wait          bool
 	timeout       time.Duration
@@ -54,7 +55,7 @@ be repeated with it.
 
 order.json: {"order_id": "ord-1001", "customer_id": "cus-17", "currency": "EUR",
              "items": [{"sku": "CHAIR-OAK", "quantity": 2}], "payment_method": "tok_visa"}
-"order_id" may be left out, and "deadline": "15m" and "coordination" may be added.`,
+"order_id" may be left out; "deadline": "15m", "approval_deadline": "24h" and "coordination" may be added.`,
 		Example: "  orchestrator checkout start --item CHAIR-OAK=2 --item LAMP-BRASS=1 --payment-method tok_visa --wait",
 		Args:    cobra.MaximumNArgs(1),
 	}
@@ -74,6 +75,7 @@ order.json: {"order_id": "ord-1001", "customer_id": "cus-17", "currency": "EUR",
 	flags.StringVar(&o.currency, "currency", defaultCurrency, "ISO 4217; without a file")
 	flags.StringVar(&o.paymentMethod, "payment-method", "", "the gateway's token, such as tok_visa")
 	flags.DurationVar(&o.deadline, "deadline", 0, "how long it may take before it is undone, 1s to 720h; 0 means 15m")
+	flags.DurationVar(&o.approval, "approval-deadline", 0, "how long it may await approval, where it needs one, 1s to 720h; 0 means 24h")
 	flags.StringVar(&o.coordination, "coordination", "", "orchestrated (the default): a workflow calls the participants; choreographed: they react to events")
 	flags.BoolVar(&o.wait, "wait", false, "wait for the end; the exit status tells it")
 	flags.DurationVar(&o.timeout, "timeout", defaultWait, "how long --wait waits; 0 means without end")
@@ -150,6 +152,9 @@ func (o startOptions) order(in io.Reader, given func(flag string) bool) (*checko
 	}
 	if given("deadline") {
 		view.Deadline = o.deadline.String()
+	}
+	if given("approval-deadline") {
+		view.ApprovalDeadline = o.approval.String()
 	}
 	if given("coordination") {
 		view.Coordination = o.coordination
@@ -247,16 +252,27 @@ func (v orderView) request() (*checkoutv1.StartRequest, error) {
 	for _, item := range v.Items {
 		req.Items = append(req.Items, &checkoutv1.Item{Sku: item.SKU, Quantity: item.Quantity})
 	}
-	if v.Deadline != "" {
-		d, err := time.ParseDuration(v.Deadline)
-		if err != nil {
-			return nil, usage("deadline: %q is not a duration such as 15m", v.Deadline)
-		}
-		if d != 0 {
-			req.Deadline = durationpb.New(d)
-		}
+	var err error
+	if req.Deadline, err = parseDeadline("deadline", v.Deadline); err != nil {
+		return nil, err
 	}
-	return req, nil
+	req.ApprovalDeadline, err = parseDeadline("approval_deadline", v.ApprovalDeadline)
+	return req, err
+}
+
+// parseDeadline reads how long something may take; empty and zero leave it to the server.
+func parseDeadline(field, text string) (*durationpb.Duration, error) {
+	if text == "" {
+		return nil, nil
+	}
+	d, err := time.ParseDuration(text)
+	switch {
+	case err != nil:
+		return nil, usage("%s: %q is not a duration such as 15m", field, text)
+	case d == 0:
+		return nil, nil
+	}
+	return durationpb.New(d), nil
 }
 
 // defaultWait is how long the verbs that wait do so where nothing is said.

@@ -20,9 +20,11 @@ func newWait(c *client) *cobra.Command {
 		Use:   "wait ID",
 		Short: "Wait until a checkout has ended or needs attention",
 		Long: `Waits until a checkout has ended or needs attention, telling its progress on stderr. The exit status tells the
-end: 0 confirmed, 10 rejected, 11 cancelled or expired, 12 needs attention, 7 not ended in time.`,
+end: 0 confirmed, 10 rejected, 11 cancelled or expired, 12 needs attention, 7 not ended in time. While a checkout awaits
+approval it goes on waiting.`,
+		Example:           "  orchestrator checkout wait ord-1001 --timeout 5m",
 		Args:              takes("ID"),
-		ValidArgsFunction: c.completeIDs,
+		ValidArgsFunction: c.completeIDs(),
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", defaultWait, "how long to wait; 0 means without end")
 	out := addOutput(cmd, c.surroundings)
@@ -80,6 +82,9 @@ func endOf(c *checkoutv1.Checkout, timeout time.Duration) error {
 	case checkoutv1.Status_STATUS_NEEDS_ATTENTION:
 		return exitWith(exitAttention, "%s needs attention: %s", c.OrderId, c.GetAttention().GetCause())
 	}
+	if c.Status == checkoutv1.Status_STATUS_AWAITING_APPROVAL {
+		return exitWith(exitNotEnded, "%s has not ended within %s; it awaits approval", c.OrderId, timeout)
+	}
 	return exitWith(exitNotEnded, "%s has not ended within %s; it goes on", c.OrderId, timeout)
 }
 
@@ -98,15 +103,22 @@ const (
 // reconnect is the pause before a broken watch is begun again.
 const reconnect = 500 * time.Millisecond
 
-// watch calls use with the checkout now and after each change, until it is final or settled. Once the checkout is known to
-// exist, a server that goes away is waited for until ctx ends: the checkout outlives it, so the wait does too.
+// watch calls use with the checkout now and after each change, until it is final or settled.
 func watch(ctx context.Context, api checkoutv1connect.CheckoutServiceClient, orderID string, settled, known bool, use func(*checkoutv1.Checkout) error) error {
+	return follow(ctx, known, func() (*connect.ServerStreamForClient[checkoutv1.WatchResponse], error) {
+		return api.Watch(ctx, connect.NewRequest(&checkoutv1.WatchRequest{OrderId: orderID, UntilSettled: settled}))
+	}, func(m *checkoutv1.WatchResponse) error { return use(m.Checkout) })
+}
+
+// follow calls use with each message of a stream about a checkout, until the server ends it. Once the checkout is known to
+// exist, a server that goes away is waited for until ctx ends: the checkout outlives it, so the wait does too.
+func follow[M any](ctx context.Context, known bool, open func() (*connect.ServerStreamForClient[M], error), use func(*M) error) error {
 	for {
-		stream, err := api.Watch(ctx, connect.NewRequest(&checkoutv1.WatchRequest{OrderId: orderID, UntilSettled: settled}))
+		stream, err := open()
 		if err == nil {
 			for stream.Receive() {
 				known = true
-				if err := use(stream.Msg().Checkout); err != nil {
+				if err := use(stream.Msg()); err != nil {
 					return errors.Join(err, stream.Close())
 				}
 			}
@@ -145,6 +157,8 @@ func tellProgress(w io.Writer, before, now *checkoutv1.Checkout) {
 		was := known[s.Name]
 		switch {
 		case s.State == was.GetState() && s.Attempts == was.GetAttempts(), s.State == "pending", s.State == "skipped":
+		case s.Error != "" && s.Attempts == 0: // A person's word.
+			fmt.Fprintf(w, "%s  %-17s %s: %s\n", now.OrderId, s.Name, s.State, visible(s.Error))
 		case s.Error != "":
 			fmt.Fprintf(w, "%s  %-17s %s, attempt %d: %s\n", now.OrderId, s.Name, s.State, s.Attempts, visible(s.Error))
 		default:
