@@ -1,5 +1,6 @@
-// Command bench measures checkouts, and then what carries their events (events.go). `make bench` runs it; it prints tables and
-// writes bench/out/checkout.json and bench/out/events.json. Of checkouts it compares:
+// Command bench measures checkouts, then what carries their events (events.go), and then how a million checkouts are found
+// (million.go). `make bench` runs it; it prints tables and writes bench/out/checkout.json, bench/out/events.json and
+// bench/out/million.json. Of checkouts it compares:
 //
 //   - bare: a Dapr workflow with as many activities as a confirmed checkout, each making one empty invocation
 //   - dapr: this project on Dapr
@@ -50,7 +51,7 @@ func main() {
 	var o options
 	flag.IntVar(&o.rounds, "rounds", 3, "turns that each system gets at each concurrency")
 	flag.Float64Var(&o.seconds, "seconds", 5, "length of a turn, without its warm-up")
-	flag.StringVar(&o.only, "only", "bare,dapr,direct,embedded,events", "which systems to measure, and whether events")
+	flag.StringVar(&o.only, "only", "bare,dapr,direct,embedded,events,million", "which systems to measure, and whether events and a million checkouts")
 	flag.StringVar(&o.inFlight, "in-flight", "1,16,64", "how many are under way at once")
 	flag.IntVar(&o.backlog, "backlog", 10_000, "how many events wait when a relay or a consumer is measured")
 	flag.StringVar(&o.out, "out", filepath.Join("bench", "out"), "folder that the figures are written to")
@@ -77,7 +78,7 @@ func run(ctx context.Context, o options) (err error) {
 	if _, err := os.Stat("go.mod"); err != nil {
 		return errors.New("run it from the folder of go.mod, as make bench does")
 	}
-	starters, withEvents, err := chosen(o.only)
+	starters, parts, err := chosen(o.only)
 	if err != nil {
 		return err
 	}
@@ -87,7 +88,7 @@ func run(ctx context.Context, o options) (err error) {
 	fmt.Fprintln(os.Stderr, "starting PostgreSQL, Dapr and the systems ...")
 	startCtx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	g, err := startGround(startCtx, root, o.only != "embedded")
+	g, err := startGround(startCtx, root, o.only != "embedded" && o.only != "million")
 	if g != nil {
 		defer func() {
 			stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
@@ -109,15 +110,25 @@ func run(ctx context.Context, o options) (err error) {
 			return err
 		}
 	}
-	if !withEvents {
+	if slices.Contains(parts, "events") {
+		r, err := measureEvents(ctx, g, o)
+		if err != nil {
+			return err
+		}
+		r.print(os.Stdout)
+		if err := write(filepath.Join(o.out, "events.json"), r); err != nil {
+			return err
+		}
+	}
+	if !slices.Contains(parts, "million") {
 		return nil
 	}
-	r, err := measureEvents(ctx, g, o)
+	r, err := measureMillion(ctx, g, filepath.Join(o.out, "million-plans.txt"))
 	if err != nil {
 		return err
 	}
 	r.print(os.Stdout)
-	return write(filepath.Join(o.out, "events.json"), r)
+	return write(filepath.Join(o.out, "million.json"), r)
 }
 
 // measureCheckouts starts the systems, measures them, and stops them.
@@ -144,7 +155,8 @@ var starters = []struct {
 	start starter
 }{{"bare", startBare}, {"dapr", startOnDapr}, {"direct", startDirect}, {"embedded", startEmbedded}}
 
-func chosen(only string) (found []starter, withEvents bool, err error) {
+// chosen tells which systems to measure, and which of the other parts.
+func chosen(only string) (found []starter, parts []string, err error) {
 	names := strings.Split(only, ",")
 	for _, s := range starters {
 		if slices.Contains(names, s.name) {
@@ -152,13 +164,12 @@ func chosen(only string) (found []starter, withEvents bool, err error) {
 			names = slices.DeleteFunc(names, func(name string) bool { return name == s.name })
 		}
 	}
-	if slices.Equal(names, []string{"events"}) {
-		return found, true, nil
+	for _, name := range names {
+		if name != "events" && name != "million" {
+			return nil, nil, fmt.Errorf("-only %s: want bare, dapr, direct, embedded, events or million, separated by commas", only)
+		}
 	}
-	if len(names) > 0 {
-		return nil, false, fmt.Errorf("-only %s: want bare, dapr, direct, embedded or events, separated by commas", only)
-	}
-	return found, false, nil
+	return found, names, nil
 }
 
 func numbers(list string) ([]int, error) {

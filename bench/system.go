@@ -138,14 +138,20 @@ func startOnDapr(ctx context.Context, g *ground) (*system, error) {
 
 // startEmbedded starts this project in one process.
 func startEmbedded(ctx context.Context, g *ground) (*system, error) {
+	s, _, err := startInOneProcess(ctx, g, "c_")
+	return s, err
+}
+
+// startInOneProcess starts this project in one process, on databases whose names begin with prefix, and tells the address of its API.
+func startInOneProcess(ctx context.Context, g *ground, prefix string) (s *system, server string, err error) {
 	names := stack.Names()
-	url, err := g.databases(ctx, "c_", names...)
+	url, err := g.databases(ctx, prefix, names...)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	ports, err := localstack.FreePorts(len(names))
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	at := func(name string) string { return fmt.Sprintf("127.0.0.1:%d", ports[slices.Index(names, name)]) }
 	var env []string
@@ -156,17 +162,18 @@ func startEmbedded(ctx context.Context, g *ground) (*system, error) {
 	app, err := localstack.StartProgram(ctx, localstack.ProgramConfig{
 		Name: "dev", Path: filepath.Join(g.root, "bin", stack.Orchestrator), Args: []string{"dev"},
 		Env: env,
-		Dir: filepath.Join(g.dir, "checkout-embedded"), ReadyURL: "http://" + at(stack.Orchestrator) + "/readyz", Tied: true,
+		Dir: filepath.Join(g.dir, prefix+"embedded"), ReadyURL: "http://" + at(stack.Orchestrator) + "/readyz", Tied: true,
 	})
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	stop := func() { app.Stop(15 * time.Second) }
 	if err := fillWarehouse(ctx, "http://"+at(stack.Warehouse)); err != nil {
 		stop()
-		return nil, err
+		return nil, "", err
 	}
-	return &system{name: "embedded", one: checkoutAt("http://" + at(stack.Orchestrator)), stop: stop}, nil
+	server = "http://" + at(stack.Orchestrator)
+	return &system{name: "embedded", one: checkoutAt(server), stop: stop}, server, nil
 }
 
 // articles are those of the catalogue; orders are spread over them, as in a shop.

@@ -53,8 +53,6 @@ type Config struct {
 
 // Service answers checkout.v1.CheckoutService. Its methods may be called from many goroutines.
 type Service struct {
-	checkoutv1connect.UnimplementedCheckoutServiceHandler // until all methods are there
-
 	store     *store.Store
 	pool      *pgxpool.Pool
 	engine    engine.Engine

@@ -125,7 +125,6 @@ func TestWhatTheAuditAndTheSweeperAskReadsLittle(t *testing.T) {
 			_, err := s.Finals(t.Context(), store.Ended{At: time.Now().AddDate(0, 0, -storetest.Days/2), OrderID: "seed"}, 200)
 			return err
 		},
-		"those that hang":    func() error { _, err := s.Stale(t.Context(), time.Hour, 1000); return err },
 		"those that are due": func() error { _, err := s.Overdue(t.Context(), "dapr", 100); return err },
 		"how many are open":  func() error { _, err := s.OpenByEngine(t.Context()); return err },
 	}

@@ -181,38 +181,6 @@ func (s *Store) Finals(ctx context.Context, after Ended, limit int) ([]Checkout,
 	return page, nil
 }
 
-// Stale returns open checkouts that nothing was written to for longer than age though nobody is called for, oldest first; for
-// the audit.
-func (s *Store) Stale(ctx context.Context, age time.Duration, limit int) ([]Checkout, error) {
-	page, err := s.readMany(ctx, `
-		SELECT order_id FROM checkouts
-		WHERE ended_at IS NULL AND status <> 'NEEDS_ATTENTION' AND updated_at < now() - $1::interval
-		  -- A choreographed one is left to its events until its time to be looked at.
-		  AND (coordination = 'orchestrated' OR check_at < now() - $1::interval)
-		ORDER BY started_at, order_id LIMIT $2`, age, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read stale checkouts: %w", err)
-	}
-	return page, nil
-}
-
-// Known tells which of the order ids belong to a checkout; for the audit.
-func (s *Store) Known(ctx context.Context, orderIDs []string) (map[string]bool, error) {
-	rows, err := s.pool.Query(ctx, `SELECT order_id FROM checkouts WHERE order_id = ANY($1)`, orderIDs)
-	if err != nil {
-		return nil, fmt.Errorf("read order ids: %w", err)
-	}
-	known := make(map[string]bool)
-	var id string
-	if _, err := pgx.ForEachRow(rows, []any{&id}, func() error {
-		known[id] = true
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("read order ids: %w", err)
-	}
-	return known, nil
-}
-
 // readMany reads the checkouts whose ids a query selects, in its order, with two queries however many they are.
 func (s *Store) readMany(ctx context.Context, idQuery string, args ...any) ([]Checkout, error) {
 	// Planned anew each time, for the very values: of a prepared statement PostgreSQL may keep one plan for all values, and what
@@ -274,7 +242,8 @@ const selectEntries = `
 	SELECT at, kind, step, attempt, actor, reason, duration_ms, outcome, error FROM (
 	    SELECT at, id, kind, step, attempt, actor, reason, duration_ms, outcome, error FROM entries WHERE order_id = $1
 	    UNION ALL
-	    SELECT at, 0, 'command', step, 0, actor, reason, 0, kind || ' ' || outcome, '' FROM commands WHERE order_id = $1
+	    SELECT at, 0, 'command', step, 0, actor, reason, 0, kind || ' ' || split_part(outcome, ': ', 1),
+	           CASE WHEN outcome LIKE 'refused: %' THEN substr(outcome, length('refused: ') + 1) ELSE '' END FROM commands WHERE order_id = $1
 	) AS all_entries ORDER BY at, id`
 
 // History reads what happened to a checkout. ErrNotFound.

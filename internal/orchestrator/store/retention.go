@@ -24,7 +24,7 @@ func (s *Store) Unpurged(ctx context.Context, engine string, olderThan time.Dura
 		SELECT order_id, ended_at, run, purged_runs
 		FROM checkouts
 		WHERE phase = 'final' AND purged_runs < run AND engine = $1
-		  AND ended_at < clock_timestamp() - $2::interval AND (ended_at, order_id) > ($3, $4)
+		  AND ended_at < now() - $2::interval AND (ended_at, order_id) > ($3, $4)
 		ORDER BY ended_at, order_id
 		LIMIT $5`
 	return s.listFinished(ctx, query, engine, olderThan, after.EndedAt, after.OrderID, limit)
@@ -51,7 +51,7 @@ func (s *Store) Forgettable(ctx context.Context, engine string, olderThan time.D
 		SELECT order_id, ended_at, run, purged_runs
 		FROM checkouts
 		WHERE ` + isForgettable + ` AND engine = $1
-		  AND ended_at < clock_timestamp() - $2::interval AND (ended_at, order_id) > ($3, $4)
+		  AND ended_at < now() - $2::interval AND (ended_at, order_id) > ($3, $4)
 		ORDER BY ended_at, order_id
 		LIMIT $5`
 	return s.listFinished(ctx, query, engine, olderThan, after.EndedAt, after.OrderID, limit)

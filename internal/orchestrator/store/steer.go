@@ -90,7 +90,7 @@ const selectOverdue = `
 	            THEN 'reversing' ELSE phase END,
 	       started_run >= run, pokes, coordination
 	FROM checkouts
-	WHERE engine = $1 AND check_at <= clock_timestamp()
+	WHERE engine = $1 AND check_at <= now() -- not clock_timestamp(), with which no index could be used
 	ORDER BY check_at
 	LIMIT $2`
 
@@ -158,7 +158,7 @@ func (s *Store) Waiting(ctx context.Context, engine string, steps []string, afte
 	const query = `
 		SELECT order_id, run, phase, started_run >= run, pokes, coordination
 		FROM checkouts
-		WHERE engine = $1 AND at_step = ANY($2) AND phase <> 'final' AND order_id > $3
+		WHERE engine = $1 AND at_step = ANY($2) AND ended_at IS NULL AND order_id > $3
 		ORDER BY order_id
 		LIMIT $4`
 	rows, err := s.pool.Query(ctx, query, engine, steps, after, limit)
