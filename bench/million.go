@@ -317,8 +317,8 @@ func queries() []query {
 			page, err := s.Finals(ctx, store.Ended{At: time.Now().Add(-deepAt), OrderID: "seed"}, 200)
 			return len(page), err
 		}},
-		query{"audit: those that hang", func(ctx context.Context, s *store.Store) (int, error) {
-			page, err := s.Stale(ctx, 10*time.Minute, 1000)
+		query{"audit: 200 that are open", func(ctx context.Context, s *store.Store) (int, error) {
+			page, err := s.Open(ctx, "", 200)
 			return len(page), err
 		}},
 		query{"sweeper: those that are due", func(ctx context.Context, s *store.Store) (int, error) {

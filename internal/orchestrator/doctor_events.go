@@ -17,13 +17,6 @@ import (
 // does not take.
 const publishedWithin = time.Minute
 
-// LetterBox knows the dead letters.
-type LetterBox interface {
-	DeadLetters
-	// List lists dead letters, oldest first.
-	List(context.Context, *connect.Request[deadletterv1.ListRequest]) (*connect.Response[deadletterv1.ListResponse], error)
-}
-
 // checkOutbox looks for events of an app that do not get to the broker.
 func (s *Service) checkOutbox(ctx context.Context, app string) *checkoutv1.Finding {
 	name := "outbox " + app

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
@@ -28,10 +29,12 @@ const (
 	maxAsked = 1000
 )
 
-// DeadLetters knows which events are dead letters.
+// DeadLetters knows the dead letters.
 type DeadLetters interface {
 	// HeldOf tells which of the events are dead letters that nobody has replayed.
 	HeldOf(ctx context.Context, eventIDs []string) ([]deadletter.Held, error)
+	// List lists dead letters, oldest first.
+	List(context.Context, *connect.Request[deadletterv1.ListRequest]) (*connect.Response[deadletterv1.ListResponse], error)
 }
 
 // ListEvents lists events of all apps, with whom of their consumers received them. An app that gives no answer costs its own part

@@ -36,7 +36,7 @@ type Config struct {
 	// Events are asked about events, by app, this one included. One that is missing is told as one that cannot be asked.
 	Events map[string]eventv1connect.EventServiceClient
 	// DeadLetters tells of events that a consumer could not take. Nil where none are kept.
-	DeadLetters LetterBox
+	DeadLetters DeadLetters
 	// HasBus says that participants hear of this process's events; without it no choreographed checkout can begin.
 	HasBus bool
 	// ApprovalAbove is the amount, in minor units by currency, above which somebody has to approve a checkout. None needs it in a
@@ -60,7 +60,7 @@ type Service struct {
 	payment   paymentv1connect.PaymentServiceClient
 	events    map[string]eventv1connect.EventServiceClient
 	// deadLetters may be nil.
-	deadLetters LetterBox
+	deadLetters DeadLetters
 	hasBus      bool
 	approval    map[string]int64
 	log         *slog.Logger
