@@ -21,6 +21,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/pause"
 	"github.com/checkoutsaga/orchestrator/workflows/saga"
 )
 
@@ -206,8 +207,8 @@ func (a activity) ask(ctx context.Context, order checkout.Order) checkout.Learne
 	ctx, cancel := context.WithTimeout(ctx, callBudget)
 	defer cancel()
 	learned := a.try(ctx, order)
-	for _, pause := range quickPauses {
-		if learned.Outcome != checkout.Unknown || learned.Attention != "" || !sleep(ctx, pause) || a.gate.HeldBack(a.participant) != "" {
+	for _, between := range quickPauses {
+		if learned.Outcome != checkout.Unknown || learned.Attention != "" || !pause.For(ctx, between) || a.gate.HeldBack(a.participant) != "" {
 			break
 		}
 		learned = a.try(ctx, order)
@@ -273,18 +274,6 @@ func understood(err error) (attention checkout.AttentionCode, ok bool) {
 	}
 	attention, ok = comprehending[connectErr.Code()]
 	return attention, ok
-}
-
-// sleep waits, and says whether it waited to the end.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
 
 // cut shortens a text to checkout.MaxDetail bytes of valid UTF-8, so that histories and rows stay small and storable.

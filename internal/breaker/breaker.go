@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/checkoutsaga/orchestrator/internal/pause"
 )
 
 const (
@@ -227,9 +229,9 @@ func (b *breaker) run(ctx context.Context) {
 // probe asks until there is an answer, and says whether there was one.
 func (b *breaker) probe(ctx context.Context) bool {
 	b.mu.Lock()
-	pause := max(b.doubt, probePause)
+	between := max(b.doubt, probePause)
 	b.mu.Unlock()
-	for sleep(ctx, pause) {
+	for pause.For(ctx, between) {
 		err := b.ask(ctx)
 		if err == nil {
 			return true
@@ -237,7 +239,7 @@ func (b *breaker) probe(ctx context.Context) bool {
 		b.mu.Lock()
 		b.lastError = err.Error()
 		b.mu.Unlock()
-		pause = probePause
+		between = probePause
 	}
 	return false
 }
@@ -260,20 +262,8 @@ func (b *breaker) wake(ctx context.Context) {
 			b.config.Log.Warn("what waits for a participant cannot be woken, and is tried again", "participant", b.name, "error", err)
 			told = true
 		}
-		if !sleep(ctx, wakePause) {
+		if !pause.For(ctx, wakePause) {
 			return
 		}
-	}
-}
-
-// sleep waits, and says whether it waited to the end.
-func sleep(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
 	}
 }

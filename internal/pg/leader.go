@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/pause"
 )
 
 const (
@@ -63,4 +65,29 @@ func end(session *pgx.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), hangUp)
 	defer cancel()
 	_ = session.Close(ctx) // The server ends the session of a connection that is gone.
+}
+
+// Rounds does rounds of work, a pause between them, whenever this process is the leader of a lock, until ctx ends. A round's error,
+// and the loss of leadership, are given to warn and survived. Should another process lead before this one has noticed that it no
+// longer does, both do a round: it must bear that.
+func Rounds(ctx context.Context, pool *pgxpool.Pool, lock int64, between time.Duration, round func(context.Context) error, warn func(what string, err error)) {
+	for ctx.Err() == nil {
+		err := Lead(ctx, pool, lock, func(ctx context.Context, session *pgx.Conn) error {
+			for {
+				if err := session.Ping(ctx); err != nil {
+					return fmt.Errorf("keep leadership: %w", err)
+				}
+				if err := round(ctx); err != nil && ctx.Err() == nil {
+					warn("a round failed and is tried again", err)
+				}
+				if !pause.For(ctx, between) {
+					return nil
+				}
+			}
+		})
+		if err != nil && ctx.Err() == nil {
+			warn("leadership was lost and is asked for again", err)
+		}
+		pause.For(ctx, between)
+	}
 }

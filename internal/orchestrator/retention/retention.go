@@ -16,7 +16,6 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
@@ -24,6 +23,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/pause"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
@@ -97,28 +97,9 @@ func New(c Config) (*Retention, error) {
 
 // Run forgets until ctx ends. Trouble is logged and survived.
 func (r *Retention) Run(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := pg.Lead(ctx, r.Pool, leaderLock[r.Engine.Name()], r.lead); err != nil && ctx.Err() == nil {
-			r.Log.Warn("retention lost its leadership and tries again", "error", err)
-		}
-		wait(ctx, interval)
-	}
-}
-
-// lead forgets for as long as the connection that holds the lock lives. Should another process lead before this one has noticed
-// that it no longer does, they do the same twice, which is harmless.
-func (r *Retention) lead(ctx context.Context, session *pgx.Conn) error {
-	for {
-		if err := session.Ping(ctx); err != nil {
-			return fmt.Errorf("keep leadership: %w", err)
-		}
-		if err := r.Round(ctx); err != nil && ctx.Err() == nil {
-			r.Log.Warn("not all that is over could be forgotten; it is tried again", "error", err)
-		}
-		if !wait(ctx, interval) {
-			return nil
-		}
-	}
+	pg.Rounds(ctx, r.Pool, leaderLock[r.Engine.Name()], interval, r.Round, func(what string, err error) {
+		r.Log.Warn("retention: "+what, "error", err)
+	})
 }
 
 // Round goes once through all that is old enough, in batches with rests between them. An error tells of the first thing that
@@ -154,7 +135,7 @@ func (r *Retention) each(ctx context.Context, list list, olderThan time.Duration
 		if len(ended) < batch {
 			return first
 		}
-		wait(ctx, max(minRest, time.Since(began)))
+		pause.For(ctx, max(minRest, time.Since(began)))
 	}
 	return first
 }
@@ -275,15 +256,4 @@ func (r *Retention) forgotten(ctx context.Context, name string, participant Part
 	}
 	// Only what was asked for counts, whatever was answered.
 	return slices.DeleteFunc(slices.Clone(ids), func(id string) bool { return !slices.Contains(answer.Msg.ForgottenOrderIds, id) }), nil
-}
-
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
@@ -58,27 +57,9 @@ func New(pool *pgxpool.Pool, s *store.Store, e engine.Engine, log *slog.Logger) 
 
 // Run sweeps until ctx ends. Trouble is logged and survived: a sweeper that gave up would leave checkouts hanging unseen.
 func (s *Sweeper) Run(ctx context.Context) {
-	for ctx.Err() == nil {
-		if err := pg.Lead(ctx, s.pool, leaderLock[s.engine.Name()], s.lead); err != nil && ctx.Err() == nil {
-			s.log.Warn("sweeper lost its leadership and tries again", "error", err)
-		}
-		wait(ctx, interval)
-	}
-}
-
-// lead sweeps for as long as the connection that holds the lock lives.
-func (s *Sweeper) lead(ctx context.Context, session *pgx.Conn) error {
-	for {
-		if err := session.Ping(ctx); err != nil {
-			return fmt.Errorf("keep leadership: %w", err)
-		}
-		if err := s.Sweep(ctx); err != nil {
-			s.log.Warn("sweep failed", "error", err)
-		}
-		if !wait(ctx, interval) {
-			return nil
-		}
-	}
+	pg.Rounds(ctx, s.pool, LeaderLock(s.engine.Name()), interval, s.Sweep, func(what string, err error) {
+		s.log.Warn("sweeper: "+what, "error", err)
+	})
 }
 
 // Sweep looks once at each overdue checkout, the longest overdue first.
@@ -234,15 +215,4 @@ func (s *Sweeper) raise(ctx context.Context, o store.Overdue) error {
 		return fmt.Errorf("wake run %d of %s: %w", o.Run, o.OrderID, err)
 	}
 	return nil
-}
-
-func wait(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-timer.C:
-		return true
-	}
 }
