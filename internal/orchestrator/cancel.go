@@ -72,8 +72,8 @@ func tooLate(c store.Checkout) error {
 func whatBecomes(c store.Checkout) *checkoutv1.CancelResponse {
 	answer := &checkoutv1.CancelResponse{Checkout: toWire(c)}
 	for _, s := range c.Steps {
-		if s.Participant == checkout.Operator {
-			continue // Nobody did anything.
+		if s.Participant == checkout.Operator || s.Name == checkout.AuthorizePayment && captured(c) {
+			continue // Nobody did anything, or the capture has used it up.
 		}
 		tried := s.InPlace() || s.State == store.StateFailing || s.State == store.StateUnknown || s.State == store.StateRunning
 		switch {
@@ -81,7 +81,7 @@ func whatBecomes(c store.Checkout) *checkoutv1.CancelResponse {
 			answer.Undone = append(answer.Undone, s.Name)
 		case s.CompensationState != store.CompensationNotNeeded,
 			// Whoever is still in the phase forward has not tried to capture.
-			tried && s.Compensation != "" && s.Name != checkout.CapturePayment && c.Phase != checkout.Final:
+			tried && s.Compensation != "" && s.Name != checkout.CapturePayment && c.Phase == checkout.Forward:
 			answer.ToUndo = append(answer.ToUndo, s.Name)
 		case s.InPlace():
 			answer.CannotUndo = append(answer.CannotUndo, s.Name)

@@ -48,14 +48,22 @@ func (s *Service) Resolve(ctx context.Context, req *connect.Request[checkoutv1.R
 		case checkoutv1.Resolution_RESOLUTION_REFUND:
 			return s.store.Refund(ctx, w, req.Msg.Step)
 		}
-		proof := store.ProofWord
-		if !req.Msg.WithoutProof {
-			if err := s.proven(ctx, w.OrderID, req.Msg.Step); err != nil {
+		if req.Msg.WithoutProof {
+			return s.store.Settle(ctx, w, req.Msg.Step, store.ProofWord)
+		}
+		// Nobody is asked for a record of what the state refuses anyway.
+		look := w
+		look.DryRun = true
+		if allowed, err := s.store.Settle(ctx, look, req.Msg.Step, store.ProofRecord); err == nil {
+			against, err := s.recordAgainst(ctx, allowed.Checkout, req.Msg.Step)
+			if err != nil {
 				return store.Steered{}, err
 			}
-			proof = store.ProofRecord
+			if against != "" {
+				return s.store.Contradict(ctx, w, req.Msg.Step, against)
+			}
 		}
-		return s.store.Settle(ctx, w, req.Msg.Step, proof)
+		return s.store.Settle(ctx, w, req.Msg.Step, store.ProofRecord)
 	})
 	if err != nil {
 		return nil, err
@@ -112,11 +120,13 @@ func (s *Service) steer(ctx context.Context, req steering, bad []*checkoutv1.Bad
 	return steered, nil
 }
 
-// proven asks the participant whether its record says that a step, or its undoing, is done.
-func (s *Service) proven(ctx context.Context, orderID, name string) error {
+// recordAgainst asks the participant whether its record says that a step, or its undoing, is done; where it does not, it returns
+// what the record says.
+func (s *Service) recordAgainst(ctx context.Context, c store.Checkout, name string) (against string, err error) {
+	const orYourWord = "`--without-proof` takes your word, which is kept for ever"
 	step := stepNamed(name)
-	if step.Participant == checkout.Operator {
-		return nil // Nobody can be asked; the state refuses it.
+	if a := c.Attention; a != nil && a.Step == name && a.Code == checkout.AttentionForgotten {
+		return fmt.Sprintf("%s, so its record proves nothing; %s", a.Cause, orYourWord), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -124,9 +134,9 @@ func (s *Service) proven(ctx context.Context, orderID, name string) error {
 	if step.Participant == checkout.Payment {
 		ask = s.payment.GetOperation
 	}
-	answer, err := ask(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: orderID, Step: step.Name}))
+	answer, err := ask(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: c.OrderID, Step: step.Name}))
 	if err != nil && connect.CodeOf(err) != connect.CodeNotFound {
-		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("%s cannot be asked for its record: %w", step.Participant, err))
+		return "", connect.NewError(connect.CodeUnavailable, fmt.Errorf("%s cannot be asked for its record: %w", step.Participant, err))
 	}
 	var op *operationv1.Operation
 	if err == nil {
@@ -136,11 +146,11 @@ func (s *Service) proven(ctx context.Context, orderID, name string) error {
 	if name == step.Compensation {
 		agrees = op.GetUndo() == operationv1.Outcome_OUTCOME_APPLIED || op.GetDo() == operationv1.Outcome_OUTCOME_REJECTED
 	}
-	if !agrees {
-		return fmt.Errorf("%w: the record of %s says of %s: %s; `--as retry` tries it again, and `--without-proof` takes your word, which is kept for ever",
-			store.ErrState, step.Participant, step.Name, describe(op))
+	if agrees {
+		return "", nil
 	}
-	return nil
+	return fmt.Sprintf("the record of %s says of %s: %s; `--as retry` tries it again, and %s",
+		step.Participant, step.Name, describe(op), orYourWord), nil
 }
 
 func validateResolve(req *checkoutv1.ResolveRequest) []*checkoutv1.BadField {

@@ -298,3 +298,43 @@ func TestDoctorNamesWhatIsWrongAndHowToMendIt(t *testing.T) {
 	require.True(t, found["participant payment"].Ok)
 	require.True(t, found["database"].Ok)
 }
+
+func (f *fixture) resolveDone(t *testing.T, step string, withoutProof bool) error {
+	t.Helper()
+	_, err := f.api.Resolve(t.Context(), connect.NewRequest(&checkoutv1.ResolveRequest{
+		OrderId: "ord-1", Step: step, As: checkoutv1.Resolution_RESOLUTION_DONE, Reason: "looked it up", WithoutProof: withoutProof,
+	}))
+	return err
+}
+
+func TestTheRecordOfWhoeverForgotProvesNothing(t *testing.T) {
+	f := setup(t)
+	f.start(t, order())
+	f.do(t, "ord-1", checkout.ReserveStock, false, checkout.Applied, "")
+	f.do(t, "ord-1", checkout.AuthorizePayment, false, checkout.Applied, "")
+	_, err := f.cancel(t, &checkoutv1.CancelRequest{OrderId: "ord-1", Reason: "called"})
+	require.NoError(t, err)
+	pass, err := f.store.Fence(t.Context(), checkout.Attempt{OrderID: "ord-1", Run: 1, Step: checkout.CapturePayment, Round: 1})
+	require.NoError(t, err)
+	require.Equal(t, checkout.TurnBack, pass.Leave)
+	require.Equal(t, checkout.Doubted, f.do(t, "ord-1", checkout.AuthorizePayment, true, checkout.Applied, "unseen"))
+	c := f.get(t, "ord-1")
+	require.Equal(t, "forgotten", c.Attention.Code)
+	require.Contains(t, c.Attention.Advice, "--as done --without-proof")
+
+	err = f.resolveDone(t, checkout.VoidAuthorization, false)
+	require.Equal(t, connect.CodeFailedPrecondition, connect.CodeOf(err))
+	require.ErrorContains(t, err, "its record proves nothing")
+	require.NoError(t, f.resolveDone(t, checkout.VoidAuthorization, true))
+	require.Equal(t, checkoutv1.Status_STATUS_COMPENSATING, f.get(t, "ord-1").Status)
+}
+
+func TestAParticipantThatCannotBeAskedProvesNothing(t *testing.T) {
+	f := setup(t)
+	f.start(t, order())
+	f.do(t, "ord-1", checkout.ReserveStock, false, checkout.Unknown, "")
+	f.warehouse.down = connect.NewError(connect.CodeUnavailable, errors.New("away"))
+	err := f.resolveDone(t, checkout.ReserveStock, false)
+	require.Equal(t, connect.CodeUnavailable, connect.CodeOf(err))
+	require.ErrorContains(t, err, "warehouse cannot be asked for its record")
+}

@@ -69,10 +69,6 @@ func TestI1EveryWayToAnEnd(t *testing.T) {
 			t.Parallel()
 			startTogether(t, s)
 		})
-		t.Run("I1 a cancel and the pivot have one winner", func(t *testing.T) {
-			t.Parallel()
-			raceThePivot(t, s)
-		})
 	})
 	s.AwaitAllEnded(t, time.Minute)
 	s.Audit(t)
@@ -151,26 +147,6 @@ func startTogether(t *testing.T, s system) {
 	require.Contains(t, []int{4, 60}, refused) // By which of the two orders came first.
 	c := s.AwaitEnd(t, id, harness.Confirmed)
 	require.EqualValues(t, 1, c.Run)
-}
-
-// raceThePivot cancels 20 checkouts around the moment of their pivot.
-func raceThePivot(t *testing.T, s system) {
-	var mu sync.Mutex
-	wins := map[string]int{}
-	var races sync.WaitGroup
-	for i := range 20 {
-		races.Go(func() {
-			winner, err := cancelAtPivot(t, s, newID("pivot"), time.Duration(i)*2*time.Millisecond)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				t.Error(err)
-			}
-			wins[winner]++
-		})
-	}
-	races.Wait()
-	t.Logf("of 20 races: %v", wins)
 }
 
 // cancelAtPivot starts a checkout and cancels it a moment after its authorization is done. The answer to the cancel must be what

@@ -134,11 +134,11 @@ func TestI1CancelBeforeAnybodyWasAsked(t *testing.T) {
 	n.Audit(t)
 }
 
-func TestI1CancelRacesWithThePivot200Times(t *testing.T) {
+func TestI1CancelRacesWithThePivot1000Times(t *testing.T) {
 	t.Parallel()
 	n := harness.StartInProcess(t, harness.InProcess{})
 	n.WatchSums(t)
-	const races, lanes = 200, 10
+	const races, lanes = 1000, 10
 	var mu sync.Mutex
 	wins := make(map[harness.Status]int)
 	var racing sync.WaitGroup

@@ -18,6 +18,8 @@ import (
 type InProcess struct {
 	// Policy is how the saga tries again; the zero value is what runs in production.
 	Policy saga.Policy
+	// ApprovalAbove says which orders somebody has to approve; none where nothing is said.
+	ApprovalAbove node.Amounts
 }
 
 // StartInProcess starts all participants and the orchestrator in the test's process, with the embedded engine, the embedded bus,
@@ -26,7 +28,7 @@ func StartInProcess(t testing.TB, o InProcess) *System {
 	t.Helper()
 	s := &System{Databases: databases(t)}
 	config := node.FromEnv(func(string) string { return "" })
-	config.Engine, config.Policy = node.Embedded, o.Policy
+	config.Engine, config.Policy, config.ApprovalAbove = node.Embedded, o.Policy, o.ApprovalAbove
 	config.DatabaseURL, config.Listen = s.Databases["orchestrator"], "127.0.0.1:0"
 	config.Bus = embedded.New()
 

@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,24 +98,28 @@ type Order struct {
 	Items    []*checkoutv1.Item
 	Method   string
 	Deadline time.Duration
+	// ApprovalDeadline is how long it may await approval, where it needs one.
+	ApprovalDeadline time.Duration
 	// Coordination is orchestrated where nothing is said.
 	Coordination string
+	Customer     string
+	Currency     string
 }
 
-// Request is the order as the API takes it: by default one CHAIR-OAK, paid with tok_visa.
+// Request is the order as the API takes it: by default one CHAIR-OAK in EUR for cus-1, paid with tok_visa.
 func (o Order) Request() *checkoutv1.StartRequest {
 	request := &checkoutv1.StartRequest{
-		OrderId: o.ID, CustomerId: "cus-1", Currency: "EUR", Items: o.Items, PaymentMethod: o.Method,
-		Coordination: o.Coordination,
+		OrderId: o.ID, CustomerId: cmp.Or(o.Customer, "cus-1"), Currency: cmp.Or(o.Currency, "EUR"), Items: o.Items,
+		PaymentMethod: cmp.Or(o.Method, "tok_visa"), Coordination: o.Coordination,
 	}
 	if len(o.Items) == 0 {
 		request.Items = []*checkoutv1.Item{{Sku: "CHAIR-OAK", Quantity: 1}}
 	}
-	if o.Method == "" {
-		request.PaymentMethod = "tok_visa"
-	}
 	if o.Deadline != 0 {
 		request.Deadline = durationpb.New(o.Deadline)
+	}
+	if o.ApprovalDeadline != 0 {
+		request.ApprovalDeadline = durationpb.New(o.ApprovalDeadline)
 	}
 	return request
 }

@@ -18,9 +18,14 @@ const (
 	selectMovements = `
 		SELECT order_id, movement, sum(minor_units)::bigint FROM entries
 		GROUP BY order_id, movement, currency HAVING sum(minor_units) <> 0`
-	selectAccounts = `SELECT currency, account, sum(minor_units)::bigint FROM entries GROUP BY currency, account`
-	selectTaken    = `
-		SELECT currency, sum(CASE kind WHEN 'capture' THEN minor_units WHEN 'refund' THEN -minor_units ELSE 0 END)::bigint
+	selectBooked = `
+		SELECT currency, sum(minor_units)::bigint,
+		       coalesce(sum(minor_units) FILTER (WHERE account = 'merchant' AND movement = 'capture'), 0)::bigint,
+		       coalesce(-sum(minor_units) FILTER (WHERE account = 'merchant' AND movement = 'refund'), 0)::bigint
+		FROM entries GROUP BY currency`
+	selectMoved = `
+		SELECT currency, coalesce(sum(minor_units) FILTER (WHERE kind = 'capture'), 0)::bigint,
+		       coalesce(sum(minor_units) FILTER (WHERE kind = 'refund'), 0)::bigint
 		FROM sandbox.charges GROUP BY currency`
 )
 
@@ -63,39 +68,40 @@ func (j *Judge) Moment(ctx context.Context) ([]Violation, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The book is asked first: what it says was taken, the network had taken before, and so has taken in the second snapshot.
-	merchant := make(map[string]int64)
-	total := make(map[string]int64)
-	err = each(ctx, j.payment, selectAccounts, func(row pgx.CollectableRow) error {
-		var currency, account string
-		var sum int64
-		err := row.Scan(&currency, &account, &sum)
-		total[currency] += sum
-		if account == "merchant" {
-			merchant[currency] = sum
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	taken := make(map[string]int64)
-	err = each(ctx, j.payment, selectTaken, func(row pgx.CollectableRow) error {
+	// The book is asked first: what it says was taken, or given back, the network had taken or given back before, and so has in the
+	// second snapshot. Net of each other the two say nothing: a refund is at the network before it is in the book.
+	type sums struct{ total, taken, given int64 }
+	booked, moved := make(map[string]sums), make(map[string]sums)
+	err = each(ctx, j.payment, selectBooked, func(row pgx.CollectableRow) error {
 		var currency string
-		var sum int64
-		err := row.Scan(&currency, &sum)
-		taken[currency] = sum
+		var sum sums
+		err := row.Scan(&currency, &sum.total, &sum.taken, &sum.given)
+		booked[currency] = sum
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	for currency, sum := range total {
-		if sum != 0 {
-			say(currency, "the book sums to %d", sum)
+	err = each(ctx, j.payment, selectMoved, func(row pgx.CollectableRow) error {
+		var currency string
+		var sum sums
+		err := row.Scan(&currency, &sum.taken, &sum.given)
+		moved[currency] = sum
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for currency, book := range booked {
+		network := moved[currency]
+		if book.total != 0 {
+			say(currency, "the book sums to %d", book.total)
 		}
-		if merchant[currency] > taken[currency] {
-			say(currency, "the merchant has %d in the book and the card network took %d: money was made", merchant[currency], taken[currency])
+		if book.taken > network.taken {
+			say(currency, "the merchant has taken %d by the book and the card network took %d: money was made", book.taken, network.taken)
+		}
+		if book.given > network.given {
+			say(currency, "the merchant has given back %d by the book and the card network gave back %d: money was lost", book.given, network.given)
 		}
 	}
 	return found, nil

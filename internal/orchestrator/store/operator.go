@@ -71,6 +71,14 @@ func (s *Store) Settle(ctx context.Context, w Wish, step string, proof Proof) (S
 	return s.steer(ctx, w, wish, func(r *row) (string, error) { return r.settle(step, proof) })
 }
 
+// Contradict refuses to take a step as done because the participant's record does not say so, and keeps the wish. ErrState,
+// ErrNotFound.
+func (s *Store) Contradict(ctx context.Context, w Wish, step, record string) (Steered, error) {
+	return s.steer(ctx, w, command{kind: checkout.CommandResolve + " done", step: step}, func(r *row) (string, error) {
+		return refuse("%s", record)
+	})
+}
+
 // Refund turns a checkout back whose money was captured: a new run, which the caller starts, releases what else is held and then
 // refunds. ErrState, ErrNotFound.
 func (s *Store) Refund(ctx context.Context, w Wish, step string) (Steered, error) {
