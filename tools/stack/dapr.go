@@ -55,11 +55,10 @@ func (s *stack) upDapr(ctx context.Context, broker string) error {
 		return err
 	}
 	databases := databaseURLs(url)
-	settings := merged(databases, map[string]string{"ORCHESTRATOR_COMPONENTS": r.Resources})
 	addresses := map[string]string{}
 	for i, app := range apps {
 		p := ports[5*i:]
-		r.Apps[app] = renderedApp{AppPort: p[0], HTTPPort: p[1], GRPCPort: p[2], InternalGRPCPort: p[3], MetricsPort: p[4], Env: settings}
+		r.Apps[app] = renderedApp{AppPort: p[0], HTTPPort: p[1], GRPCPort: p[2], InternalGRPCPort: p[3], MetricsPort: p[4], Env: databases}
 		addresses[addressKey(app)] = fmt.Sprintf("http://127.0.0.1:%d", p[0])
 	}
 	components := filepath.Join(s.root, "components")

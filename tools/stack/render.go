@@ -81,6 +81,9 @@ func renderTemplate(template []byte, r rendering) ([]byte, error) {
 			if private, ok := here.Env[key]; ok {
 				env[key] = private
 			}
+			if key == "ORCHESTRATOR_COMPONENTS" {
+				env[key] = r.Resources
+			}
 		}
 	}
 	return marshal("dapr.yaml", file)
