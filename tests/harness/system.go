@@ -291,8 +291,9 @@ func (s *System) AwaitAllEnded(t testing.TB, limit time.Duration) time.Duration 
 	})
 }
 
-// eventPatience is how long events may be on their way when all checkouts have ended.
-const eventPatience = time.Minute
+// eventPatience is how long events may be on their way when all checkouts have ended: longer than the minute for which a killed
+// notification has a message in hand.
+const eventPatience = 90 * time.Second
 
 // Audit waits until no event is on its way, lets the judge look at everything and fails the test if something is wrong.
 func (s *System) Audit(t testing.TB) {

@@ -84,7 +84,8 @@ var topicsOf = map[string]string{
 // hearsEvents tells whether there is somebody to whom events go.
 func (j *Judge) hearsEvents() bool { return j.databases["orders"] != nil }
 
-// EventsUnderWay counts the events that were not published, or not received by all who must, in two looks that agree.
+// EventsUnderWay counts the events that were not published, not received by all who must, or of which the customer has not been told
+// yet, in two looks that agree. Whom a killed notification was about to tell is told by the next one after a while.
 func (j *Judge) EventsUnderWay(ctx context.Context) (int, error) {
 	if !j.hearsEvents() {
 		return 0, nil
@@ -96,7 +97,13 @@ func (j *Judge) EventsUnderWay(ctx context.Context) (int, error) {
 		if err != nil {
 			return 0, err
 		}
-		if underWay := len(e.missing()); underWay > 0 {
+		underWay := len(e.missing())
+		for _, state := range e.notified {
+			if state == "waiting" {
+				underWay++
+			}
+		}
+		if underWay > 0 {
 			return underWay, nil
 		}
 	}
