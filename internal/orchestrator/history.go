@@ -155,6 +155,21 @@ func (s *Service) operations(ctx context.Context, orderID string) []*checkoutv1.
 // operation is one participant's record of a step, nil where it has none.
 func (s *Service) operation(ctx context.Context, orderID string, step checkout.Step) *checkoutv1.ParticipantOperation {
 	out := &checkoutv1.ParticipantOperation{Participant: step.Participant, Step: step.Name}
+	op, err := s.recorded(ctx, orderID, step)
+	switch {
+	case err != nil:
+		out.Do = step.Participant + " cannot be asked: " + err.Error()
+		return out
+	case op == nil:
+		return nil
+	}
+	out.Do, out.Undo, out.Reference = outcomeWord(op.Do), outcomeWord(op.Undo), op.Reference
+	out.Reason, out.Amount, out.CreatedAt, out.UpdatedAt = op.Reason, op.Amount, op.CreatedAt, op.UpdatedAt
+	return out
+}
+
+// recorded asks a step's participant for its record of it; nil where it has none.
+func (s *Service) recorded(ctx context.Context, orderID string, step checkout.Step) (*operationv1.Operation, error) {
 	ask := s.warehouse.GetOperation
 	if step.Participant == checkout.Payment {
 		ask = s.payment.GetOperation
@@ -162,17 +177,11 @@ func (s *Service) operation(ctx context.Context, orderID string, step checkout.S
 	answer, err := ask(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: orderID, Step: step.Name}))
 	switch {
 	case connect.CodeOf(err) == connect.CodeNotFound:
-		return nil
+		return nil, nil
 	case err != nil:
-		out.Do = step.Participant + " cannot be asked: " + err.Error()
-		return out
-	case answer.Msg.Operation == nil:
-		return nil
+		return nil, err
 	}
-	op := answer.Msg.Operation
-	out.Do, out.Undo, out.Reference = outcomeWord(op.Do), outcomeWord(op.Undo), op.Reference
-	out.Reason, out.Amount, out.CreatedAt, out.UpdatedAt = op.Reason, op.Amount, op.CreatedAt, op.UpdatedAt
-	return out
+	return answer.Msg.Operation, nil
 }
 
 // outcomeWord is an outcome as people read it; empty for "not asked for".

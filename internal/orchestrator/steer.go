@@ -130,17 +130,9 @@ func (s *Service) recordAgainst(ctx context.Context, c store.Checkout, name stri
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	ask := s.warehouse.GetOperation
-	if step.Participant == checkout.Payment {
-		ask = s.payment.GetOperation
-	}
-	answer, err := ask(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: c.OrderID, Step: step.Name}))
-	if err != nil && connect.CodeOf(err) != connect.CodeNotFound {
+	op, err := s.recorded(ctx, c.OrderID, step)
+	if err != nil {
 		return "", connect.NewError(connect.CodeUnavailable, fmt.Errorf("%s cannot be asked for its record: %w", step.Participant, err))
-	}
-	var op *operationv1.Operation
-	if err == nil {
-		op = answer.Msg.Operation
 	}
 	agrees := op.GetDo() == operationv1.Outcome_OUTCOME_APPLIED && op.GetUndo() != operationv1.Outcome_OUTCOME_APPLIED
 	if name == step.Compensation {

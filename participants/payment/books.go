@@ -2,15 +2,10 @@ package payment
 
 import (
 	"context"
-	"fmt"
-
-	"github.com/jackc/pgx/v5"
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 )
-
-// maxDiscrepancies bounds the answer of CheckBooks: books that are further off than that need no list.
-const maxDiscrepancies = 1000
 
 // openWhy is why an order must not be forgotten yet (package ledger): its money must have come to rest, and its events must be
 // out, or the operations that they tell of would be gone before anybody heard of them.
@@ -75,17 +70,5 @@ func (s *store) checkBooks(ctx context.Context) ([]*operationv1.Discrepancy, err
 		WHERE is_known AND coalesce(stated, 0) <> coalesce(counted, 0)
 		ORDER BY order_id, figure
 		LIMIT $1`
-	rows, err := s.pool.Query(ctx, query, maxDiscrepancies)
-	if err != nil {
-		return nil, fmt.Errorf("check books: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*operationv1.Discrepancy, error) {
-		d := &operationv1.Discrepancy{}
-		err := row.Scan(&d.About, &d.Figure, &d.Stated, &d.Counted)
-		return d, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("check books: %w", err)
-	}
-	return found, nil
+	return ledger.Discrepancies(ctx, s.pool, query)
 }

@@ -63,25 +63,25 @@ func newGauges(pool *pgxpool.Pool, reasons *words) *gauges {
 // openGroup is what open checkouts that have these five in common add up to.
 type openGroup struct {
 	Status, Step, Reason, Attention, Currency string
-	Checkouts                                 float64
+	Checkouts                                 int64
 	// The ages are of the oldest, in seconds; zero or less where there is none.
 	AttentionAge, ApprovalAge, OverdueAge float64
 	// Authorized and Captured are in minor units.
-	Authorized, Captured, Reserved float64
+	Authorized, Captured, Reserved int64
 }
 
 // selectOpen reads by the index of those that the sweeper looks at, which has the open ones only: there are few of them however
 // many have ended. What is held is what the API says is held.
 const selectOpen = `
 	SELECT status, at_step, reason_code, coalesce(attention ->> 'code', ''), currency,
-	       count(*)::float8,
+	       count(*),
 	       coalesce(extract(epoch FROM clock_timestamp() - min((attention ->> 'since')::timestamptz)), 0)::float8,
 	       coalesce(extract(epoch FROM clock_timestamp()
 	                        - min(approval_deadline - approval_wait) FILTER (WHERE status = 'AWAITING_APPROVAL')), 0)::float8,
 	       extract(epoch FROM clock_timestamp() - min(check_at))::float8,
-	       coalesce(sum(amount) FILTER (WHERE held.authorized AND NOT held.captured), 0)::float8,
-	       coalesce(sum(amount) FILTER (WHERE held.captured), 0)::float8,
-	       coalesce(sum(ordered.pieces) FILTER (WHERE held.reserved), 0)::float8
+	       coalesce(sum(amount) FILTER (WHERE held.authorized AND NOT held.captured), 0)::bigint,
+	       coalesce(sum(amount) FILTER (WHERE held.captured), 0)::bigint,
+	       coalesce(sum(ordered.pieces) FILTER (WHERE held.reserved), 0)::bigint
 	FROM checkouts,
 	     LATERAL (SELECT coalesce(bool_or(name = 'reserve-stock'), false)     AS reserved,
 	                     coalesce(bool_or(name = 'authorize-payment'), false) AS authorized,
@@ -144,9 +144,10 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 
 func (g *gauges) tell(ch chan<- prometheus.Metric, groups []openGroup) {
 	type place struct{ status, step, reason string }
-	open := make(map[place]float64)
-	attention, authorized, captured := make(map[string]float64), make(map[string]float64), make(map[string]float64)
-	var attentionAge, approvalAge, overdue, approvals, pieces float64
+	open := make(map[place]int64)
+	attention, authorized, captured := make(map[string]int64), make(map[string]int64), make(map[string]int64)
+	var approvals, pieces int64
+	var attentionAge, approvalAge, overdue float64
 	for _, group := range groups {
 		open[place{group.Status, group.Step, g.reasons.label(group.Reason)}] += group.Checkouts
 		if group.Attention != "" {
@@ -167,20 +168,20 @@ func (g *gauges) tell(ch chan<- prometheus.Metric, groups []openGroup) {
 		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
 	}
 	for at, n := range open {
-		gauge(openCheckouts, n, at.status, at.step, at.reason)
+		gauge(openCheckouts, float64(n), at.status, at.step, at.reason)
 	}
 	for code, n := range attention {
-		gauge(needingAttention, n, code)
+		gauge(needingAttention, float64(n), code)
 	}
 	for currency, sum := range authorized {
-		gauge(moneyAuthorized, sum, currency)
+		gauge(moneyAuthorized, float64(sum), currency)
 	}
 	for currency, sum := range captured {
-		gauge(moneyCaptured, sum, currency)
+		gauge(moneyCaptured, float64(sum), currency)
 	}
 	gauge(overdueAge, overdue)
 	gauge(needingAttentionAge, attentionAge)
-	gauge(awaitingApproval, approvals)
+	gauge(awaitingApproval, float64(approvals))
 	gauge(awaitingApprovalAge, approvalAge)
-	gauge(stockReserved, pieces)
+	gauge(stockReserved, float64(pieces))
 }
