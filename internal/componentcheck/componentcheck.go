@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"gopkg.in/yaml.v3"
@@ -112,33 +114,100 @@ type setting struct {
 }
 
 func (r *reading) readFolder(folder string) error {
+	info, err := os.Stat(folder)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is %s and no folder", folder, kindOf(info.Mode())) // Opening a named pipe would wait for a writer.
+	}
 	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return err
 	}
 	for _, entry := range entries {
-		if extension := filepath.Ext(entry.Name()); entry.IsDir() || extension != ".yaml" && extension != ".yml" {
+		if extension := filepath.Ext(entry.Name()); extension != ".yaml" && extension != ".yml" {
 			continue
 		}
-		if err := r.readFile(filepath.Join(folder, entry.Name())); err != nil {
-			return err
+		text, err := readRegular(filepath.Join(folder, entry.Name()))
+		if err != nil {
+			r.say(entry.Name(), "the file itself", "it is not read: "+oneLine(err), "take it away, or put a regular file of at most 1 MiB in its place")
+			continue
 		}
+		r.readResources(entry.Name(), text)
 	}
 	return nil
 }
 
-func (r *reading) readFile(path string) error {
-	text, err := os.ReadFile(path)
+// maxFileSize is far more than a file of resources needs, in bytes; our largest has a hundredth of it.
+const maxFileSize = 1 << 20
+
+// readRegular reads a regular file, or one that a link leads to, of at most maxFileSize. Reading anything else may wait for ever
+// (a named pipe), never end (a device) or take all memory.
+func readRegular(path string) ([]byte, error) {
+	// A look before the open, because opening alone already acts on a device.
+	info, err := os.Stat(path)
 	if err != nil {
-		return err
+		return nil, withoutPath(err)
 	}
-	file := filepath.Base(path)
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("it is %s and no regular file", kindOf(info.Mode()))
+	}
+	// What was put in its place since does not hold up the open.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	defer file.Close()
+	if info, err = file.Stat(); err != nil {
+		return nil, withoutPath(err)
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("it is %s and no regular file", kindOf(info.Mode()))
+	}
+	text, err := io.ReadAll(io.LimitReader(file, maxFileSize+1))
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	if len(text) > maxFileSize {
+		return nil, errors.New("it has more than 1 MiB")
+	}
+	return text, nil
+}
+
+// kindOf says in words what is not a regular file.
+func kindOf(mode fs.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "a folder"
+	case mode&fs.ModeNamedPipe != 0:
+		return "a named pipe"
+	case mode&fs.ModeSocket != 0:
+		return "a socket"
+	case mode&fs.ModeDevice != 0:
+		return "a device"
+	case mode.IsRegular():
+		return "a file"
+	}
+	return "something else"
+}
+
+// withoutPath is what went wrong with a file that is named beside it.
+func withoutPath(err error) error {
+	var inPath *fs.PathError
+	if errors.As(err, &inPath) {
+		return inPath.Err
+	}
+	return err
+}
+
+func (r *reading) readResources(file string, text []byte) {
 	documents := yaml.NewDecoder(bytes.NewReader(text))
 	for place := 1; ; place++ {
 		var read resource
 		err := documents.Decode(&read)
 		if errors.Is(err, io.EOF) {
-			return nil
+			return
 		}
 		if err == nil {
 			err = read.readSettings()
@@ -146,7 +215,7 @@ func (r *reading) readFile(path string) error {
 		if err != nil {
 			r.say(file, fmt.Sprintf("its resource no. %d", place), "cannot be read, so that the sidecar goes without it: "+oneLine(err),
 				"write it as Dapr has it")
-			return nil // What stands behind it cannot be told apart from it.
+			return // What stands behind it cannot be told apart from it.
 		}
 		read.file = file
 		r.keep(read, place)

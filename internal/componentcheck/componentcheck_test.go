@@ -1,12 +1,15 @@
 package componentcheck_test
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/componentcheck"
@@ -164,4 +167,66 @@ func TestAFolderWithoutFilesIsAnError(t *testing.T) {
 	require.ErrorContains(t, err, "there are none in")
 	_, _, err = componentcheck.Check(componentcheck.Config{Folders: []string{filepath.Join(t.TempDir(), "nowhere")}})
 	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestOnlyRegularFilesAreReadAndWhatIsSkippedIsTold(t *testing.T) {
+	for name, c := range map[string]struct {
+		make func(t *testing.T, path string)
+		why  string
+	}{
+		"a named pipe": {func(t *testing.T, path string) { require.NoError(t, syscall.Mkfifo(path, 0o600)) }, "a named pipe"},
+		"a socket": {func(t *testing.T, path string) {
+			l, err := net.Listen("unix", path)
+			require.NoError(t, err)
+			t.Cleanup(func() { l.Close() })
+		}, "a socket"},
+		"a link to a device": {func(t *testing.T, path string) { require.NoError(t, os.Symlink("/dev/zero", path)) }, "a device"},
+		"a folder":           {func(t *testing.T, path string) { require.NoError(t, os.Mkdir(path, 0o700)) }, "a folder"},
+		"a link to nothing":  {func(t *testing.T, path string) { require.NoError(t, os.Symlink("nothing", path)) }, "no such file"},
+		"a gigabyte": {func(t *testing.T, path string) {
+			require.NoError(t, os.WriteFile(path, nil, 0o600))
+			require.NoError(t, os.Truncate(path, 1<<30))
+		}, "more than 1 MiB"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			folder := filepath.Join(t.TempDir(), "c")
+			require.NoError(t, os.CopyFS(folder, os.DirFS("../../components")))
+			require.NoError(t, os.CopyFS(folder, os.DirFS("../../components/brokers/redis")))
+			c.make(t, filepath.Join(folder, "odd.yaml"))
+			checked := make(chan []componentcheck.Mistake, 1)
+			go func() {
+				mistakes, _, err := componentcheck.Check(componentcheck.Config{Folders: []string{folder}})
+				assert.NoError(t, err)
+				checked <- mistakes
+			}()
+			select {
+			case mistakes := <-checked:
+				require.Len(t, mistakes, 1)
+				require.Equal(t, "odd.yaml", mistakes[0].Resource)
+				require.Contains(t, mistakes[0].Why, c.why)
+			case <-time.After(10 * time.Second):
+				t.Fatal("the check hangs")
+			}
+		})
+	}
+}
+
+func TestALinkToARegularFileIsReadAsKubernetesMountsThem(t *testing.T) {
+	from, folder := copied(t, "redis", "pubsub.yaml", "value: 20s", "value: 10s"), t.TempDir()
+	files, err := filepath.Glob(filepath.Join(from, "*.yaml"))
+	require.NoError(t, err)
+	for _, path := range files {
+		require.NoError(t, os.Symlink(path, filepath.Join(folder, filepath.Base(path))))
+	}
+	mistakes, _, err := componentcheck.Check(componentcheck.Config{Folders: []string{folder}})
+	require.NoError(t, err)
+	require.NotEmpty(t, mistakes)
+	require.Contains(t, mistakes[0].Setting, "processingTimeout")
+}
+
+func TestAFolderThatIsANamedPipeIsAnError(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	require.NoError(t, syscall.Mkfifo(pipe, 0o600))
+	_, _, err := componentcheck.Check(componentcheck.Config{Folders: []string{pipe}})
+	require.ErrorContains(t, err, "is a named pipe and no folder")
 }
