@@ -15,6 +15,7 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/redact"
 	"github.com/checkoutsaga/orchestrator/workflows/saga"
 )
 
@@ -216,7 +217,7 @@ func (c *Config) Validate() error {
 		for _, name := range Participants() {
 			address, must := c.URLs[name], defaultURLs[name] != ""
 			if u, err := url.Parse(address); (err != nil || u.Host == "") && (must || address != "") {
-				say(variable(name, "URL"), "must be an address such as %s, not %q", defaultURLs[checkout.Warehouse], address)
+				say(variable(name, "URL"), "must be an address such as %s, not %q", defaultURLs[checkout.Warehouse], redact.URL(address))
 			}
 		}
 	default:
@@ -230,7 +231,7 @@ func (c *Config) settings() []*checkoutv1.Setting {
 	list := []*checkoutv1.Setting{
 		{Name: "ORCHESTRATOR_ENGINE", Value: c.Engine},
 		{Name: "ORCHESTRATOR_LISTEN", Value: c.Listen},
-		{Name: "ORCHESTRATOR_DATABASE_URL", Value: withoutPassword(c.DatabaseURL)},
+		{Name: "ORCHESTRATOR_DATABASE_URL", Value: redact.URL(c.DatabaseURL)},
 		{Name: "ORCHESTRATOR_APPROVAL_ABOVE", Value: c.ApprovalAbove.String()},
 		{Name: "ORCHESTRATOR_KEEP_WORKFLOWS", Value: c.KeepWorkflows.String()},
 		{Name: "ORCHESTRATOR_KEEP_CHECKOUTS", Value: c.KeepCheckouts.String()},
@@ -245,20 +246,8 @@ func (c *Config) settings() []*checkoutv1.Setting {
 		if c.Engine == Dapr {
 			list = append(list, &checkoutv1.Setting{Name: variable(name, "APP_ID"), Value: c.AppIDs[name]})
 		} else {
-			list = append(list, &checkoutv1.Setting{Name: variable(name, "URL"), Value: withoutPassword(c.URLs[name])})
+			list = append(list, &checkoutv1.Setting{Name: variable(name, "URL"), Value: redact.URL(c.URLs[name])})
 		}
 	}
 	return list
-}
-
-func withoutPassword(address string) string {
-	if address == "" {
-		return ""
-	}
-	u, err := url.Parse(address)
-	if err != nil || u.Host == "" {
-		// A keyword/value connection string may carry a password anywhere in it.
-		return "(set, not shown)"
-	}
-	return u.Redacted()
 }

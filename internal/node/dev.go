@@ -8,6 +8,7 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/process"
+	"github.com/checkoutsaga/orchestrator/internal/redact"
 	"github.com/checkoutsaga/orchestrator/participants/notification"
 	"github.com/checkoutsaga/orchestrator/participants/orders"
 	"github.com/checkoutsaga/orchestrator/participants/payment"
@@ -53,7 +54,7 @@ func (c *DevConfig) settings() []*checkoutv1.Setting {
 	list := c.Config.settings()
 	for _, name := range Participants() {
 		list = append(list, &checkoutv1.Setting{
-			Name: variable(name, "DATABASE_URL"), Value: withoutPassword(c.Participants[name].DatabaseURL),
+			Name: variable(name, "DATABASE_URL"), Value: redact.URL(c.Participants[name].DatabaseURL),
 		})
 	}
 	return list

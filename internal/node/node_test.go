@@ -156,3 +156,11 @@ func TestTheEngineIsDaprWhereASidecarIs(t *testing.T) {
 	env["ORCHESTRATOR_ENGINE"] = node.Embedded
 	require.Equal(t, node.Embedded, fromEnv().Engine)
 }
+
+func TestAWrongAddressIsToldWithoutItsPassword(t *testing.T) {
+	config := node.FromEnv(func(string) string { return "" })
+	config.URLs["warehouse"] = "http://key:sec/ret"
+	err := config.Validate()
+	require.ErrorContains(t, err, "WAREHOUSE_URL: ")
+	require.NotContains(t, err.Error(), "key:sec")
+}

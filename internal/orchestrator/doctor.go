@@ -18,6 +18,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
 
 const (
@@ -264,7 +265,7 @@ func fine(check, detail string, args ...any) *checkoutv1.Finding {
 }
 
 func wrong(check, detail, mend string) *checkoutv1.Finding {
-	return &checkoutv1.Finding{Check: check, Detail: detail, Mend: mend}
+	return &checkoutv1.Finding{Check: check, Detail: redact.Text(detail), Mend: mend}
 }
 
 // took is how long something took that began at a time, short enough to be read.

@@ -16,6 +16,8 @@ import (
 	"connectrpc.com/otelconnect"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
 
 const (
@@ -169,7 +171,7 @@ func (s *Server) answers(check func(context.Context) error) http.HandlerFunc {
 			err = errors.New("stopping")
 		}
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			http.Error(w, redact.Text(err.Error()), http.StatusServiceUnavailable)
 			return
 		}
 		fmt.Fprintln(w, "ok")

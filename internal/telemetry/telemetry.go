@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+
+	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
 
 // NewLogger writes JSON lines to w, each with the name of the service. The level is debug, info, warn or error, as in the
-// environment variable LOG_LEVEL; empty means info.
+// environment variable LOG_LEVEL; empty means info. Passwords in texts and errors are left out.
 func NewLogger(w io.Writer, service, level string) (*slog.Logger, error) {
 	var l slog.Level
 	if level != "" {
@@ -16,5 +18,16 @@ func NewLogger(w io.Writer, service, level string) (*slog.Logger, error) {
 			return nil, fmt.Errorf("LOG_LEVEL: must be debug, info, warn or error, not %q", level)
 		}
 	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l})).With("service", service), nil
+	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l, ReplaceAttr: withoutPasswords})).With("service", service), nil
+}
+
+// withoutPasswords is an attribute as it may be seen. Errors of libraries may repeat the address that they were given.
+func withoutPasswords(_ []string, attr slog.Attr) slog.Attr {
+	switch value := attr.Value.Any().(type) {
+	case string:
+		attr.Value = slog.StringValue(redact.Text(value))
+	case error:
+		attr.Value = slog.StringValue(redact.Text(value.Error()))
+	}
+	return attr
 }
