@@ -22,6 +22,7 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/internal/localenv"
 )
 
 // noon is what every clock in these tests shows.
@@ -774,7 +775,7 @@ func TestAnUnreachableServerIsToldWithinFiveSecondsWithAHint(t *testing.T) {
 func TestTheServerIsFoundByFlagThenEnvironmentThenLocalEnv(t *testing.T) {
 	root := t.TempDir()
 	below := filepath.Join(root, "a", "b")
-	require.NoError(t, os.MkdirAll(filepath.Join(root, ".local"), 0o755))
+	require.NoError(t, os.Mkdir(filepath.Join(root, ".local"), 0o700))
 	require.NoError(t, os.MkdirAll(below, 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(root, ".local", "env"), []byte("WAREHOUSE_URL=http://w\nORCHESTRATOR_SERVER=http://127.0.0.1:4711\n"), 0o600))
 	env := map[string]string{serverVariable: "127.0.0.1:99/"}
@@ -791,6 +792,37 @@ func TestTheServerIsFoundByFlagThenEnvironmentThenLocalEnv(t *testing.T) {
 		default:
 			c.workDir = t.TempDir()
 		}
+	}
+}
+
+func TestALocalEnvThatOthersMayWriteIsToldOfAndPassedOver(t *testing.T) {
+	above := t.TempDir()
+	below := filepath.Join(above, "a")
+	for folder, server := range map[string]string{above: "http://127.0.0.1:1", below: "http://127.0.0.1:2"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(folder, ".local"), 0o700))
+		require.NoError(t, os.WriteFile(localenv.Path(folder), []byte("ORCHESTRATOR_SERVER="+server+"\n"), 0o600))
+	}
+	require.NoError(t, os.Chmod(localenv.Path(below), 0o666))
+	var told bytes.Buffer
+	c := &client{surroundings: surroundings{workDir: below, err: &told, getenv: func(string) string { return "" }}}
+	address, source, err := c.server()
+	require.NoError(t, err)
+	require.Equal(t, "http://127.0.0.1:1", address)
+	require.Equal(t, "from "+localenv.Path(above), source)
+	require.Equal(t, "orchestrator: "+localenv.Path(below)+" is not believed: it may be written by other users (mode 0666)\n", told.String())
+
+	require.NoError(t, os.Chmod(localenv.Path(above), 0o602))
+	address, _, err = c.server()
+	require.NoError(t, err)
+	require.Equal(t, defaultServer, address, "none is believed")
+}
+
+func TestAServersPasswordIsNotShown(t *testing.T) {
+	for _, server := range []string{"http://key:secret@127.0.0.1:1", "ftp://key:secret@127.0.0.1"} {
+		got := typed(t, "", map[string]string{serverVariable: server}, "audit")
+		require.NotZero(t, got.status)
+		require.NotContains(t, got.err, "secret")
+		require.Contains(t, got.err, "key:xxxxx@127.0.0.1")
 	}
 }
 

@@ -1,14 +1,13 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -20,6 +19,8 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/localenv"
+	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
 
 const (
@@ -70,7 +71,7 @@ func (c *client) reachServer(ctx context.Context) (web *http.Client, address str
 	web = &http.Client{Transport: transport}
 	if err := reach(ctx, web, address); err != nil {
 		return nil, "", nil, exitWith(exitUnreachable, "the orchestrator at %s (%s) cannot be reached: %w\n"+
-			"  `make up` starts one here; --server or %s names another", address, source, err, serverVariable)
+			"  `make up` starts one here; --server or %s names another", redact.URL(address), source, err, serverVariable)
 	}
 	// The server goes on with the trace of who types.
 	tracing, err := otelconnect.NewInterceptor(otelconnect.WithoutMetrics())
@@ -106,7 +107,7 @@ func (c *client) server() (address, source string, err error) {
 		address, source = c.getenv(serverVariable), "from "+serverVariable
 	}
 	if address == "" {
-		if address, source, err = localServer(c.workDir); err != nil {
+		if address, source, err = c.localServer(); err != nil {
 			return "", "", err
 		}
 	}
@@ -118,33 +119,28 @@ func (c *client) server() (address, source string, err error) {
 	}
 	parsed, err := url.Parse(address)
 	if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" {
-		return "", "", usage("server %q (%s) is not an address such as %s", address, source, defaultServer)
+		return "", "", usage("server %q (%s) is not an address such as %s", redact.Text(address), source, defaultServer)
 	}
 	return strings.TrimRight(address, "/"), source, nil
 }
 
-// localServer looks for .local/env in dir and above, which `make up` writes.
-func localServer(dir string) (address, source string, err error) {
-	for dir != "" {
-		path := filepath.Join(dir, ".local", "env")
-		file, err := os.Open(path)
-		if err == nil {
-			defer file.Close()
-			lines := bufio.NewScanner(file)
-			for lines.Scan() {
-				if value, found := strings.CutPrefix(strings.TrimSpace(lines.Text()), serverVariable+"="); found {
-					return strings.Trim(value, `"'`), "from " + path, nil
-				}
-			}
-			return "", "", lines.Err()
-		}
-		if !errors.Is(err, os.ErrNotExist) {
-			return "", "", fmt.Errorf("read local settings: %w", err)
+// localServer looks for .local/env in the working folder and above, which `make up` writes. One that somebody else may have
+// written is told of and passed over: it would lead to whatever server they like.
+func (c *client) localServer() (address, source string, err error) {
+	for dir := c.workDir; dir != ""; dir = filepath.Dir(dir) {
+		settings, err := localenv.Read(dir)
+		var distrusted *localenv.DistrustedError
+		switch {
+		case errors.As(err, &distrusted):
+			fmt.Fprintln(c.err, "orchestrator: "+distrusted.Error())
+		case err == nil:
+			return settings[serverVariable], "from " + localenv.Path(dir), nil
+		case !errors.Is(err, fs.ErrNotExist):
+			return "", "", err
 		}
 		if dir == filepath.Dir(dir) {
 			break
 		}
-		dir = filepath.Dir(dir)
 	}
 	return "", "", nil
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
 
 // surroundings is all that the command line takes from its process, so that a test can stand in for it.
@@ -27,7 +29,7 @@ func run(ctx context.Context, args []string, s surroundings) int {
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err != nil {
-		fmt.Fprintln(s.err, "orchestrator: "+explain(err))
+		fmt.Fprintln(s.err, "orchestrator: "+redact.Text(explain(err)))
 	}
 	return exitStatus(err)
 }
