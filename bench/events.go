@@ -232,7 +232,7 @@ func (e *eventsGround) sidecar(ctx context.Context, app string, port int) (*loca
 	}
 	config := localstack.SidecarConfig{
 		AppID: id, AppPort: port, Resources: []string{components}, Configs: []string{filepath.Join(components, "config.yaml")},
-		Env: []string{e.broker.Env()}, Dir: dir, Tied: true,
+		Env: e.broker.Env(), Dir: dir, Tied: true,
 	}
 	if port != 0 {
 		config.AppHealthPath = "/apphealthz"
@@ -287,7 +287,7 @@ func (e *eventsGround) empty(ctx context.Context) error {
 	if _, err := e.consumer.Exec(ctx, `TRUNCATE inbox, seen`); err != nil {
 		return err
 	}
-	conn, err := net.Dial("tcp", e.broker.Address())
+	conn, err := e.broker.DialRedis(ctx)
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,7 @@ func measureMillion(ctx context.Context, g *ground, plansFile string) (millionRe
 	s.stop()
 	fmt.Fprintln(os.Stderr, "seeding a million checkouts ...")
 	began := time.Now()
-	url := func(name string) string { return g.postgres.URL(prefix + name) }
+	url := func(name string) string { return g.postgres.SuperuserURL(prefix + name) }
 	if err := g.hurried(ctx, func() error {
 		seeding, ctx := errgroup.WithContext(ctx)
 		seeding.Go(func() error { return seedCheckouts(ctx, url(stack.Orchestrator)) })
@@ -124,7 +124,7 @@ func measureMillion(ctx context.Context, g *ground, plansFile string) (millionRe
 
 // hurried runs fill while PostgreSQL does not wait for its disk, and leaves it as it was, with everything on disk.
 func (g *ground) hurried(ctx context.Context, fill func() error) error {
-	conn, err := pgx.Connect(ctx, g.postgres.URL("postgres"))
+	conn, err := pgx.Connect(ctx, g.postgres.SuperuserURL("postgres"))
 	if err != nil {
 		return fmt.Errorf("reach PostgreSQL: %w", err)
 	}

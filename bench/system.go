@@ -56,22 +56,23 @@ type ground struct {
 
 // startGround starts PostgreSQL as in production, durable, on a fresh data folder, the control plane and a broker.
 func startGround(ctx context.Context, root string, withDapr bool) (*ground, error) {
-	parent := filepath.Join(root, ".local", "bench")
-	if err := os.MkdirAll(parent, 0o755); err != nil {
+	local, err := localstack.LocalDir(root)
+	if err != nil {
+		return nil, err
+	}
+	parent := filepath.Join(local, "bench")
+	if err := localstack.PrivateDir(parent); err != nil {
 		return nil, err
 	}
 	dir, err := os.MkdirTemp(parent, "run-")
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { // PostgreSQL may run as a user of its own.
-		return nil, err
-	}
 	g := &ground{root: root, dir: dir}
 	if g.postgres, err = localstack.StartPostgres(ctx, g.postgresDir(), localstack.PostgresOptions{}); err != nil {
 		return g, err
 	}
-	if g.postmaster, err = postmasterOf(ctx, g.postgres.URL("postgres")); err != nil {
+	if g.postmaster, err = postmasterOf(ctx, g.postgres.SuperuserURL("postgres")); err != nil {
 		return g, fmt.Errorf("find PostgreSQL's process: %w", err)
 	}
 	if !withDapr {
@@ -106,13 +107,14 @@ func (g *ground) stop(ctx context.Context, keep bool) error {
 }
 
 // databases makes databases whose names begin with prefix and returns how to address them.
-func (g *ground) databases(ctx context.Context, prefix string, names ...string) (func(name string) string, error) {
+func (g *ground) databases(ctx context.Context, prefix string, names ...string) (url func(name string) string, err error) {
+	urls := map[string]string{}
 	for _, name := range names {
-		if err := g.postgres.EnsureDatabase(ctx, prefix+name); err != nil {
+		if urls[name], err = g.postgres.EnsureDatabase(ctx, prefix+name); err != nil {
 			return nil, err
 		}
 	}
-	return func(name string) string { return g.postgres.URL(prefix + name) }, nil
+	return func(name string) string { return urls[name] }, nil
 }
 
 // startOnDapr starts this project on Dapr.

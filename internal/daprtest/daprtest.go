@@ -106,7 +106,7 @@ func start(t testing.TB, broker *localstack.Broker, folders []string, apps []App
 		if err := localstack.RenderComponents(rendered, ids, folders...); err != nil {
 			t.Fatal(err)
 		}
-		shared, env = append(shared, rendered), []string{broker.Env()}
+		shared, env = append(shared, rendered), broker.Env()
 	}
 	d.Plane, err = localstack.StartControlPlane(ctx, programs, filepath.Join(dir, "plane"), true)
 	if err != nil {

@@ -28,6 +28,7 @@ var Brokers = []string{Redis, RabbitMQ, Kafka}
 type Broker struct {
 	brokerKind
 	ports     []int // the first is the one for clients
+	password  string
 	processes []brokerProcess
 }
 
@@ -42,10 +43,11 @@ type brokerKind struct {
 	name string
 	// portCount is how many ports it needs.
 	portCount int
-	// describe names the processes of a broker that lies in dir, in the order of their start.
-	describe func(dir string, ports []int) ([]brokerProcess, error)
+	// describe names the processes of a broker that lies in dir, in the order of their start. The password is all that lets anybody
+	// in, and no command line carries it: every user of the machine can read those.
+	describe func(dir string, ports []int, password string) ([]brokerProcess, error)
 	// env is what a sidecar must have in its environment, as the broker's component files say.
-	env func(address string) string
+	env func(address, password string) []string
 }
 
 func kindOf(name string) (brokerKind, error) {
@@ -64,7 +66,7 @@ func StartBroker(ctx context.Context, kind, moduleRoot, dir string, tied bool) (
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := PrivateDir(dir); err != nil {
 		return nil, err
 	}
 	unlock, err := lockFile(dir + ".lock")
@@ -155,11 +157,15 @@ func findBroker(kind, dir string) (*Broker, error) {
 }
 
 func openBroker(kind brokerKind, dir string, ports []int) (*Broker, error) {
-	processes, err := kind.describe(dir, ports)
+	secret, err := password(filepath.Join(dir, "password"))
 	if err != nil {
 		return nil, err
 	}
-	return &Broker{brokerKind: kind, ports: ports, processes: processes}, nil
+	processes, err := kind.describe(dir, ports, secret)
+	if err != nil {
+		return nil, err
+	}
+	return &Broker{brokerKind: kind, ports: ports, password: secret, processes: processes}, nil
 }
 
 // Start starts it again after Stop or Kill, on the same port and with its data, and waits until it serves.
@@ -197,8 +203,8 @@ func (b *Broker) Kind() string { return b.name }
 // Address is host:port for clients.
 func (b *Broker) Address() string { return address(b.ports[0]) }
 
-// Env is the variable by which its component files find it, to be put into a sidecar's environment.
-func (b *Broker) Env() string { return b.env(b.Address()) }
+// Env are the variables by which its component files find it and are let in, to be put into a sidecar's environment.
+func (b *Broker) Env() []string { return b.env(b.Address(), b.password) }
 
 // LogFile is where it logs to.
 func (b *Broker) LogFile() string { return b.broker().logFile() }

@@ -2,7 +2,12 @@ package localstack
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,7 +33,7 @@ func TestABrokerIsFoundRunningAndStops(t *testing.T) {
 			require.NoError(t, err)
 			t.Cleanup(b.Kill)
 			require.Equal(t, kind, b.Kind())
-			require.Contains(t, b.Env(), b.Address())
+			require.Contains(t, strings.Join(b.Env(), " "), b.Address())
 
 			again, err := StartBroker(t.Context(), kind, moduleRoot, dir, false)
 			require.NoError(t, err)
@@ -108,16 +113,49 @@ func TestRedisKeepsWhatItConfirmedWhenItIsKilled(t *testing.T) {
 	b, err := StartBroker(t.Context(), Redis, moduleRoot, brokerDir(t, Redis), true)
 	require.NoError(t, err)
 	t.Cleanup(b.Kill)
-	answer, err := exchange(t.Context(), b.Address(), "SET greeting hello\r\n", len("+OK"))
-	require.NoError(t, err)
-	require.Equal(t, "+OK", answer)
+	ask := func(command, want string) {
+		t.Helper()
+		conn, err := b.DialRedis(t.Context())
+		require.NoError(t, err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, command+"\r\n")
+		require.NoError(t, err)
+		answer := make([]byte, len(want))
+		_, err = io.ReadFull(conn, answer)
+		require.NoError(t, err)
+		require.Equal(t, want, string(answer))
+	}
+	ask("SET greeting hello", "+OK")
 	before := b.Address()
 	b.Kill()
 	require.NoError(t, b.Start(t.Context()))
 	require.Equal(t, before, b.Address(), "on the same port")
-	answer, err = exchange(t.Context(), b.Address(), "GET greeting\r\n", len("$5\r\nhello"))
-	require.NoError(t, err)
-	require.Equal(t, "$5\r\nhello", answer)
+	ask("GET greeting", "$5\r\nhello")
+}
+
+func TestABrokerLetsNobodyInWithoutItsPasswordWhichNoCommandLineShows(t *testing.T) {
+	for kind, letsIn := range map[string]func(t *testing.T, address, user, password string) bool{Redis: redisLetsIn, RabbitMQ: rabbitLetsIn} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			dir := brokerDir(t, kind)
+			b, err := StartBroker(t.Context(), kind, moduleRoot, dir, true)
+			require.NoError(t, err)
+			t.Cleanup(b.Kill)
+			user := map[string]string{Redis: "default", RabbitMQ: rabbitUser}[kind]
+			require.True(t, letsIn(t, b.Address(), user, b.password))
+			require.False(t, letsIn(t, b.Address(), user, ""))
+			require.False(t, letsIn(t, b.Address(), user, "x"+b.password))
+			require.False(t, letsIn(t, b.Address(), "guest", "guest"), "whom every RabbitMQ knows")
+			info, err := os.Stat(filepath.Join(dir, "password"))
+			require.NoError(t, err)
+			require.Equal(t, fs.FileMode(0o600), info.Mode())
+			for _, p := range b.processes {
+				command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid))
+				require.NoError(t, err)
+				require.NotContains(t, string(command), b.password)
+			}
+		})
+	}
 }
 
 func TestAnUnknownBrokerIsRefused(t *testing.T) {
@@ -154,4 +192,61 @@ func listeners(t *testing.T, table string) []string {
 		}
 	}
 	return found
+}
+
+func redisLetsIn(t *testing.T, address, user, password string) bool {
+	t.Helper()
+	request := "PING\r\n"
+	if password != "" {
+		request = "AUTH " + user + " " + password + "\r\n" + request
+	}
+	conn, err := net.Dial("tcp", address)
+	require.NoError(t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, request+"QUIT\r\n")
+	require.NoError(t, err)
+	answer, err := io.ReadAll(conn)
+	require.NoError(t, err)
+	return strings.Contains(string(answer), "+PONG")
+}
+
+// rabbitLetsIn logs in by AMQP 0-9-1: the greeting is answered by Connection.Start, which Connection.StartOk answers with user and
+// password. Connection.Tune is the answer to those who are let in.
+func rabbitLetsIn(t *testing.T, address, user, password string) bool {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(10*time.Second)))
+	_, err = io.WriteString(conn, "AMQP\x00\x00\x09\x01")
+	require.NoError(t, err)
+	_, start := amqpMethod(t, conn)
+	require.Equal(t, [2]uint16{10, 10}, start)
+
+	response := "\x00" + user + "\x00" + password
+	startOK := []byte{0, 10, 0, 11, 0, 0, 0, 0} // The method, and no properties.
+	startOK = append(startOK, "\x05PLAIN"...)
+	startOK = binary.BigEndian.AppendUint32(startOK, uint32(len(response)))
+	startOK = append(startOK, response...)
+	startOK = append(startOK, "\x05en_US"...)
+	frame := binary.BigEndian.AppendUint32([]byte{1, 0, 0}, uint32(len(startOK)))
+	_, err = conn.Write(append(append(frame, startOK...), 0xCE))
+	require.NoError(t, err)
+	open, method := amqpMethod(t, conn)
+	return open && method == [2]uint16{10, 30}
+}
+
+// amqpMethod reads a frame and tells its class and method, if the connection is still open.
+func amqpMethod(t *testing.T, conn net.Conn) (open bool, method [2]uint16) {
+	t.Helper()
+	header := make([]byte, 7) // type, channel, size
+	if _, err := io.ReadFull(conn, header); errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) {
+		return false, method
+	} else {
+		require.NoError(t, err)
+	}
+	payload := make([]byte, binary.BigEndian.Uint32(header[3:])+1)
+	_, err := io.ReadFull(conn, payload)
+	require.NoError(t, err)
+	return true, [2]uint16{binary.BigEndian.Uint16(payload), binary.BigEndian.Uint16(payload[2:])}
 }

@@ -10,17 +10,17 @@ import (
 	"path/filepath"
 )
 
-// kafka is the broker of tools/kafka, which speaks Kafka's protocol.
+// kafka is the broker of tools/kafka, which speaks Kafka's protocol. It lets in whoever asks, on loopback: it is for tries alone.
 var kafka = brokerKind{
 	name:      Kafka,
 	portCount: 1,
-	describe: func(dir string, ports []int) ([]brokerProcess, error) {
+	describe: func(dir string, ports []int, _ string) ([]brokerProcess, error) {
 		// The program is a link in dir, made by linkKafka, so that a broker is known also after tools/kafka has changed.
 		broker := &process{name: Kafka, program: filepath.Join(dir, "broker"), dir: dir,
 			args: []string{fmt.Sprint(ports[0]), filepath.Join(dir, "data")}}
 		return []brokerProcess{{broker, greets(ports[0], "", "")}}, nil
 	},
-	env: func(address string) string { return "KAFKA_BROKERS=" + address },
+	env: func(address, _ string) []string { return []string{"KAFKA_BROKERS=" + address} },
 }
 
 // BuildKafka builds the broker of tools/kafka below moduleRoot into the user's cache, once per version, and says so on

@@ -6,11 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"os"
-	"path/filepath"
-	"strconv"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -35,26 +31,18 @@ func FreePorts(n int) ([]int, error) {
 	return nil, errors.New("find free ports: none")
 }
 
-// reserved are the locks of this process's ports; they end with it.
+// reserved are the reservations of this process's ports; they end with it.
 var reserved sync.Map
 
 // reserve keeps a port from others that look for free ones on this machine between the look and the use: tests in packages side
-// by side start a hundred servers in a minute. A machine where that cannot be written down does without.
+// by side start a hundred servers in a minute. The reservation is a socket by name alone (unix(7), "abstract"), which users share
+// without sharing a folder.
 func reserve(port int) bool {
-	dir := filepath.Join(os.TempDir(), "checkoutsaga-ports")
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return true
-	}
-	_ = os.Chmod(dir, 0o777|os.ModeSticky) // Another user may have made it, and then has done this.
-	lock, err := os.OpenFile(filepath.Join(dir, strconv.Itoa(port)), os.O_CREATE|os.O_RDWR, 0o666)
+	reservation, err := net.Listen("unix", fmt.Sprintf("@checkoutsaga-port-%d", port))
 	if err != nil {
-		return true
-	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		lock.Close()
 		return false
 	}
-	reserved.Store(port, lock)
+	reserved.Store(port, reservation)
 	return true
 }
 

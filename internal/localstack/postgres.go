@@ -4,8 +4,14 @@ package localstack
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
+	"net/url"
 	"os"
 	"os/exec"
 	"os/user"
@@ -18,11 +24,29 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// Postgres is a private PostgreSQL server on a loopback port.
+// Postgres is a private PostgreSQL server on a loopback port. Nobody gets in without a password. The superuser's is in a file of
+// the folder that the server was started for; each application has a role that owns its database and may do nothing else.
 type Postgres struct {
-	dir  string
-	port int
+	postgresPlace
+	bin      string
+	flags    string
+	port     int
+	password string // the superuser's
 }
+
+// postgresPlace says where a server keeps what.
+type postgresPlace struct {
+	// dir is private to this user and keeps the superuser's password.
+	dir string
+	// home is private to owner, whom the server runs as, and has its data and its log. It is dir, unless owner is another user than
+	// this one.
+	home  string
+	owner *user.User
+}
+
+// rootsPlace is where root keeps the folders of servers, which run as another user. Nobody else can make anything there, unlike in
+// /var/tmp: what is found there is ours.
+const rootsPlace = "/var/lib/checkoutsaga"
 
 // PostgresOptions says how a server is run.
 type PostgresOptions struct {
@@ -30,107 +54,310 @@ type PostgresOptions struct {
 	Throwaway bool
 }
 
-// StartPostgres starts the server whose data lies in dir, or finds it running; it makes the data folder if there is none.
-// The server goes on when this process ends. Several processes may call it at once.
+// StartPostgres starts the server of dir, or finds it running; it makes its data if there are none. The server goes on when this
+// process ends. Several processes may call it at once.
 func StartPostgres(ctx context.Context, dir string, opts PostgresOptions) (*Postgres, error) {
 	bin, err := postgresBinaries()
 	if err != nil {
 		return nil, err
 	}
-	owner, err := postgresOwner()
+	place, err := placeOf(dir)
 	if err != nil {
 		return nil, err
 	}
-	if dir, err = reachableBy(owner, dir); err != nil {
+	if err := os.MkdirAll(filepath.Dir(place.dir), 0o755); err != nil {
 		return nil, err
 	}
-	unlock, err := lockFile(dir + ".lock")
+	unlock, err := lockFile(place.dir + ".lock")
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 
-	p := &Postgres{dir: dir}
-	data := filepath.Join(dir, "data")
-	if _, err := os.Stat(filepath.Join(data, "PG_VERSION")); errors.Is(err, os.ErrNotExist) {
-		if err := run(ctx, owner, filepath.Join(bin, "initdb"), "--pgdata", data, "--username", "postgres",
-			"--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"); err != nil {
-			return nil, fmt.Errorf("make PostgreSQL data folder: %w", err)
-		}
-	}
-	if p.port, err = p.runningPort(ctx); err == nil {
-		return p, nil
-	}
-	if p.port, err = FreePort(); err != nil {
+	p := &Postgres{postgresPlace: place, bin: bin}
+	if err := p.retireOlderForm(ctx, opts.Throwaway); err != nil {
 		return nil, err
 	}
-	flags := fmt.Sprintf("-c listen_addresses=127.0.0.1 -p %d -k %s -c max_connections=800 -c shared_buffers=256MB", p.port, data)
-	if opts.Throwaway {
-		flags += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+	if err := p.makePlace(); err != nil {
+		return nil, fmt.Errorf("make folder of PostgreSQL: %w", err)
 	}
-	if err := run(ctx, owner, filepath.Join(bin, "pg_ctl"), "start", "--wait", "--timeout", "60", "--pgdata", data,
-		"--log", filepath.Join(dir, "postgres.log"), "--options", flags); err != nil {
-		return nil, fmt.Errorf("start PostgreSQL (its log: %s): %w", filepath.Join(dir, "postgres.log"), err)
+	if err := p.makeData(ctx); err != nil {
+		return nil, fmt.Errorf("make PostgreSQL data folder: %w", err)
+	}
+	if p.password, err = readPassword(p.passwordFile()); err != nil {
+		return nil, err
+	}
+	var running error
+	if p.port, running = p.runningPort(ctx); running != nil {
+		if p.port, err = FreePort(); err != nil {
+			return nil, err
+		}
+	}
+	// No socket in the file system: TCP on loopback is the one way in.
+	p.flags = fmt.Sprintf("-c listen_addresses=127.0.0.1 -p %d -c unix_socket_directories= -c max_connections=800 -c shared_buffers=256MB", p.port)
+	if opts.Throwaway {
+		p.flags += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+	}
+	if running == nil {
+		return p, nil
+	}
+	if err := p.Start(ctx); err != nil {
+		return nil, err
+	}
+	// Else each role could look into these, and leave things in the template of all databases to come.
+	if err := p.exec(ctx, `REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC`); err != nil {
+		return nil, err
 	}
 	return p, nil
 }
 
-// StopPostgres stops the server whose data lies in dir; one that does not run is fine.
+// Start starts it again after Stop or Kill, on the same port.
+func (p *Postgres) Start(ctx context.Context) error {
+	if err := run(ctx, p.owner, filepath.Join(p.bin, "pg_ctl"), "start", "--wait", "--timeout", "60", "--pgdata", p.data(),
+		"--log", p.logFile(), "--options", p.flags); err != nil {
+		return fmt.Errorf("start PostgreSQL (its log: %s): %w", p.logFile(), err)
+	}
+	return nil
+}
+
+// Stop ends its sessions, writes everything to disk and ends it.
+func (p *Postgres) Stop(ctx context.Context) error { return p.stop(ctx, "fast") }
+
+// Kill ends it without warning; the next start recovers.
+func (p *Postgres) Kill(ctx context.Context) error { return p.stop(ctx, "immediate") }
+
+func (p *Postgres) stop(ctx context.Context, mode string) error {
+	return run(ctx, p.owner, filepath.Join(p.bin, "pg_ctl"), "stop", "--wait", "--mode", mode, "--pgdata", p.data())
+}
+
+// StopPostgres stops the server of dir; one that does not run is fine.
 func StopPostgres(ctx context.Context, dir string) error {
-	owner, err := postgresOwner()
+	place, err := placeOf(dir)
 	if err != nil {
 		return nil // No such user, so there was never a server.
 	}
-	if dir, err = reachableBy(owner, dir); err != nil {
-		return err
+	for _, home := range append(place.olderHomes(), place.home) {
+		p := &Postgres{postgresPlace: postgresPlace{dir: place.dir, home: home, owner: place.owner}}
+		if p.pid() == 0 {
+			continue
+		}
+		if p.bin, err = postgresBinaries(); err != nil {
+			return err
+		}
+		if err := p.Stop(ctx); err != nil {
+			return err
+		}
 	}
-	p := &Postgres{dir: dir}
-	if p.pid() == 0 {
-		return nil
-	}
-	bin, err := postgresBinaries()
-	if err != nil {
-		return err
-	}
-	return run(ctx, owner, filepath.Join(bin, "pg_ctl"), "stop", "--wait", "--mode", "fast", "--pgdata", filepath.Join(dir, "data"))
+	return nil
 }
 
 // RemovePostgres removes the data of a stopped server.
 func RemovePostgres(dir string) error {
-	owner, err := postgresOwner()
+	place, err := placeOf(dir)
 	if err != nil {
 		return nil
 	}
-	reachable, err := reachableBy(owner, dir)
-	if err != nil {
-		return err
+	var errs []error
+	for _, home := range append(place.olderHomes(), place.home, place.dir, place.dir+".lock") {
+		errs = append(errs, os.RemoveAll(home)) // Of a link, the link.
 	}
-	return errors.Join(os.RemoveAll(reachable), os.RemoveAll(dir), os.RemoveAll(dir+".lock"), os.RemoveAll(reachable+".lock"))
+	return errors.Join(errs...)
 }
 
-// URL is the connection string of one of the server's databases.
-func (p *Postgres) URL(database string) string {
-	return fmt.Sprintf("postgres://postgres@127.0.0.1:%d/%s?sslmode=disable", p.port, database)
+// SuperuserURL is the connection string of one of the server's databases for whoever looks after the server. Applications get
+// that of EnsureDatabase.
+func (p *Postgres) SuperuserURL(database string) string {
+	return p.url(superuser, p.password, database)
 }
 
-// EnsureDatabase makes a database unless it exists.
-func (p *Postgres) EnsureDatabase(ctx context.Context, name string) error {
-	conn, err := pgx.Connect(ctx, p.URL("postgres"))
+const superuser = "postgres"
+
+func (p *Postgres) url(role, password, database string) string {
+	return (&url.URL{
+		Scheme: "postgres", User: url.UserPassword(role, password), Host: address(p.port), Path: "/" + database, RawQuery: "sslmode=disable",
+	}).String()
+}
+
+// EnsureDatabase makes a database unless it exists, with a role of the same name that owns it, and returns the role's connection
+// string. The role can do what it likes in its database, and can neither connect to another one nor reach the machine.
+func (p *Postgres) EnsureDatabase(ctx context.Context, name string) (url string, err error) {
+	conn, err := pgx.Connect(ctx, p.SuperuserURL(superuser))
+	if err != nil {
+		return "", fmt.Errorf("reach PostgreSQL: %w", err)
+	}
+	defer conn.Close(ctx)
+	secret, quoted := p.rolePassword(name), pgx.Identifier{name}.Sanitize()
+	for _, step := range []struct{ unless, sql string }{
+		// The password is of letters and digits. A failed statement stands in the server's log, which is the server's own.
+		{`SELECT FROM pg_roles WHERE rolname = $1`, `CREATE ROLE ` + quoted + ` LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD '` + secret + `'`},
+		{`SELECT FROM pg_database WHERE datname = $1`, `CREATE DATABASE ` + quoted + ` OWNER ` + quoted},
+		{`SELECT FROM pg_database WHERE datname = $1 AND NOT has_database_privilege('public', oid, 'CONNECT')`, `REVOKE ALL ON DATABASE ` + quoted + ` FROM PUBLIC`},
+	} {
+		var done bool
+		if err := conn.QueryRow(ctx, `SELECT EXISTS (`+step.unless+`)`, name).Scan(&done); err != nil {
+			return "", fmt.Errorf("look for database %s: %w", name, err)
+		}
+		if done {
+			continue
+		}
+		if _, err := conn.Exec(ctx, step.sql); err != nil {
+			return "", fmt.Errorf("make database %s: %w", name, err)
+		}
+	}
+	return p.url(name, secret, name), nil
+}
+
+// rolePassword is made from the superuser's, so that it need not be kept: who knows it cannot tell another role's from it.
+func (p *Postgres) rolePassword(role string) string {
+	mac := hmac.New(sha256.New, []byte(p.password))
+	mac.Write([]byte(role))
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+func (p *Postgres) exec(ctx context.Context, sql string) error {
+	conn, err := pgx.Connect(ctx, p.SuperuserURL(superuser))
 	if err != nil {
 		return fmt.Errorf("reach PostgreSQL: %w", err)
 	}
 	defer conn.Close(ctx)
-	var exists bool
-	if err := conn.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)`, name).Scan(&exists); err != nil {
-		return fmt.Errorf("look for database %s: %w", name, err)
-	}
-	if exists {
-		return nil
-	}
-	if _, err := conn.Exec(ctx, `CREATE DATABASE `+pgx.Identifier{name}.Sanitize()); err != nil {
-		return fmt.Errorf("create database %s: %w", name, err)
+	if _, err := conn.Exec(ctx, sql); err != nil {
+		return fmt.Errorf("%s: %w", sql, err)
 	}
 	return nil
+}
+
+// placeOf tells where the server of dir keeps what. It makes nothing.
+func placeOf(dir string) (postgresPlace, error) {
+	owner, err := postgresOwner()
+	if err != nil {
+		return postgresPlace{}, err
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return postgresPlace{}, err
+	}
+	place := postgresPlace{dir: dir, home: dir, owner: owner}
+	if uidOf(owner) != os.Geteuid() {
+		sum := sha256.Sum256([]byte(dir))
+		place.home = filepath.Join(rootsPlace, fmt.Sprintf("%s-%x", filepath.Base(dir), sum[:6]))
+	}
+	return place, nil
+}
+
+func (p postgresPlace) data() string         { return filepath.Join(p.home, "data") }
+func (p postgresPlace) logFile() string      { return filepath.Join(p.home, "postgres.log") }
+func (p postgresPlace) passwordFile() string { return filepath.Join(p.dir, "superuser.password") }
+
+// makePlace makes the folders, so that nobody else can have made them.
+func (p postgresPlace) makePlace() error {
+	if err := PrivateDir(p.dir); err != nil {
+		return err
+	}
+	if p.home == p.dir {
+		return nil
+	}
+	// Open to the server's user, who must pass; written by root alone.
+	if err := os.Mkdir(rootsPlace, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	parent, err := openDir(rootsPlace, 0)
+	if err != nil {
+		return err
+	}
+	defer parent.Close()
+	if err := parent.Chmod(0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(p.home, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	home, err := openDir(p.home, uidOf(p.owner), 0)
+	if err != nil {
+		return err
+	}
+	defer home.Close()
+	return errors.Join(home.Chown(uidOf(p.owner), gidOf(p.owner)), home.Chmod(0o700))
+}
+
+// makeData makes the data folder unless it is there. It appears whole, and after its password, or not at all.
+func (p *Postgres) makeData(ctx context.Context) error {
+	if _, err := os.Stat(p.data()); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	begun := p.data() + ".new"
+	if err := os.RemoveAll(begun); err != nil {
+		return err
+	}
+	secret := rand.Text()
+	file, err := p.fileForOwner(secret)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(file)
+	if err := run(ctx, p.owner, filepath.Join(p.bin, "initdb"), "--pgdata", begun, "--username", superuser,
+		"--auth", "scram-sha-256", "--pwfile", file, "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync"); err != nil {
+		return err
+	}
+	if err := writePassword(p.passwordFile(), secret); err != nil {
+		return err
+	}
+	return os.Rename(begun, p.data())
+}
+
+// fileForOwner is a new file that the server's user alone can read. No link that is in its place is followed.
+func (p postgresPlace) fileForOwner(text string) (path string, err error) {
+	file, err := os.CreateTemp(p.home, ".password-") // Of mode 0600.
+	if err != nil {
+		return "", err
+	}
+	_, err = file.WriteString(text + "\n")
+	if err == nil && p.home != p.dir {
+		err = file.Chown(uidOf(p.owner), gidOf(p.owner))
+	}
+	return file.Name(), errors.Join(err, file.Close())
+}
+
+// olderHomes are the folders with data that no password is kept for. They are of the form in which everybody was let in as the
+// superuser (for root in dir itself, where the server's user could reach that, or in /var/tmp), or somebody has removed dir.
+func (p postgresPlace) olderHomes() (homes []string) {
+	candidates := []string{p.home}
+	if p.home != p.dir {
+		candidates = append(candidates, p.dir, filepath.Join("/var/tmp", "checkoutsaga"+strings.ReplaceAll(p.dir, "/", "-")))
+	}
+	for _, home := range candidates {
+		dir, err := openDir(home, uidOf(p.owner))
+		if err != nil {
+			continue // It is not there, or somebody else's.
+		}
+		dir.Close()
+		_, noData := os.Lstat(filepath.Join(home, "data", "PG_VERSION"))
+		_, noPassword := os.Lstat(p.passwordFile())
+		if noData == nil && noPassword != nil {
+			homes = append(homes, home)
+		}
+	}
+	return homes
+}
+
+// retireOlderForm stops a server that may let everybody in. Its data are removed where nobody misses them; others are for whoever
+// has them to remove.
+func (p *Postgres) retireOlderForm(ctx context.Context, throwaway bool) error {
+	older := p.olderHomes()
+	if len(older) == 0 {
+		return nil
+	}
+	if err := StopPostgres(ctx, p.dir); err != nil {
+		return fmt.Errorf("stop PostgreSQL of an older form: %w", err)
+	}
+	if throwaway {
+		for _, home := range older {
+			if err := os.RemoveAll(home); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return fmt.Errorf("the PostgreSQL data in %s have no password in %s, as in an older form that lets every user of this machine in: "+
+		"`make clean` removes them, and the next start makes new ones", strings.Join(older, " and "), p.passwordFile())
 }
 
 // runningPort is the port of the server that runs on the data folder, if one answers.
@@ -146,8 +373,8 @@ func (p *Postgres) runningPort(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read port of running PostgreSQL: %w", err)
 	}
-	probe := &Postgres{port: port}
-	conn, err := pgx.Connect(ctx, probe.URL("postgres"))
+	probe := &Postgres{port: port, password: p.password}
+	conn, err := pgx.Connect(ctx, probe.SuperuserURL(superuser))
 	if err != nil {
 		return 0, fmt.Errorf("reach running PostgreSQL: %w", err)
 	}
@@ -155,7 +382,7 @@ func (p *Postgres) runningPort(ctx context.Context) (int, error) {
 }
 
 // pid is that of the running server, or 0.
-func (p *Postgres) pid() int {
+func (p postgresPlace) pid() int {
 	lines := p.pidFile()
 	if len(lines) == 0 {
 		return 0
@@ -168,8 +395,8 @@ func (p *Postgres) pid() int {
 }
 
 // pidFile is PostgreSQL's postmaster.pid: the process id first, the port fourth.
-func (p *Postgres) pidFile() []string {
-	text, err := os.ReadFile(filepath.Join(p.dir, "data", "postmaster.pid"))
+func (p postgresPlace) pidFile() []string {
+	text, err := os.ReadFile(filepath.Join(p.data(), "postmaster.pid"))
 	if err != nil {
 		return nil
 	}
@@ -209,57 +436,25 @@ func postgresOwner() (*user.User, error) {
 	return u, nil
 }
 
-// reachableBy makes dir for owner. Where owner cannot reach it, as below a root user's home, a folder in /var/tmp that is
-// named for dir takes its place.
-func reachableBy(owner *user.User, dir string) (string, error) {
-	dir, err := filepath.Abs(dir)
-	if err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return "", err
-	}
-	if !canEnter(owner, filepath.Dir(dir)) {
-		dir = filepath.Join("/var/tmp", "checkoutsaga"+strings.ReplaceAll(dir, "/", "-"))
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	uid, err := strconv.Atoi(owner.Uid)
-	if err != nil {
-		return "", err
-	}
-	gid, err := strconv.Atoi(owner.Gid)
-	if err != nil {
-		return "", err
-	}
-	if os.Geteuid() == 0 {
-		err = os.Chown(dir, uid, gid)
-	}
-	return dir, err
-}
+func uidOf(u *user.User) int { return number(u.Uid) }
+func gidOf(u *user.User) int { return number(u.Gid) }
 
-func canEnter(owner *user.User, dir string) bool {
-	cmd := exec.Command("test", "-x", dir)
-	return as(cmd, owner) == nil && cmd.Run() == nil
+// number reads an id of a user or group, which on Linux is a number.
+func number(id string) int {
+	n, err := strconv.Atoi(id)
+	if err != nil {
+		panic(fmt.Sprintf("id %q is no number", id))
+	}
+	return n
 }
 
 // as makes cmd run as owner, in a folder that owner may enter.
-func as(cmd *exec.Cmd, owner *user.User) error {
-	if strconv.Itoa(os.Geteuid()) == owner.Uid {
-		return nil
-	}
-	uid, err := strconv.ParseUint(owner.Uid, 10, 32)
-	if err != nil {
-		return err
-	}
-	gid, err := strconv.ParseUint(owner.Gid, 10, 32)
-	if err != nil {
-		return err
+func as(cmd *exec.Cmd, owner *user.User) {
+	if uidOf(owner) == os.Geteuid() {
+		return
 	}
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-	return nil
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uidOf(owner)), Gid: uint32(gidOf(owner))}}
 }
 
 // run runs a program as owner to its end; the error carries what it printed. Output goes through a file, because a
@@ -273,25 +468,10 @@ func run(ctx context.Context, owner *user.User, program string, args ...string) 
 	defer out.Close()
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdout, cmd.Stderr = out, out
-	if err := as(cmd, owner); err != nil {
-		return err
-	}
+	as(cmd, owner)
 	if err := cmd.Run(); err != nil {
 		text, _ := os.ReadFile(out.Name())
 		return fmt.Errorf("%s: %w: %s", filepath.Base(program), err, strings.TrimSpace(string(text)))
 	}
 	return nil
-}
-
-// lockFile waits until this process alone holds the lock on path.
-func lockFile(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return func() { f.Close() }, nil
 }

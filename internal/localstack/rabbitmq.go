@@ -15,7 +15,7 @@ const rabbitServer = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 var rabbitMQ = brokerKind{
 	name:      RabbitMQ,
 	portCount: 3, // for clients, for the node's own distribution, for its port mapper
-	describe: func(dir string, ports []int) ([]brokerProcess, error) {
+	describe: func(dir string, ports []int, password string) ([]brokerProcess, error) {
 		erlang, err := erlangBinaries()
 		if err != nil {
 			return nil, err
@@ -23,7 +23,7 @@ var rabbitMQ = brokerKind{
 		if _, err := os.Stat(rabbitServer); err != nil {
 			return nil, errNoRabbitMQ
 		}
-		if err := os.WriteFile(filepath.Join(dir, "advanced.config"), fmt.Appendf(nil, rabbitConfig, ports[0]), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, "advanced.config"), fmt.Appendf(nil, rabbitConfig, ports[0], rabbitUser, password), 0o600); err != nil {
 			return nil, fmt.Errorf("configure RabbitMQ: %w", err)
 		}
 		// Only the mapper's address keeps it off the other interfaces; the node says the same of its distribution.
@@ -48,13 +48,20 @@ var rabbitMQ = brokerKind{
 			{node, greets(ports[0], "AMQP\x00\x00\x09\x01", "\x01")}, // The protocol's greeting is answered by a frame of type 1.
 		}, nil
 	},
-	env: func(address string) string { return "RABBITMQ_URL=amqp://guest:guest@" + address },
+	env: func(address, password string) []string {
+		return []string{"RABBITMQ_URL=amqp://" + rabbitUser + ":" + password + "@" + address}
+	},
 }
+
+// rabbitUser is made with the node's data, in place of the user that every RabbitMQ has, with the password that everybody knows.
+const rabbitUser = "checkoutsaga"
 
 // rabbitConfig bounds memory and disk, and how long a message may be out without an answer: components/brokers/rabbitmq says why.
 // A channel is looked at every 10 s.
 const rabbitConfig = `[{rabbit, [
   {tcp_listeners, [{"127.0.0.1", %d}]},
+  {default_user, <<"%s">>},
+  {default_pass, <<"%s">>},
   {vm_memory_high_watermark, {absolute, 536870912}},
   {disk_free_limit, 50000000},
   {consumer_timeout, 30000},

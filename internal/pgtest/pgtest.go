@@ -26,20 +26,46 @@ var server = sync.OnceValues(func() (*localstack.Postgres, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	return localstack.StartPostgres(ctx, filepath.Join(root, ".local", "test-postgres"), localstack.PostgresOptions{Throwaway: true})
+	local, err := localstack.LocalDir(root)
+	if err != nil {
+		return nil, err
+	}
+	return localstack.StartPostgres(ctx, filepath.Join(local, "test-postgres"), localstack.PostgresOptions{Throwaway: true})
 })
 
-// URL is the connection string of an empty database that is dropped when the test ends.
-func URL(t testing.TB) string {
+func running(t testing.TB) *localstack.Postgres {
 	t.Helper()
 	srv, err := server()
 	if err != nil {
 		t.Fatalf("start PostgreSQL: %v", err)
 	}
+	return srv
+}
+
+// URL is the connection string of an empty database that is dropped when the test ends. It is that of a role that owns the database
+// and may do nothing else, as applications have it.
+func URL(t testing.TB) string {
+	t.Helper()
+	srv := running(t)
 	name := fmt.Sprintf("test_%08x", rand.Uint32())
-	exec(t, srv, "CREATE DATABASE "+name)
-	t.Cleanup(func() { exec(t, srv, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)") })
-	return srv.URL(name)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	url, err := srv.EnsureDatabase(ctx, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { exec(t, srv, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)", "DROP ROLE "+name) })
+	return url
+}
+
+// SuperuserURL is the connection string of the same database for a superuser.
+func SuperuserURL(t testing.TB, url string) string {
+	t.Helper()
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal("not a connection string of URL")
+	}
+	return running(t).SuperuserURL(config.Database)
 }
 
 // Pool is a pool of at most 10 connections to an empty database of the test's own.
@@ -53,17 +79,19 @@ func Pool(t testing.TB) *pgxpool.Pool {
 	return pool
 }
 
-func exec(t testing.TB, srv *localstack.Postgres, sql string) {
+func exec(t testing.TB, srv *localstack.Postgres, statements ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	conn, err := pgx.Connect(ctx, srv.URL("postgres"))
+	conn, err := pgx.Connect(ctx, srv.SuperuserURL("postgres"))
 	if err != nil {
 		t.Fatalf("reach PostgreSQL: %v", err)
 	}
 	defer conn.Close(ctx)
-	if _, err := conn.Exec(ctx, sql); err != nil {
-		t.Fatalf("%s: %v", sql, err)
+	for _, sql := range statements {
+		if _, err := conn.Exec(ctx, sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
 	}
 }
 

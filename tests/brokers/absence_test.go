@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"strings"
 	"sync"
@@ -206,7 +205,7 @@ func (s system) awaitPublished(t *testing.T) {
 // redis sends one command to the broker, which is Redis.
 func (s system) redis(t *testing.T, command ...string) {
 	t.Helper()
-	conn, err := net.DialTimeout("tcp", s.Broker.Address(), 5*time.Second)
+	conn, err := s.Broker.DialRedis(t.Context())
 	require.NoError(t, err)
 	defer conn.Close()
 	require.NoError(t, conn.SetDeadline(time.Now().Add(5*time.Second)))

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"slices"
@@ -24,6 +23,7 @@ import (
 
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus"
+	"github.com/checkoutsaga/orchestrator/internal/localstack"
 	catalogue "github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/eventtest"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
@@ -205,7 +205,7 @@ func (s system) awaitDrained(t *testing.T) {
 	harness.Eventually(t, "all streams to be drained", func(ctx context.Context) error {
 		for _, topic := range catalogue.Consumed() {
 			for _, stream := range []string{topic.Name, bus.DeadLettersOf(topic.Name)} {
-				groups, err := redisDo(ctx, s.Broker.Address(), "XINFO", "GROUPS", stream)
+				groups, err := redisDo(ctx, s.Broker, "XINFO", "GROUPS", stream)
 				if err != nil {
 					return fmt.Errorf("look at %s: %w", stream, err)
 				}
@@ -228,13 +228,13 @@ func (s system) awaitDrained(t *testing.T) {
 // add puts a message on a topic's stream past every sidecar.
 func (s system) add(t *testing.T, topic string, message []byte) {
 	t.Helper()
-	_, err := redisDo(within(t, 10*time.Second), s.Broker.Address(), "XADD", topic, "*", "data", string(message))
+	_, err := redisDo(within(t, 10*time.Second), s.Broker, "XADD", topic, "*", "data", string(message))
 	require.NoError(t, err)
 }
 
-// redisDo sends a command to a Redis server (https://redis.io/docs/latest/develop/reference/protocol-spec, RESP2).
-func redisDo(ctx context.Context, address string, command ...string) (any, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+// redisDo sends a command to a broker that is Redis (https://redis.io/docs/latest/develop/reference/protocol-spec, RESP2).
+func redisDo(ctx context.Context, redis *localstack.Broker, command ...string) (any, error) {
+	conn, err := redis.DialRedis(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -258,7 +258,7 @@ func (s system) keepsLetterInTheEnd(t *testing.T) {
 	s.letterOf(t, topic, has("not answered at first"))
 
 	s.awaitDrained(t)
-	streams, err := redisDo(within(t, 10*time.Second), s.Broker.Address(), "KEYS", "dlq.dlq.*")
+	streams, err := redisDo(within(t, 10*time.Second), s.Broker, "KEYS", "dlq.dlq.*")
 	require.NoError(t, err)
 	require.Empty(t, streams, "dead letters of dead letters")
 }

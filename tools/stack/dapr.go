@@ -20,7 +20,7 @@ func (s *stack) upDapr(ctx context.Context, broker string) error {
 	if err != nil {
 		return err
 	}
-	url, err := s.startPostgres(ctx, slices.Concat(apps, []string{"dapr"})...)
+	urls, err := s.startPostgres(ctx, slices.Concat(apps, []string{"dapr"})...)
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (s *stack) upDapr(ctx context.Context, broker string) error {
 	if err != nil {
 		return err
 	}
-	databases := databaseURLs(url)
+	databases := databaseURLs(urls)
 	addresses := map[string]string{}
 	for i, app := range apps {
 		p := ports[5*i:]
@@ -80,8 +80,12 @@ func (s *stack) upDapr(ctx context.Context, broker string) error {
 	s.say("Starting %s, each with a sidecar: dapr run -f .local/dapr.yaml ...", strings.Join(apps, ", "))
 	st := state{Engine: onDapr, Broker: broker}
 	// The sidecars read these addresses from here; what the template lists reaches the applications only.
-	name, value, _ := strings.Cut(bus.Env(), "=")
-	run, err := s.start(&st, "dapr", map[string]string{"WORKFLOW_DATABASE_URL": url("dapr"), name: value}, dapr.CLI, "run", "-f", s.local("dapr.yaml"))
+	forSidecars := map[string]string{"WORKFLOW_DATABASE_URL": urls["dapr"]}
+	for _, entry := range bus.Env() {
+		name, value, _ := strings.Cut(entry, "=")
+		forSidecars[name] = value
+	}
+	run, err := s.start(&st, "dapr", forSidecars, dapr.CLI, "run", "-f", s.local("dapr.yaml"))
 	if err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 
 // upEmbedded starts everything in one process, on a private PostgreSQL.
 func (s *stack) upEmbedded(ctx context.Context) error {
-	url, err := s.startPostgres(ctx, apps...)
+	urls, err := s.startPostgres(ctx, apps...)
 	if err != nil {
 		return err
 	}
@@ -22,7 +22,7 @@ func (s *stack) upEmbedded(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	databases, listen, addresses := databaseURLs(url), map[string]string{}, map[string]string{}
+	databases, listen, addresses := databaseURLs(urls), map[string]string{}, map[string]string{}
 	for i, app := range apps {
 		address := fmt.Sprintf("127.0.0.1:%d", ports[i])
 		listen[strings.ToUpper(app)+"_LISTEN"] = address

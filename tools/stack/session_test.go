@@ -64,10 +64,10 @@ func TestLogTailsTellTheEndsAndNeitherMachineNorFolder(t *testing.T) {
 	host, err := os.Hostname()
 	require.NoError(t, err)
 	log := "time=1 level=info msg=chatter instance=" + host + " scope=dapr.runtime\n" +
-		"time=2 level=error msg=\"cannot open " + s.local("x") + "\" instance=" + host + " scope=dapr.runtime\n"
+		"time=2 level=error msg=\"cannot open " + s.local("x") + " of postgres://a:secret@h\" instance=" + host + " scope=dapr.runtime\n"
 	require.NoError(t, os.WriteFile(s.local("log", "dapr.log"), []byte(log), 0o644))
 	tails := s.logTails()
-	require.Equal(t, "--- end of .local/log/dapr.log\ntime=2 level=error msg=\"cannot open .local/x\" scope=dapr.runtime\n", tails)
+	require.Equal(t, "--- end of .local/log/dapr.log\ntime=2 level=error msg=\"cannot open .local/x of postgres://a:xxxxx@h\" scope=dapr.runtime\n", tails)
 }
 
 func testStack(t *testing.T) *stack {
@@ -75,7 +75,7 @@ func testStack(t *testing.T) *stack {
 	root, err := filepath.EvalSymlinks(t.TempDir())
 	require.NoError(t, err)
 	s := &stack{root: root, out: io.Discard}
-	require.NoError(t, os.MkdirAll(s.local("log"), 0o755))
+	require.NoError(t, os.MkdirAll(s.local("log"), 0o700))
 	return s
 }
 

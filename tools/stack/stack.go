@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,7 +16,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/checkoutsaga/orchestrator/internal/localenv"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
+	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
 
 // The engines, as the orchestrator calls them.
@@ -36,10 +39,10 @@ func addressKey(app string) string {
 }
 
 // databaseURLs is the variable with each application's database.
-func databaseURLs(url func(database string) string) map[string]string {
+func databaseURLs(urls map[string]string) map[string]string {
 	variables := map[string]string{}
 	for _, app := range apps {
-		variables[strings.ToUpper(app)+"_DATABASE_URL"] = url(app)
+		variables[strings.ToUpper(app)+"_DATABASE_URL"] = urls[app]
 	}
 	return variables
 }
@@ -102,7 +105,7 @@ func (s *stack) begin(ctx context.Context, engine, broker string) error {
 		return err
 	}
 	// Logs are those of this start, so that their ends tell of it.
-	if err := errors.Join(os.RemoveAll(s.local("log")), os.MkdirAll(s.local("log"), 0o755)); err != nil {
+	if err := errors.Join(os.RemoveAll(s.local("log")), os.Mkdir(s.local("log"), 0o700)); err != nil {
 		return err
 	}
 	if err := start(ctx); err != nil {
@@ -195,6 +198,9 @@ func (s *stack) postgresDirs() []string {
 
 // testEnv readies what tests in packages side by side would otherwise all find missing at once.
 func (s *stack) testEnv(ctx context.Context) error {
+	if _, err := localstack.LocalDir(s.root); err != nil {
+		return err
+	}
 	if _, err := localstack.StartPostgres(ctx, s.local("test-postgres"), localstack.PostgresOptions{Throwaway: true}); err != nil {
 		return err
 	}
@@ -205,19 +211,20 @@ func (s *stack) testEnv(ctx context.Context) error {
 	return err
 }
 
-// startPostgres starts the private server with the databases and returns the connection string of each.
-func (s *stack) startPostgres(ctx context.Context, databases ...string) (func(database string) string, error) {
+// startPostgres starts the private server with the databases and returns the connection string of each, that of its own role.
+func (s *stack) startPostgres(ctx context.Context, databases ...string) (urls map[string]string, err error) {
 	s.say("Starting PostgreSQL ...")
 	pg, err := localstack.StartPostgres(ctx, s.local("postgres"), localstack.PostgresOptions{})
 	if err != nil {
 		return nil, err
 	}
+	urls = map[string]string{}
 	for _, name := range databases {
-		if err := pg.EnsureDatabase(ctx, name); err != nil {
+		if urls[name], err = pg.EnsureDatabase(ctx, name); err != nil {
 			return nil, err
 		}
 	}
-	return pg.URL, nil
+	return urls, nil
 }
 
 // awaitReady waits until each address answers /readyz, or until a session that must live has died.
@@ -262,10 +269,10 @@ func ready(ctx context.Context, address string) error {
 }
 
 // logTails is the end of each log of this start, for whoever must find out why something went wrong. It goes into CI's
-// output, so it names neither the machine nor folders outside the repository.
+// output, so it names neither the machine nor folders outside the repository, and no passwords.
 func (s *stack) logTails() string {
 	host, _ := os.Hostname()
-	redact := strings.NewReplacer(s.root+"/", "", " instance="+host, "")
+	unnamed := strings.NewReplacer(s.root+"/", "", " instance="+host, "")
 	var logs []string
 	for _, dir := range append([]string{"log", "dapr"}, localstack.Brokers...) {
 		found, _ := filepath.Glob(s.local(dir, "*.log"))
@@ -285,7 +292,7 @@ func (s *stack) logTails() string {
 		if len(lines) == 0 {
 			continue
 		}
-		fmt.Fprintf(&tails, "--- end of %s\n%s\n", redact.Replace(path), redact.Replace(strings.Join(lines[max(0, len(lines)-15):], "\n")))
+		fmt.Fprintf(&tails, "--- end of %s\n%s\n", unnamed.Replace(path), redact.Text(unnamed.Replace(strings.Join(lines[max(0, len(lines)-15):], "\n"))))
 	}
 	return tails.String()
 }
@@ -341,37 +348,22 @@ func (s *stack) writeState(st state) error {
 }
 
 // writeEnv writes .local/env, which scripts and the command line read.
-func (s *stack) writeEnv(values map[string]string) error {
-	var text strings.Builder
-	for _, key := range sortedKeys(values) {
-		fmt.Fprintf(&text, "%s=%s\n", key, values[key])
-	}
-	return writeWhole(s.local("env"), []byte(text.String()))
-}
+func (s *stack) writeEnv(values map[string]string) error { return localenv.Write(s.root, values) }
 
 func (s *stack) readEnv() (map[string]string, error) {
-	text, err := os.ReadFile(s.local("env"))
-	if errors.Is(err, os.ErrNotExist) {
+	values, err := localenv.Read(s.root)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, errors.New("nothing runs here; `make up` or `make up-dapr` starts it")
 	}
-	if err != nil {
-		return nil, err
-	}
-	values := map[string]string{}
-	for line := range strings.Lines(string(text)) {
-		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok {
-			values[key] = value
-		}
-	}
-	return values, nil
+	return values, err
 }
 
 // lock keeps two calls for the same checkout of the repository apart.
 func (s *stack) lock() (unlock func(), err error) {
-	if err := os.MkdirAll(s.local(), 0o755); err != nil {
+	if _, err := localstack.LocalDir(s.root); err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(s.local("stack.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	f, err := os.OpenFile(s.local("stack.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -384,7 +376,7 @@ func (s *stack) lock() (unlock func(), err error) {
 
 // writeWhole replaces a file in one step: a reader sees the old one or the new one.
 func writeWhole(path string, text []byte) error {
-	if err := os.WriteFile(path+".new", text, 0o644); err != nil {
+	if err := os.WriteFile(path+".new", text, 0o600); err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+
+	"github.com/checkoutsaga/orchestrator/internal/localstack"
 )
 
 // linkTools makes .local/tools/ hold links to buf, its plugins and the linter. They are built from the modules under
@@ -17,6 +19,9 @@ import (
 func (s *stack) linkTools(ctx context.Context) error {
 	cache, err := os.UserCacheDir()
 	if err != nil {
+		return err
+	}
+	if _, err := localstack.LocalDir(s.root); err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.local("tools"), 0o755); err != nil {

@@ -228,7 +228,7 @@ func TestEventsAreStreamed(t *testing.T) {
 		close(goOn)
 		<-stopped
 		// Redis keeps what was not acknowledged. It is delivered again only after 20 s.
-		require.Eventually(t, func() bool { return pending(t, broker.Address(), topic, stack.AppID("notification")) == 0 }, 5*time.Second, 20*time.Millisecond)
+		require.Eventually(t, func() bool { return pending(t, broker, topic, stack.AppID("notification")) == 0 }, 5*time.Second, 20*time.Millisecond)
 		require.Len(t, app.wait(t, "e-5", 1), 1)
 	})
 	t.Run("and what comes while nobody listens is kept", func(t *testing.T) {
@@ -314,9 +314,9 @@ func priced(id string) bus.Event {
 }
 
 // pending asks Redis how many messages of a stream a group has been given and not acknowledged.
-func pending(t *testing.T, address, stream, group string) (count int) {
+func pending(t *testing.T, redis *localstack.Broker, stream, group string) (count int) {
 	t.Helper()
-	conn, err := net.Dial("tcp", address)
+	conn, err := redis.DialRedis(t.Context())
 	require.NoError(t, err)
 	defer conn.Close()
 	_, err = fmt.Fprintf(conn, "XPENDING %s %s\r\nQUIT\r\n", stream, group)

@@ -29,7 +29,7 @@ func watchSeeded(t *testing.T) (*store.Store, *storetest.Watched) {
 	defer pool.Close()
 	require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()...))
 	require.NoError(t, storetest.Seed(t.Context(), pool, seededCheckouts))
-	watched, err := storetest.Watch(t.Context(), url)
+	watched, err := storetest.Watch(t.Context(), pgtest.SuperuserURL(t, url))
 	require.NoError(t, err)
 	t.Cleanup(watched.Close)
 	return newStore(watched.Pool), watched

@@ -111,7 +111,7 @@ func (s *Stack) start(ctx context.Context, name string, port int, resources stri
 		AppHealthPath: "/apphealthz",
 		Resources:     []string{resources},
 		Configs:       []string{filepath.Join(resources, "config.yaml")},
-		Env:           []string{"WORKFLOW_DATABASE_URL=" + s.config.DatabaseURL("dapr"), s.config.Broker.Env()},
+		Env:           append(s.config.Broker.Env(), "WORKFLOW_DATABASE_URL="+s.config.DatabaseURL("dapr")),
 		Dir:           s.config.Dir,
 		Tied:          true,
 	})

@@ -25,7 +25,8 @@ type Whole struct {
 	dir         string
 	postgres    *localstack.Postgres
 	postgresDir string
-	run         string // begins the names of this run's databases
+	databases   map[string]string // connection strings
+	run         string            // begins the names of this run's databases
 }
 
 // StartWhole builds the programs and starts everything from nothing, in less than three minutes. root is the folder of the
@@ -33,9 +34,14 @@ type Whole struct {
 // heaviest, and others measure on the shared one. What was started when it fails is stopped by Stop, so there is a Whole even
 // then.
 func StartWhole(root, broker, postgres string) (*Whole, error) {
-	w := &Whole{run: fmt.Sprintf("run_%06x_", rand.Uint32N(1<<24)), postgresDir: filepath.Join(root, ".local", postgres)}
+	w := &Whole{run: fmt.Sprintf("run_%06x_", rand.Uint32N(1<<24)), databases: map[string]string{}}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
+	local, err := localstack.LocalDir(root)
+	if err != nil {
+		return w, err
+	}
+	w.postgresDir = filepath.Join(local, postgres)
 	return w, w.start(ctx, root, broker)
 }
 
@@ -57,7 +63,7 @@ func (w *Whole) start(ctx context.Context, root, broker string) error {
 		return err
 	}
 	for _, name := range append(Names(), "dapr") {
-		if err := w.postgres.EnsureDatabase(ctx, w.run+name); err != nil {
+		if w.databases[name], err = w.postgres.EnsureDatabase(ctx, w.run+name); err != nil {
 			return err
 		}
 	}
@@ -75,7 +81,7 @@ func (w *Whole) start(ctx context.Context, root, broker string) error {
 }
 
 // DatabaseURL is the address of a service's database.
-func (w *Whole) DatabaseURL(name string) string { return w.postgres.URL(w.run + name) }
+func (w *Whole) DatabaseURL(name string) string { return w.databases[name] }
 
 // CLI runs the command line on the stack's orchestrator and returns what it printed and its exit status.
 func (w *Whole) CLI(ctx context.Context, args ...string) (stdout, stderr string, status int, err error) {
