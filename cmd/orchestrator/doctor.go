@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
 
 type doctorView struct {
@@ -65,7 +66,7 @@ Exit status 8 if something is wrong, or does not fit.`,
 		}
 		view := doctorView{
 			Findings: []findingView{},
-			Settings: []settingView{{Name: serverVariable, Value: fmt.Sprintf("%s (%s)", address, source)}},
+			Settings: []settingView{{Name: serverVariable, Value: fmt.Sprintf("%s (%s)", redact.URL(address), source)}},
 		}
 		wrong := 0
 		for _, f := range answer.Findings {

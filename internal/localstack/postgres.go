@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -121,14 +122,10 @@ func (p *Postgres) Start(ctx context.Context) error {
 }
 
 // Stop ends its sessions, writes everything to disk and ends it.
-func (p *Postgres) Stop(ctx context.Context) error { return p.stop(ctx, "fast") }
+func (p *Postgres) Stop(ctx context.Context) error { return p.end(ctx, syscall.SIGINT) }
 
 // Kill ends it without warning; the next start recovers.
-func (p *Postgres) Kill(ctx context.Context) error { return p.stop(ctx, "immediate") }
-
-func (p *Postgres) stop(ctx context.Context, mode string) error {
-	return run(ctx, p.owner, filepath.Join(p.bin, "pg_ctl"), "stop", "--wait", "--mode", mode, "--pgdata", p.data())
-}
+func (p *Postgres) Kill(ctx context.Context) error { return p.end(ctx, syscall.SIGQUIT) }
 
 // StopPostgres stops the server of dir; one that does not run is fine.
 func StopPostgres(ctx context.Context, dir string) error {
@@ -137,14 +134,8 @@ func StopPostgres(ctx context.Context, dir string) error {
 		return nil // No such user, so there was never a server.
 	}
 	for _, home := range append(place.olderHomes(), place.home) {
-		p := &Postgres{postgresPlace: postgresPlace{dir: place.dir, home: home, owner: place.owner}}
-		if p.pid() == 0 {
-			continue
-		}
-		if p.bin, err = postgresBinaries(); err != nil {
-			return err
-		}
-		if err := p.Stop(ctx); err != nil {
+		place.home = home
+		if err := place.end(ctx, syscall.SIGINT); err != nil {
 			return err
 		}
 	}
@@ -381,14 +372,44 @@ func (p *Postgres) runningPort(ctx context.Context) (int, error) {
 	return port, conn.Close(ctx)
 }
 
-// pid is that of the running server, or 0.
+// end sends the running server, if there is one, a signal to end (https://www.postgresql.org/docs/current/server-shutdown.html) and
+// waits for that. It does without pg_ctl, which cannot reach the data of a server of the older form once the folder above is closed.
+func (p postgresPlace) end(ctx context.Context, signal syscall.Signal) error {
+	pid := p.pid()
+	if pid == 0 {
+		return nil
+	}
+	if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("stop PostgreSQL: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return WaitFor(ctx, "PostgreSQL to end", func(context.Context) error {
+		if p.pid() == pid {
+			return fmt.Errorf("process %d still runs (its log: %s)", pid, p.logFile())
+		}
+		return nil
+	})
+}
+
+// pid is that of the running server, or 0. Process ids are used again, and the file is the server's to write: a process of another
+// program or user is not it.
 func (p postgresPlace) pid() int {
 	lines := p.pidFile()
 	if len(lines) == 0 {
 		return 0
 	}
 	pid, err := strconv.Atoi(lines[0])
-	if err != nil || syscall.Kill(pid, 0) == syscall.ESRCH {
+	if err != nil {
+		return 0
+	}
+	process := fmt.Sprintf("/proc/%d", pid)
+	info, err := os.Stat(process)
+	if err != nil || int(info.Sys().(*syscall.Stat_t).Uid) != uidOf(p.owner) {
+		return 0
+	}
+	program, err := os.Readlink(filepath.Join(process, "exe"))
+	if err != nil || filepath.Base(strings.TrimSuffix(program, " (deleted)")) != "postgres" {
 		return 0
 	}
 	return pid
