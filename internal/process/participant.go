@@ -23,6 +23,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/eventrpc"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/redact"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/internal/sidecar"
 	"github.com/checkoutsaga/orchestrator/internal/telemetry"
@@ -66,7 +67,7 @@ func Main(k Kind) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, k, os.Getenv); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %v\n", k.Name, err)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", k.Name, redact.Text(err.Error()))
 		os.Exit(1)
 	}
 }

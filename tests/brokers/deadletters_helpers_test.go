@@ -23,9 +23,9 @@ import (
 
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus"
-	"github.com/checkoutsaga/orchestrator/internal/localstack"
 	catalogue "github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/eventtest"
+	"github.com/checkoutsaga/orchestrator/internal/localstack"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/tests/dapr/stack"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
