@@ -3,6 +3,7 @@
 package localstack
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,8 @@ type Postgres struct {
 type PostgresOptions struct {
 	// Throwaway gives up durability for speed; for tests whose databases nobody misses.
 	Throwaway bool
+	// Connections is how many connections the server takes; 0 means 800. Fewer are sooner used up.
+	Connections int
 }
 
 // StartPostgres starts the server whose data lies in dir, or finds it running; it makes the data folder if there is none.
@@ -64,7 +67,7 @@ func StartPostgres(ctx context.Context, dir string, opts PostgresOptions) (*Post
 	if p.port, err = FreePort(); err != nil {
 		return nil, err
 	}
-	flags := fmt.Sprintf("-c listen_addresses=127.0.0.1 -p %d -k %s -c max_connections=800 -c shared_buffers=256MB", p.port, data)
+	flags := fmt.Sprintf("-c listen_addresses=127.0.0.1 -p %d -k %s -c max_connections=%d -c shared_buffers=256MB", p.port, data, cmp.Or(opts.Connections, 800))
 	if opts.Throwaway {
 		flags += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
 	}

@@ -19,27 +19,42 @@ import (
 // password or a database that does not exist is not away: no waiting mends it.
 func Away(err error) bool {
 	var told *pgconn.PgError
-	if errors.As(err, &told) {
-		return slices.ContainsFunc(awayCodes, func(begins string) bool { return strings.HasPrefix(told.Code, begins) })
-	}
+	isTold := errors.As(err, &told)
 	var dial *pgconn.ConnectError
-	var network net.Error
-	switch {
-	case errors.Is(err, context.Canceled):
-		return false // The caller has gone, whatever it was waiting for.
-	case errors.As(err, &dial), errors.As(err, &network), pgconn.SafeToRetry(err):
-		return true
+	if errors.As(err, &dial) {
+		return !isTold || !begins(told.Code, wrongCodes)
 	}
-	return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed)
+	if isTold {
+		return begins(told.Code, awayCodes)
+	}
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return false // Whoever asked has gone or has waited long enough, whatever for.
+	}
+	var network net.Error
+	return errors.As(err, &network) || pgconn.SafeToRetry(err) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed)
 }
 
-// awayCodes are the beginnings of PostgreSQL's codes for a server that cannot serve at present (its documentation, appendix A).
-var awayCodes = []string{
-	"08",                      // connection_exception
-	"53",                      // insufficient_resources: disk full, out of memory, too many connections
-	"57P01", "57P02", "57P03", // admin_shutdown, crash_shutdown, cannot_connect_now
-	"58",    // system_error: it could not read or write its files
-	"25006", // read_only_sql_transaction: a standby that is not promoted yet
+// The beginnings of PostgreSQL's codes (its documentation, appendix A) for a server that cannot serve at present, and for a
+// connection that it will never give. Of one that it does not give for any other reason it may think better: with a full disk it says
+// internal error.
+var (
+	awayCodes = []string{
+		"08",                      // connection_exception
+		"53",                      // insufficient_resources: disk full, out of memory, too many connections
+		"57P01", "57P02", "57P03", // admin_shutdown, crash_shutdown, cannot_connect_now
+		"58",    // system_error: it could not read or write its files
+		"25006", // read_only_sql_transaction: a standby that is not promoted yet
+	}
+	wrongCodes = []string{
+		"28",    // invalid_authorization_specification, such as a wrong password
+		"3D000", // invalid_catalog_name: there is no such database
+		"42501", // insufficient_privilege
+	}
+)
+
+func begins(code string, beginnings []string) bool {
+	return slices.ContainsFunc(beginnings, func(beginning string) bool { return strings.HasPrefix(code, beginning) })
 }
 
 // unheard is how long the other end of a connection may acknowledge nothing before the connection counts as broken. Without it a

@@ -32,6 +32,7 @@ func TestAwayIsWhatWaitingMends(t *testing.T) {
 		"the password is wrong":       {&pgconn.PgError{Code: "28P01"}, false},
 		"the database does not exist": {&pgconn.PgError{Code: "3D000"}, false},
 		"the caller has gone":         {fmt.Errorf("read order: %w", context.Canceled), false},
+		"a query took too long":       {fmt.Errorf("read order: %w", context.DeadlineExceeded), false},
 		"anything else":               {errors.New("no such article"), false},
 		"nothing":                     {nil, false},
 	} {

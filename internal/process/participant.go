@@ -179,7 +179,12 @@ func (p *Participant) UseDapr(client sdk.Client) {
 	carrier := dapr.New(client, p.log)
 	p.publisher = carrier
 	if p.kind.Streams {
-		p.stream = func(ctx context.Context) error { return carrier.Stream(ctx, p.subscriptions) }
+		p.stream = func(ctx context.Context) error {
+			if err := p.service.Ready(ctx); err != nil {
+				return err
+			}
+			return carrier.Stream(ctx, p.subscriptions)
+		}
 	} else if len(p.subscriptions) > 0 {
 		p.server.Mount(dapr.Routes(p.subscriptions))
 	}
