@@ -242,7 +242,7 @@ func awaitUnavailable(t *testing.T, s *harness.System) {
 			found = append(found, f.Check+": "+f.Detail)
 		}
 	}
-	require.Contains(t, strings.Join(found, "\n"), "parts of this process: database: missing since ")
+	require.Regexp(t, `parts of this process: [^\n]*: missing since `, strings.Join(found, "\n"))
 }
 
 // cutEachInTurn ends every connection to the server that there is now, each once the one before is gone, and returns how many it
@@ -308,19 +308,28 @@ func takeAllConnections(t *testing.T, url string) (release func()) {
 	return release
 }
 
-// smallDisk mounts a file system of 400 MB, which is soon full.
+// smallDisk is a file system that is soon full.
 func smallDisk(t *testing.T) string {
 	t.Helper()
 	dir := folder(t)
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=400m,mode=0755"); err != nil {
+	if err := mountSmall(t, dir); err != nil {
 		t.Skipf("this machine, or this user, does not let a small file system be mounted: %v", err)
+	}
+	return dir
+}
+
+// mountSmall mounts a file system of 600 MB on a folder until the test ends.
+func mountSmall(t *testing.T, dir string) error {
+	t.Helper()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=600m,mode=0755"); err != nil {
+		return err
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(dir, 0); err != nil {
 			t.Error(err)
 		}
 	})
-	return dir
+	return nil
 }
 
 // fill leaves no room on a disk until release is called.
