@@ -43,7 +43,7 @@ they are set, engine "auto" is Dapr. "orchestrator doctor" shows what a running 
 		if err != nil {
 			return err
 		}
-		n, err := node.Open(cmd.Context(), config, log)
+		n, err := process.Opened(cmd.Context(), log, func(ctx context.Context) (*node.Node, error) { return node.Open(ctx, config, log) })
 		if err != nil {
 			return notOpened(cmd.Context(), err)
 		}
@@ -85,7 +85,7 @@ interrupt. "make up" starts it with a private PostgreSQL.`,
 		if err != nil {
 			return err
 		}
-		d, err := node.OpenDev(cmd.Context(), config, log)
+		d, err := process.Opened(cmd.Context(), log, func(ctx context.Context) (*node.Dev, error) { return node.OpenDev(ctx, config, log) })
 		if err != nil {
 			return notOpened(cmd.Context(), err)
 		}

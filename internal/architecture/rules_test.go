@@ -59,7 +59,7 @@ var rules = []rule{
 		because: "a participant knows its contract, not who calls it: it must work for any saga",
 	},
 	{
-		packages: []string{"internal/engine"}, mayOnly: []string{"internal/engine", "internal/pg", "internal/sidecar"},
+		packages: []string{"internal/engine"}, mayOnly: []string{"internal/engine", "internal/pause", "internal/pg", "internal/sidecar"},
 		because: "the engine seam runs any workflow and knows no checkout",
 	},
 	{

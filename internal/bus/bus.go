@@ -63,6 +63,10 @@ const (
 	Success
 	// Drop: it can never succeed. The carrier gives it to the dead letters at once.
 	Drop
+	// Away: the consumer lacks what it needs, such as its database, and that is no fault of the message. A carrier that can keeps it
+	// and delivers it again until the consumer is back; to Dapr it is a Retry, and the sidecar delivers nothing once it has seen that
+	// /apphealthz says so, too.
+	Away
 )
 
 // String is the answer in the words of Dapr's contract with subscribers.

@@ -122,6 +122,10 @@ func (in *Inbox) receive(ctx context.Context, d bus.Delivery) bus.Answer {
 	if err == nil {
 		return bus.Success
 	}
+	if pg.Away(err) {
+		in.log.Warn("an event was not taken, because the database is away", "topic", d.Topic, "event_id", d.ID, "error", err)
+		return bus.Away
+	}
 	dropped := errors.Is(err, event.ErrBad)
 	in.log.Warn("an event was not taken", "topic", d.Topic, "event_id", d.ID, "dropped", dropped, "error", err)
 	in.failures.WithLabelValues(d.Topic, strconv.FormatBool(dropped)).Inc()

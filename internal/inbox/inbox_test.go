@@ -244,7 +244,18 @@ func TestAHandlerThatTakesTooLongIsCutOff(t *testing.T) {
 	require.Contains(t, n.failures(t)[0].Error, "timeout")
 }
 
-func TestADatabaseThatIsAwayIsARetry(t *testing.T) {
+func TestI8ADatabaseThatIsAwayIsNoFaultOfTheEvent(t *testing.T) {
+	t.Parallel()
+	n := setup(t, nil)
+	n.handle = func(ctx context.Context, tx pgx.Tx, m *ordersv1.OrderStatusChanged) (Result, error) {
+		_, err := tx.Exec(ctx, `SELECT pg_terminate_backend(pg_backend_pid())`)
+		return Applied, err
+	}
+	require.Equal(t, bus.Away, n.deliver(t, changed(1)))
+	require.Empty(t, n.failures(t), "it is no failure of this event's")
+}
+
+func TestAFailureThatCannotBeWrittenDownIsARetryAllTheSame(t *testing.T) {
 	t.Parallel()
 	var l logs
 	n := setup(t, l.logger())

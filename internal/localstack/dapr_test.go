@@ -121,6 +121,12 @@ func TestFreePortsDiffer(t *testing.T) {
 	}
 }
 
+func TestAPortIsReservedForOneAlone(t *testing.T) {
+	port, err := FreePort()
+	require.NoError(t, err)
+	require.False(t, reserve(port), "until this process ends")
+}
+
 func TestWriteRuntimeMakesADaprdThatIsTheRealOneOnLoopback(t *testing.T) {
 	dir := t.TempDir()
 	real := filepath.Join(dir, "it's", "daprd")

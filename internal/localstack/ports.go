@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -40,7 +41,7 @@ var reserved sync.Map
 func reserve(port int) bool {
 	reservation, err := net.Listen("unix", fmt.Sprintf("@checkoutsaga-port-%d", port))
 	if err != nil {
-		return false
+		return !errors.Is(err, syscall.EADDRINUSE) // A machine without such sockets does without reservations.
 	}
 	reserved.Store(port, reservation)
 	return true

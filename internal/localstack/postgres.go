@@ -3,6 +3,7 @@
 package localstack
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -30,17 +31,16 @@ import (
 type Postgres struct {
 	postgresPlace
 	bin      string
-	flags    string
 	port     int
 	password string // the superuser's
 }
 
 // postgresPlace says where a server keeps what.
 type postgresPlace struct {
-	// dir is private to this user and keeps the superuser's password.
+	// dir belongs to this user and keeps the superuser's password.
 	dir string
 	// home is private to owner, whom the server runs as, and has its data and its log. It is dir, unless owner is another user than
-	// this one.
+	// this one; then it is below dir, or where owner cannot reach that, as below a checkout's .local, in rootsPlace.
 	home  string
 	owner *user.User
 }
@@ -53,6 +53,8 @@ const rootsPlace = "/var/lib/checkoutsaga"
 type PostgresOptions struct {
 	// Throwaway gives up durability for speed; for tests whose databases nobody misses.
 	Throwaway bool
+	// Connections is how many connections the server takes; 0 means 800. Fewer are sooner used up.
+	Connections int
 }
 
 // StartPostgres starts the server of dir, or finds it running; it makes its data if there are none. The server goes on when this
@@ -62,11 +64,11 @@ func StartPostgres(ctx context.Context, dir string, opts PostgresOptions) (*Post
 	if err != nil {
 		return nil, err
 	}
-	place, err := placeOf(dir)
-	if err != nil {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { // Whether it can be entered decides on the place.
 		return nil, err
 	}
-	if err := os.MkdirAll(filepath.Dir(place.dir), 0o755); err != nil {
+	place, err := placeOf(dir)
+	if err != nil {
 		return nil, err
 	}
 	unlock, err := lockFile(place.dir + ".lock")
@@ -88,22 +90,21 @@ func StartPostgres(ctx context.Context, dir string, opts PostgresOptions) (*Post
 	if p.password, err = readPassword(p.passwordFile()); err != nil {
 		return nil, err
 	}
-	var running error
-	if p.port, running = p.runningPort(ctx); running != nil {
-		if p.port, err = FreePort(); err != nil {
-			return nil, err
-		}
-	}
-	// No socket in the file system: TCP on loopback is the one way in.
-	p.flags = fmt.Sprintf("-c listen_addresses=127.0.0.1 -p %d -c unix_socket_directories= -c max_connections=800 -c shared_buffers=256MB", p.port)
-	if opts.Throwaway {
-		p.flags += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
-	}
-	if running == nil {
+	if p.port, err = p.runningPort(ctx); err == nil {
 		return p, nil
 	}
-	if err := p.Start(ctx); err != nil {
+	if p.port, err = FreePort(); err != nil {
 		return nil, err
+	}
+	// No socket in the file system: TCP on loopback is the one way in.
+	flags := fmt.Sprintf("-c listen_addresses=127.0.0.1 -p %d -c unix_socket_directories= -c max_connections=%d -c shared_buffers=256MB",
+		p.port, cmp.Or(opts.Connections, 800))
+	if opts.Throwaway {
+		flags += " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+	}
+	if err := run(ctx, place.owner, filepath.Join(bin, "pg_ctl"), "start", "--wait", "--timeout", "60", "--pgdata", p.data(),
+		"--log", p.logFile(), "--options", flags); err != nil {
+		return nil, fmt.Errorf("start PostgreSQL (its log: %s): %w", p.logFile(), err)
 	}
 	// Else each role could look into these, and leave things in the template of all databases to come.
 	if err := p.exec(ctx, `REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC`); err != nil {
@@ -111,21 +112,6 @@ func StartPostgres(ctx context.Context, dir string, opts PostgresOptions) (*Post
 	}
 	return p, nil
 }
-
-// Start starts it again after Stop or Kill, on the same port.
-func (p *Postgres) Start(ctx context.Context) error {
-	if err := run(ctx, p.owner, filepath.Join(p.bin, "pg_ctl"), "start", "--wait", "--timeout", "60", "--pgdata", p.data(),
-		"--log", p.logFile(), "--options", p.flags); err != nil {
-		return fmt.Errorf("start PostgreSQL (its log: %s): %w", p.logFile(), err)
-	}
-	return nil
-}
-
-// Stop ends its sessions, writes everything to disk and ends it.
-func (p *Postgres) Stop(ctx context.Context) error { return p.end(ctx, syscall.SIGINT) }
-
-// Kill ends it without warning; the next start recovers.
-func (p *Postgres) Kill(ctx context.Context) error { return p.end(ctx, syscall.SIGQUIT) }
 
 // StopPostgres stops the server of dir; one that does not run is fine.
 func StopPostgres(ctx context.Context, dir string) error {
@@ -135,7 +121,7 @@ func StopPostgres(ctx context.Context, dir string) error {
 	}
 	for _, home := range append(place.olderHomes(), place.home) {
 		place.home = home
-		if err := place.end(ctx, syscall.SIGINT); err != nil {
+		if err := place.stop(ctx); err != nil {
 			return err
 		}
 	}
@@ -227,7 +213,11 @@ func placeOf(dir string) (postgresPlace, error) {
 		return postgresPlace{}, err
 	}
 	place := postgresPlace{dir: dir, home: dir, owner: owner}
-	if uidOf(owner) != os.Geteuid() {
+	switch {
+	case uidOf(owner) == os.Geteuid():
+	case canEnter(owner, filepath.Dir(dir)):
+		place.home = filepath.Join(dir, "server")
+	default:
 		sum := sha256.Sum256([]byte(dir))
 		place.home = filepath.Join(rootsPlace, fmt.Sprintf("%s-%x", filepath.Base(dir), sum[:6]))
 	}
@@ -240,22 +230,17 @@ func (p postgresPlace) passwordFile() string { return filepath.Join(p.dir, "supe
 
 // makePlace makes the folders, so that nobody else can have made them.
 func (p postgresPlace) makePlace() error {
-	if err := PrivateDir(p.dir); err != nil {
-		return err
-	}
 	if p.home == p.dir {
-		return nil
+		return PrivateDir(p.dir)
 	}
-	// Open to the server's user, who must pass; written by root alone.
-	if err := os.Mkdir(rootsPlace, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
+	// The folder above home lets the server's user pass; this one alone writes in it.
+	above := filepath.Dir(p.home)
+	if above != p.dir {
+		if err := PrivateDir(p.dir); err != nil {
+			return err
+		}
 	}
-	parent, err := openDir(rootsPlace, 0)
-	if err != nil {
-		return err
-	}
-	defer parent.Close()
-	if err := parent.Chmod(0o755); err != nil {
+	if err := ownDir(above, 0o711); err != nil {
 		return err
 	}
 	if err := os.Mkdir(p.home, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
@@ -372,14 +357,15 @@ func (p *Postgres) runningPort(ctx context.Context) (int, error) {
 	return port, conn.Close(ctx)
 }
 
-// end sends the running server, if there is one, a signal to end (https://www.postgresql.org/docs/current/server-shutdown.html) and
-// waits for that. It does without pg_ctl, which cannot reach the data of a server of the older form once the folder above is closed.
-func (p postgresPlace) end(ctx context.Context, signal syscall.Signal) error {
+// stop ends the sessions of the running server, if there is one, and then the server. It does without pg_ctl, which cannot reach the
+// data of a server of the older form once the folder above is closed; SIGINT is how that asks
+// (https://www.postgresql.org/docs/current/server-shutdown.html).
+func (p postgresPlace) stop(ctx context.Context) error {
 	pid := p.pid()
 	if pid == 0 {
 		return nil
 	}
-	if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if err := syscall.Kill(pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("stop PostgreSQL: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
@@ -455,6 +441,12 @@ func postgresOwner() (*user.User, error) {
 		return nil, fmt.Errorf("find user postgres, which PostgreSQL's package makes: %w", err)
 	}
 	return u, nil
+}
+
+func canEnter(owner *user.User, dir string) bool {
+	cmd := exec.Command("test", "-x", dir)
+	as(cmd, owner)
+	return cmd.Run() == nil
 }
 
 func uidOf(u *user.User) int { return number(u.Uid) }

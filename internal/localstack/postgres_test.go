@@ -90,8 +90,8 @@ func TestPostgresLetsInRolesByPasswordEachToItsOwnDatabaseAndNothingElse(t *test
 		require.Empty(t, left)
 	})
 	t.Run("addresses outlive a crash and a second start", func(t *testing.T) {
-		require.NoError(t, p.Kill(t.Context()))
-		require.NoError(t, p.Start(t.Context()))
+		require.NoError(t, p.Halt(t.Context()))
+		require.NoError(t, p.Restart(t.Context()))
 		connect(t, warehouse)
 		again, err := StartPostgres(t.Context(), dir, PostgresOptions{Throwaway: true})
 		require.NoError(t, err)

@@ -21,11 +21,14 @@ func LocalDir(root string) (string, error) {
 
 // PrivateDir makes a folder that this user alone may enter, or closes one that is there to others. One that somebody else has made
 // is refused, and so is a link, which may lead anywhere.
-func PrivateDir(path string) error {
+func PrivateDir(path string) error { return ownDir(path, 0o700) }
+
+// ownDir is PrivateDir of another mode.
+func ownDir(path string, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	// What was looked at is what is changed: both go by the open folder and not by its name.
@@ -34,7 +37,7 @@ func PrivateDir(path string) error {
 		return err
 	}
 	defer dir.Close()
-	return dir.Chmod(0o700)
+	return dir.Chmod(mode)
 }
 
 // openDir opens a folder that belongs to one of the users, and nothing that a link leads to.

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/otelconnect"
@@ -66,6 +65,8 @@ type Node struct {
 	server      *rpcserver.Server
 	caller      *invoke.Caller
 	log         *slog.Logger
+	// keeper keeps the parts going and knows what is missing.
+	keeper *process.Keeper
 	// carrier takes the outbox's events; nil where there is no bus.
 	carrier bus.Publisher
 }
@@ -84,7 +85,7 @@ func Open(ctx context.Context, config Config, log *slog.Logger) (*Node, error) {
 }
 
 func openNode(ctx context.Context, config Config, settings []*checkoutv1.Setting, log *slog.Logger) (*Node, error) {
-	n := &Node{log: log}
+	n := &Node{log: log, keeper: process.NewKeeper(log)}
 	if err := n.open(ctx, config, settings); err != nil {
 		n.Close()
 		return nil, err
@@ -122,7 +123,7 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-		n.outbox.Collector(), n.inbox.Collector(), n.breakers.Collector(),
+		n.outbox.Collector(), n.inbox.Collector(), n.breakers.Collector(), n.keeper.Collector(),
 		n.store.Collector(), n.sweeper.Collector())
 	n.server, err = rpcserver.Listen(rpcserver.Config{Address: config.Listen, Ready: n.ready, AppHealth: n.pool.Ping, Metrics: metrics, Log: n.log})
 	if err != nil {
@@ -161,6 +162,7 @@ func (n *Node) doctor(config Config) orchestrator.DoctorConfig {
 		KeepWorkflows:    config.KeepWorkflows,
 		Breakers:         n.breakers,
 		SweeperLock:      sweeper.LeaderLock(n.engine.Name()),
+		Missing:          n.keeper.Missing,
 	}
 	if config.Engine == Dapr {
 		doctor.Sidecar = orchestrator.SidecarAPI{URL: "http://127.0.0.1:" + config.DaprHTTPPort, Token: config.DaprAPIToken}
@@ -285,8 +287,11 @@ func (n *Node) openEngine(ctx context.Context, config Config, registry *task.Tas
 	return err
 }
 
-// ready says what keeps this process from driving checkouts.
+// ready says what keeps this process from driving checkouts: what has been missing for a while, and since when; or what is so now.
 func (n *Node) ready(ctx context.Context) error {
+	if err := n.keeper.Ready(); err != nil {
+		return err
+	}
 	if err := n.pool.Ping(ctx); err != nil {
 		return fmt.Errorf("reach database: %w", err)
 	}
@@ -303,39 +308,25 @@ func (n *Node) Run(ctx context.Context) error {
 	return process.RunParts(ctx, n.log, n.parts()...)
 }
 
+// parts are kept going, but for the server, whose address is lost with it: a process without its API is better started anew.
 func (n *Node) parts() []process.Part {
+	engine := "engine " + n.engine.Name()
 	parts := []process.Part{
 		{Name: "api", Run: n.server.Run},
-		{Name: "engine " + n.engine.Name(), Run: n.engine.Run},
-		{Name: "breakers", Run: func(ctx context.Context) error { n.breakers.Run(ctx); return nil }},
-		{Name: "sweeper", Run: func(ctx context.Context) error { n.sweeper.Run(ctx); return nil }},
-		{Name: "retention", Run: func(ctx context.Context) error { n.retention.Run(ctx); return nil }},
-		{Name: "listener for changes", Run: n.listen},
-		{Name: "inbox", Run: n.inbox.Prune},
-		{Name: "dead letters", Run: n.deadLetters.Run},
+		n.keeper.Watch("database", n.pool.Ping),
+		n.keeper.Watch(engine, n.engine.Check),
+		n.keeper.Keep(process.Part{Name: "work of " + engine, Run: n.engine.Run}),
+		n.keeper.Keep(process.Part{Name: "breakers", Run: func(ctx context.Context) error { n.breakers.Run(ctx); return nil }}),
+		n.keeper.Keep(process.Part{Name: "sweeper", Run: n.sweeper.Run}),
+		n.keeper.Keep(process.Part{Name: "retention", Run: n.retention.Run}),
+		n.keeper.Keep(process.Part{Name: "listener for changes", Run: n.store.Listen}),
+		n.keeper.Keep(process.Part{Name: "inbox", Run: n.inbox.Prune}),
+		n.keeper.Keep(process.Part{Name: "dead letters", Run: n.deadLetters.Run}),
 	}
 	if n.carrier != nil {
-		parts = append(parts, process.Part{Name: "outbox", Run: func(ctx context.Context) error { return n.outbox.Relay(ctx, n.carrier) }})
+		parts = append(parts, n.keeper.Keep(process.Part{Name: "outbox", Run: func(ctx context.Context) error { return n.outbox.Relay(ctx, n.carrier) }}))
 	}
 	return parts
-}
-
-// listenAgain is the pause after the connection that hears of changes was lost. Watchers look by themselves meanwhile.
-const listenAgain = time.Second
-
-func (n *Node) listen(ctx context.Context) error {
-	for {
-		err := n.store.Listen(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		n.log.Warn("changes are not heard of, and watchers see them late", "error", err)
-		select {
-		case <-time.After(listenAgain):
-		case <-ctx.Done():
-			return nil
-		}
-	}
 }
 
 // Close gives back what Open took. Run must have returned.

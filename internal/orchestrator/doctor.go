@@ -18,6 +18,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
 
@@ -43,6 +44,8 @@ type DoctorConfig struct {
 	Breakers interface{ States() []breaker.State }
 	// SweeperLock is the key of the advisory lock that the leading sweeper of this engine holds.
 	SweeperLock int64
+	// Missing is what this process lacks or what of it fails, and since when.
+	Missing func() []process.Missing
 }
 
 // check looks at one thing, or at several of a kind.
@@ -58,6 +61,7 @@ func (s *Service) Doctor(ctx context.Context, _ *connect.Request[checkoutv1.Doct
 		s.checkSidecar,
 		s.checkComponentFiles,
 		s.checkSweeper,
+		s.checkParts,
 	}
 	for _, participant := range s.participants() {
 		checks = append(checks, one(func(ctx context.Context) *checkoutv1.Finding { return s.checkParticipant(ctx, participant) }))
@@ -163,6 +167,22 @@ func (s *Service) checkSweeper(ctx context.Context) []*checkoutv1.Finding {
 
 // lookForLeader is the pause between two looks for a sweeper that leads.
 const lookForLeader = 100 * time.Millisecond
+
+// checkParts tells what this process has lacked for a while, or what of it fails, and since when.
+func (s *Service) checkParts(context.Context) []*checkoutv1.Finding {
+	if s.doctor.Missing == nil {
+		return nil
+	}
+	const name = "parts of this process"
+	var found []*checkoutv1.Finding
+	for _, m := range s.doctor.Missing() {
+		found = append(found, wrong(name, oneLine(errors.New(m.String())), "mend what it says is missing; the process goes on by itself within seconds"))
+	}
+	if len(found) == 0 {
+		found = append(found, fine(name, "all work"))
+	}
+	return found
+}
 
 // participants are all that this process was told of, those that do steps first.
 func (s *Service) participants() []string {

@@ -8,11 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 
 	"connectrpc.com/connect"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -190,18 +188,5 @@ func badField(field, problem string, args ...any) *checkoutv1.BadField {
 	return &checkoutv1.BadField{Field: field, Problem: fmt.Sprintf(problem, args...)}
 }
 
-// failure gives an error of ours the code by which a caller can tell whether to come again.
-func failure(err error) error {
-	var wire *connect.Error
-	var dial *pgconn.ConnectError
-	var network net.Error
-	switch {
-	case errors.As(err, &wire):
-		return err
-	case errors.Is(err, context.Canceled):
-		return connect.NewError(connect.CodeCanceled, err)
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &dial), errors.As(err, &network):
-		return connect.NewError(connect.CodeUnavailable, err)
-	}
-	return err // The server's edge logs it and answers with code internal.
-}
+// failure leaves an error of ours to the server's edge, which knows what a caller may be told of it.
+func failure(err error) error { return err }

@@ -406,12 +406,20 @@ func (l *logs) String() string {
 
 func (l *logs) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
 
-// relaying runs the outbox's relay until the test ends or stop is called, which waits for its end.
+// relaying runs the outbox's relay until the test ends or stop is called, which waits for its end. A relay that lost its database is
+// run again, as package process does.
 func relaying(t testing.TB, o *Outbox, to bus.Publisher) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- o.Relay(ctx, to) }()
+	go func() {
+		err := o.Relay(ctx, to)
+		for ctx.Err() == nil {
+			pause(ctx, 100*time.Millisecond)
+			err = o.Relay(ctx, to)
+		}
+		ended <- err
+	}()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		require.NoError(t, <-ended)

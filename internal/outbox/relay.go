@@ -50,7 +50,8 @@ const Keep = 40 * 24 * time.Hour
 const leaderLock = 0x6f7574626f780001
 
 // Relay publishes what is written, until ctx ends; then it hands over what is left, for a few seconds. Of all processes that
-// share the database one relays and the others stand by. Trouble is logged and survived.
+// share the database one relays and the others stand by. It returns an error when it lost its database, and may be run again then;
+// trouble with the bus it survives.
 //
 // For a moment two may relay, when a leader's session was lost and it has a batch in hand. Events are then published twice, yet
 // the first time that each is published they are still in order within their key: both publish each key in order from the
@@ -59,15 +60,7 @@ func (o *Outbox) Relay(ctx context.Context, to bus.Publisher) error {
 	r := &relay{Outbox: o, to: to, due: make(chan struct{}, 1), aside: make(map[string]retry)}
 	both, ctx := errgroup.WithContext(ctx)
 	both.Go(func() error { r.tell(ctx); return nil })
-	both.Go(func() error {
-		for ctx.Err() == nil {
-			if err := pg.Lead(ctx, o.pool, leaderLock, r.lead); err != nil && ctx.Err() == nil {
-				o.log.Warn("the outbox's relay has lost its database and tries again", "error", err)
-			}
-			pause(ctx, time.Second)
-		}
-		return nil
-	})
+	both.Go(func() error { return pg.Lead(ctx, o.pool, leaderLock, r.lead) })
 	return both.Wait()
 }
 
@@ -137,19 +130,12 @@ func (r *relay) listen(ctx context.Context, session *pgx.Conn) error {
 		case err == nil:
 			signal(r.due)
 		case isQuiet:
-			err = ask(ctx, session)
+			err = pg.Ask(ctx, session)
 		}
 		if err != nil {
 			return fmt.Errorf("listen for events: %w", err)
 		}
 	}
-}
-
-// ask finds out whether a session lives that has said nothing: a connection may be broken without either end being told.
-func ask(ctx context.Context, session *pgx.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	return session.Ping(ctx)
 }
 
 // publishAll publishes until ctx ends.

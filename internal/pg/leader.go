@@ -67,27 +67,48 @@ func end(session *pgx.Conn) {
 	_ = session.Close(ctx) // The server ends the session of a connection that is gone.
 }
 
-// Rounds does rounds of work, a pause between them, whenever this process is the leader of a lock, until ctx ends. A round's error,
-// and the loss of leadership, are given to warn and survived. Should another process lead before this one has noticed that it no
-// longer does, both do a round: it must bear that.
-func Rounds(ctx context.Context, pool *pgxpool.Pool, lock int64, between time.Duration, round func(context.Context) error, warn func(what string, err error)) {
-	for ctx.Err() == nil {
-		err := Lead(ctx, pool, lock, func(ctx context.Context, session *pgx.Conn) error {
-			for {
-				if err := session.Ping(ctx); err != nil {
-					return fmt.Errorf("keep leadership: %w", err)
-				}
-				if err := round(ctx); err != nil && ctx.Err() == nil {
-					warn("a round failed and is tried again", err)
-				}
-				if !pause.For(ctx, between) {
+// askTimeout bounds asking a session whether it lives.
+const askTimeout = 5 * time.Second
+
+// Hold pings a leader's session now and then until ctx ends, and returns an error when it is lost, and with it the lock. It leaves
+// the session usable when ctx ends: what is finished after that still needs the lock.
+func Hold(ctx context.Context, session *pgx.Conn, every time.Duration) error {
+	for pause.For(ctx, every) {
+		if err := Ask(context.WithoutCancel(ctx), session); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Ask finds out whether a session lives that has said nothing: a connection may be broken without either end being told.
+func Ask(ctx context.Context, session *pgx.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if err := session.Ping(ctx); err != nil {
+		return fmt.Errorf("keep leadership: %w", err)
+	}
+	return nil
+}
+
+// Rounds does rounds of work, a pause between them, once this process is the leader of a lock, until ctx ends, which is no error, or
+// leadership is lost. A round's error is given to warn and survived. Should another process lead before this one has noticed that
+// it no longer does, both do a round: it must bear that.
+func Rounds(ctx context.Context, pool *pgxpool.Pool, lock int64, between time.Duration, round func(context.Context) error, warn func(error)) error {
+	return Lead(ctx, pool, lock, func(ctx context.Context, session *pgx.Conn) error {
+		for {
+			if err := Ask(ctx, session); err != nil {
+				if ctx.Err() != nil {
 					return nil
 				}
+				return err
 			}
-		})
-		if err != nil && ctx.Err() == nil {
-			warn("leadership was lost and is asked for again", err)
+			if err := round(ctx); err != nil && ctx.Err() == nil {
+				warn(err)
+			}
+			if !pause.For(ctx, between) {
+				return nil
+			}
 		}
-		pause.For(ctx, between)
-	}
+	})
 }

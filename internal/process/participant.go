@@ -86,10 +86,11 @@ func run(ctx context.Context, k Kind, getenv func(string) string) error {
 			log.Warn("the last spans were not sent", "error", err)
 		}
 	}()
-	p, err := Open(ctx, k, Settings{
+	settings := Settings{
 		DatabaseURL: getenv(k.variable("_DATABASE_URL")),
 		Listen:      rpcserver.AddressFromEnv(k.variable("_LISTEN"), k.Listen),
-	}, log)
+	}
+	p, err := Opened(ctx, log, func(ctx context.Context) (*Participant, error) { return Open(ctx, k, settings, log) })
 	if err != nil {
 		return err
 	}
@@ -125,7 +126,9 @@ type Participant struct {
 	service       Service
 	server        *rpcserver.Server
 	subscriptions []bus.Subscription
-	log           *slog.Logger
+	// keeper keeps the parts going and knows what is missing.
+	keeper *Keeper
+	log    *slog.Logger
 
 	publisher bus.Publisher
 	stream    func(context.Context) error
@@ -140,7 +143,7 @@ func Open(ctx context.Context, k Kind, s Settings, log *slog.Logger) (*Participa
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", k.Name, err)
 	}
-	p := &Participant{kind: k, service: service, log: log}
+	p := &Participant{kind: k, service: service, keeper: NewKeeper(log), log: log}
 	if err := p.listen(s.Listen); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("open %s: %w", k.Name, err)
@@ -155,13 +158,14 @@ func (p *Participant) listen(address string) (err error) {
 		}
 	}
 	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(p.keeper.Collector())
 	if out := p.service.Outbox(); out != nil {
 		metrics.MustRegister(out.Collector())
 	}
 	if in := p.service.Inbox(); in != nil {
 		metrics.MustRegister(in.Collector())
 	}
-	config := rpcserver.Config{Address: address, Ready: p.service.Ready, Metrics: metrics, Log: p.log}
+	config := rpcserver.Config{Address: address, Ready: p.ready, AppHealth: p.service.Ready, Metrics: metrics, Log: p.log}
 	if p.server, err = rpcserver.Listen(config); err != nil {
 		return err
 	}
@@ -176,7 +180,12 @@ func (p *Participant) UseDapr(client sdk.Client) {
 	carrier := dapr.New(client, p.log)
 	p.publisher = carrier
 	if p.kind.Streams {
-		p.stream = func(ctx context.Context) error { return carrier.Stream(ctx, p.subscriptions) }
+		p.stream = func(ctx context.Context) error {
+			if err := p.service.Ready(ctx); err != nil {
+				return err
+			}
+			return carrier.Stream(ctx, p.subscriptions)
+		}
 	} else if len(p.subscriptions) > 0 {
 		p.server.Mount(dapr.Routes(p.subscriptions))
 	}
@@ -191,20 +200,29 @@ func (p *Participant) UseEmbedded(carrier *embedded.Bus) {
 // URL is where it listens.
 func (p *Participant) URL() string { return p.server.URL() }
 
+// ready says what keeps it from its work: what has been missing for a while, and since when; or what is so now.
+func (p *Participant) ready(ctx context.Context) error {
+	if err := p.keeper.Ready(); err != nil {
+		return err
+	}
+	return p.service.Ready(ctx)
+}
+
 // Parts are what runs. They stop in this order: it takes no more calls and deliveries, finishes what it does by itself, and
-// hands over the events that are left.
+// hands over the events that are left. They are kept going, but for the server, whose address is lost with it.
 func (p *Participant) Parts() []Part {
 	name := func(part string) string { return p.kind.Name + ": " + part }
-	parts := []Part{{name("server"), p.server.Run}}
+	keep := func(part string, run func(context.Context) error) Part { return p.keeper.Keep(Part{name(part), run}) }
+	parts := []Part{{name("server"), p.server.Run}, p.keeper.Watch(name("database"), p.service.Ready)}
 	if p.stream != nil {
-		parts = append(parts, Part{name("subscriptions"), p.stream})
+		parts = append(parts, keep("subscriptions", p.stream))
 	}
-	parts = append(parts, Part{name("work"), p.service.Run})
+	parts = append(parts, keep("work", p.service.Run))
 	if in := p.service.Inbox(); in != nil {
-		parts = append(parts, Part{name("inbox"), in.Prune})
+		parts = append(parts, keep("inbox", in.Prune))
 	}
 	if out := p.service.Outbox(); out != nil && p.publisher != nil {
-		parts = append(parts, Part{name("outbox"), func(ctx context.Context) error { return out.Relay(ctx, p.publisher) }})
+		parts = append(parts, keep("outbox", func(ctx context.Context) error { return out.Relay(ctx, p.publisher) }))
 	}
 	return parts
 }

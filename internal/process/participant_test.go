@@ -170,9 +170,9 @@ func TestPartsEndInTheOrderThatLosesNothing(t *testing.T) {
 	streams := both.kind("notification")
 	streams.Streams = true
 	p := open(t, streams)
-	require.Equal(t, []string{"notification: server", "notification: work", "notification: inbox"}, names(p.Parts()), "without a bus nothing is relayed")
+	require.Equal(t, []string{"notification: server", "notification: database", "notification: work", "notification: inbox"}, names(p.Parts()), "without a bus nothing is relayed")
 	p.UseDapr(nil)
-	require.Equal(t, []string{"notification: server", "notification: subscriptions", "notification: work", "notification: inbox", "notification: outbox"}, names(p.Parts()))
+	require.Equal(t, []string{"notification: server", "notification: database", "notification: subscriptions", "notification: work", "notification: inbox", "notification: outbox"}, names(p.Parts()))
 }
 
 func TestOnlyWhoIsPushedEventsHasARouteForThem(t *testing.T) {

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"runtime/debug"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // edge is what happens to every call: it is bounded, timed, and an error that its handler did not mean for the caller is
@@ -30,7 +33,7 @@ func newDurations(registry *prometheus.Registry) *prometheus.HistogramVec {
 
 func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-		ctx, cancel := context.WithTimeout(ctx, e.server.config.CallTimeout)
+		ctx, cancel := context.WithTimeoutCause(ctx, e.server.config.CallTimeout, errCallTimeout)
 		defer cancel()
 		began := time.Now()
 		res, err := next(ctx, req)
@@ -52,23 +55,16 @@ func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 	}
 }
 
+// errCallTimeout says that a call took all the time that the server gives one.
+var errCallTimeout = errors.New("the server's time for a call is up")
+
 // WrapStreamingClient is of no concern to a server.
 func (e *edge) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
 	return next
 }
 
 func (e *edge) finish(ctx context.Context, procedure string, began time.Time, err error) error {
-	var told *connect.Error
-	switch {
-	case err == nil, errors.As(err, &told):
-	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
-		told = connect.NewError(connect.CodeDeadlineExceeded, err)
-	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
-		told = connect.NewError(connect.CodeCanceled, err)
-	default:
-		e.server.config.Log.ErrorContext(ctx, "call failed", "procedure", procedure, "error", err)
-		told = connect.NewError(connect.CodeInternal, err)
-	}
+	told := e.told(ctx, procedure, err)
 	code := "ok"
 	if told != nil {
 		code = told.Code().String()
@@ -78,6 +74,31 @@ func (e *edge) finish(ctx context.Context, procedure string, began time.Time, er
 		return nil // Not `return told`: a nil pointer in an error is an error.
 	}
 	return told
+}
+
+// errAway is what a caller is told when this process lacks what it needs. Every procedure that changes something may be repeated.
+var errAway = errors.New("what this server needs cannot be reached at present, so whether this was done is not known; it may be repeated without harm")
+
+// told is the error that the caller gets; nil where there is none. The code says whether to come again.
+func (e *edge) told(ctx context.Context, procedure string, err error) *connect.Error {
+	var meant *connect.Error
+	var network net.Error
+	late := errors.Is(err, context.DeadlineExceeded)
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &meant):
+		return meant
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return connect.NewError(connect.CodeCanceled, err)
+	case late && ctx.Err() != nil && !errors.Is(context.Cause(ctx), errCallTimeout):
+		return connect.NewError(connect.CodeDeadlineExceeded, err) // The caller's own time is up.
+	case late, pg.Away(err), errors.As(err, &network):
+		e.server.config.Log.WarnContext(ctx, "call could not be served at present", "procedure", procedure, "error", err)
+		return connect.NewError(connect.CodeUnavailable, errAway)
+	}
+	e.server.config.Log.ErrorContext(ctx, "call failed", "procedure", procedure, "error", err)
+	return connect.NewError(connect.CodeInternal, err)
 }
 
 // recovered turns a handler's panic into an answer, so that one bad request does not end the process and all that it does.

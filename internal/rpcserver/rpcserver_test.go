@@ -4,15 +4,19 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
@@ -61,7 +65,9 @@ func TestErrorsBecomeCodesAndOnlyOursAreLogged(t *testing.T) {
 		"an error meant for the caller": {func(context.Context) error { return connect.NewError(connect.CodeNotFound, errors.New("no")) }, connect.CodeNotFound, ""},
 		"an error of ours":              {func(context.Context) error { return errors.New("disk is full") }, connect.CodeInternal, "disk is full"},
 		"a panic":                       {func(context.Context) error { panic("nil map") }, connect.CodeInternal, "nil map"},
-		"a call that takes too long":    {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, connect.CodeDeadlineExceeded, ""},
+		"a call that takes too long":    {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, connect.CodeUnavailable, "deadline exceeded"},
+		"a database that is away":       {func(context.Context) error { return fmt.Errorf("read order: %w", &pgconn.PgError{Code: "57P01"}) }, connect.CodeUnavailable, "57P01"},
+		"a connection that is refused":  {func(context.Context) error { return &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED} }, connect.CodeUnavailable, "refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -72,7 +78,12 @@ func TestErrorsBecomeCodesAndOnlyOursAreLogged(t *testing.T) {
 			if tc.logged == "" {
 				require.Empty(t, s.log.String())
 			} else {
-				require.Equal(t, 1, strings.Count(s.log.String(), "level=ERROR"), s.log.String())
+				level := "level=ERROR"
+				if tc.code == connect.CodeUnavailable {
+					level = "level=WARN"
+					require.ErrorContains(t, err, "what this server needs cannot be reached")
+				}
+				require.Equal(t, 1, strings.Count(s.log.String(), level), s.log.String())
 				require.Contains(t, s.log.String(), tc.logged)
 			}
 			_, err = client.SetStock(t.Context(), connect.NewRequest(&warehousev1.SetStockRequest{}))

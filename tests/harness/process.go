@@ -102,11 +102,12 @@ func (p *Process) AwaitReady(t testing.TB) {
 		if !p.Running() {
 			t.Fatalf("%s has ended: %v", p.name, p.err)
 		}
-		return ready(ctx, p.url)
+		return Ready(ctx, p.url)
 	})
 }
 
-func ready(ctx context.Context, url string) error {
+// Ready asks the process at url whether it is ready.
+func Ready(ctx context.Context, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/readyz", nil)
 	if err != nil {
 		return err

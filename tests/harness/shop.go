@@ -71,7 +71,7 @@ func (s *Shop) Open(t testing.TB) (stop func()) {
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 128}}
 	t.Cleanup(client.CloseIdleConnections)
 	s.Checkouts = checkoutv1connect.NewCheckoutServiceClient(client, s.URL)
-	Eventually(t, "the orchestrator to be ready", func(ctx context.Context) error { return ready(ctx, s.URL) })
+	Eventually(t, "the orchestrator to be ready", func(ctx context.Context) error { return Ready(ctx, s.URL) })
 	return stop
 }
 

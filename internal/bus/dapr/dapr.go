@@ -18,6 +18,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	sdk "github.com/dapr/go-sdk/client"
 
 	"github.com/checkoutsaga/orchestrator/internal/bus"
@@ -37,8 +39,6 @@ const (
 	maxLetter = 64 << 20
 	// streamed bounds the deliveries of one streamed topic that are handled at once; the SDK would bound nothing.
 	streamed = 20
-	// resubscribe is the pause before a stream that broke is opened again.
-	resubscribe = time.Second
 	// settle is how long the sidecar is given to take the last answers before the stream ends: to a delivery that finds an answer
 	// and the end at the same time it may prefer the end, and deliver again. On a loaded machine half a second was too little once.
 	settle = 2 * time.Second
@@ -142,34 +142,30 @@ func opened(topic string, message []byte) bus.Delivery {
 	return bus.Delivery{Topic: topic, Data: raw.Data}
 }
 
-// Stream receives the subscriptions over streams until ctx ends; then it answers what is in hand. A stream that breaks is opened
-// again, as often as it takes.
+// Stream receives the subscriptions over streams until ctx ends; then it answers what is in hand. It returns an error when a stream
+// breaks, or when a consumer lacks what it needs, and is to be called again when that is over: a sidecar stops pushing to an app that
+// is not healthy, and this is how a stream is stopped. What came and was not taken is delivered again.
 func (b *Bus) Stream(ctx context.Context, subscriptions []bus.Subscription) error {
-	var all sync.WaitGroup
+	all, streaming := errgroup.WithContext(ctx)
 	for _, s := range subscriptions {
-		all.Go(func() {
-			for ctx.Err() == nil {
-				if err := b.stream(ctx, s); err != nil && ctx.Err() == nil {
-					b.log.Warn("a subscription broke and is opened again", "topic", s.Topic, "error", err)
-				}
-				select {
-				case <-ctx.Done():
-				case <-time.After(resubscribe):
-				}
-			}
-		})
+		all.Go(func() error { return b.stream(streaming, s) })
 	}
-	all.Wait()
-	return nil
+	return all.Wait()
 }
 
-// stream opens one stream and handles what it brings until it breaks or ctx ends.
+// errAway ends a stream whose consumer lacks what it needs: a message that is retried meanwhile would end among the dead letters.
+var errAway = errors.New("the consumer lacks what it needs at present")
+
+// stream opens one stream and handles what it brings until it breaks, its consumer lacks what it needs, or ctx ends.
 func (b *Bus) stream(ctx context.Context, s bus.Subscription) error {
 	// The stream outlives ctx until all that is in hand is answered: what is not answered is delivered again.
 	open, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	subscription, err := b.subscribe(ctx, open, cut, s.Topic)
 	if err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	b.log.Info("subscribed over a stream", "topic", s.Topic)
@@ -189,13 +185,18 @@ func (b *Bus) stream(ctx context.Context, s bus.Subscription) error {
 		}
 	}()
 	var inHand sync.WaitGroup
+	taking, stopTaking := context.WithCancelCause(ctx)
+	defer stopTaking(nil)
 	handle := func(message *sdk.SubscriptionMessage) {
-		delivery := bus.Delivery{Topic: s.Topic, ID: message.ID, Data: message.RawData}
-		if err := answer(message, s.Handle(open, delivery)); err != nil {
+		said := s.Handle(open, bus.Delivery{Topic: s.Topic, ID: message.ID, Data: message.RawData})
+		if said == bus.Away {
+			stopTaking(errAway)
+		}
+		if err := answer(message, said); err != nil {
 			b.log.Warn("an answer did not reach the sidecar; it delivers again", "topic", s.Topic, "event_id", message.ID, "error", err)
 		}
 	}
-	err = take(ctx, &inHand, received, broken, handle)
+	err = take(taking, &inHand, received, broken, handle)
 	close(leaving)
 	inHand.Wait()
 	if err != nil {
@@ -208,6 +209,9 @@ func (b *Bus) stream(ctx context.Context, s bus.Subscription) error {
 	case <-time.After(farewell):
 		cut()
 		<-broken
+	}
+	if ctx.Err() == nil {
+		return fmt.Errorf("receive from %s: %w", s.Topic, context.Cause(taking))
 	}
 	return nil
 }

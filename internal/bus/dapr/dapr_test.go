@@ -25,6 +25,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/bus"
 	"github.com/checkoutsaga/orchestrator/internal/daprtest"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
+	"github.com/checkoutsaga/orchestrator/internal/pause"
 	"github.com/checkoutsaga/orchestrator/internal/sidecar"
 )
 
@@ -300,7 +301,14 @@ func streaming(t *testing.T, b *Bus, subscriptions []bus.Subscription) (stop fun
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- b.Stream(ctx, subscriptions) }()
+	go func() {
+		err := b.Stream(ctx, subscriptions)
+		for ctx.Err() == nil { // As package process does.
+			pause.For(ctx, 100*time.Millisecond)
+			err = b.Stream(ctx, subscriptions)
+		}
+		ended <- err
+	}()
 	stop = sync.OnceFunc(func() {
 		cancel()
 		require.NoError(t, <-ended)

@@ -62,12 +62,19 @@ func (b *Bus) PublishRaw(ctx context.Context, topic string, message []byte) erro
 	delivery := bus.Open(topic, message)
 	var failed []error
 	for _, handle := range b.subscribed(topic) {
-		if deliver(ctx, handle, delivery) != bus.Success {
+		switch deliver(ctx, handle, delivery) {
+		case bus.Success:
+		case bus.Away:
+			failed = append(failed, errAway)
+		default:
 			failed = append(failed, b.giveUp(ctx, topic, message))
 		}
 	}
 	return errors.Join(failed...)
 }
+
+// errAway keeps an event in its outbox, which brings it again: an outage must not make dead letters.
+var errAway = errors.New("a consumer lacks what it needs at present")
 
 func (b *Bus) subscribed(topic string) []bus.Handler {
 	b.mu.RLock()

@@ -114,6 +114,17 @@ func TestWhatIsDroppedIsADeadLetterAtOnceAndTheOthersGetIt(t *testing.T) {
 	require.Zero(t, took)
 }
 
+func TestI8AnEventWhoseConsumerIsAwayStaysWhereItIsAndIsNoDeadLetter(t *testing.T) {
+	t.Parallel()
+	away, other, deadLetters := answering(bus.Away), answering(bus.Success), answering(bus.Success)
+	errs, took := publish(t, []bus.Event{priced("e-1", "A")}, []*app{away, other}, []*app{deadLetters})
+	require.ErrorIs(t, errs[0], errAway)
+	require.Len(t, away.got, 1, "its outbox brings it again")
+	require.Len(t, other.got, 1)
+	require.Empty(t, deadLetters.got)
+	require.Zero(t, took)
+}
+
 func TestAnEventThatNobodyTakesStaysWhereItIs(t *testing.T) {
 	t.Parallel()
 	for name, deadLetters := range map[string][]*app{"no dead letters": nil, "they fail too": {answering(bus.Retry)}} {

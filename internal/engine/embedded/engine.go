@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // Config says where and how an engine works.
@@ -38,9 +39,8 @@ const (
 	cancelTimeout = 2 * time.Second
 )
 
-// takeoverTimeout is how long Run waits for another process to let go of the engine: long enough for PostgreSQL to notice
-// that a killed one is gone.
-const takeoverTimeout = 5 * time.Second
+// holdEvery is how often the session is looked at that says that only this process runs the engine.
+const holdEvery = time.Second
 
 // Engine is engine.Engine in this process.
 type Engine struct {
@@ -72,20 +72,21 @@ func (e *Engine) Close() { e.hub.close() }
 // Name implements engine.Engine.
 func (e *Engine) Name() string { return "embedded" }
 
-// Run implements engine.Engine. It returns an error too when it loses the database session that says that only this
-// process runs the engine.
-func (e *Engine) Run(ctx context.Context) error {
-	session, err := e.takeOver(ctx)
-	if err != nil {
-		return err
-	}
-	defer closeSession(session)
-	if err := e.hub.releaseLocks(ctx); err != nil {
-		return err
-	}
+// Run implements engine.Engine. While another process runs the engine it stands by. It returns an error too when it loses the
+// database session that says that only this process runs the engine: what is in hand is abandoned then, because another process may
+// run it now, and nothing of it counts that was not committed before.
+func (e *Engine) Run(ctx context.Context) error { return pg.Lead(ctx, e.hub.own, runLock, e.work) }
 
-	work, cancelWork := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancelWork()
+// work runs the engine while session, which holds its lock, lives.
+func (e *Engine) work(ctx context.Context, session *pgx.Conn) error {
+	if err := e.hub.releaseLocks(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	work, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	defer abandon()
 	executor := detached{task.NewTaskExecutor(e.config.Registry), work}
 	bound := e.hub.during(work)
 	logger := engine.Logger(e.config.Log)
@@ -97,9 +98,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := worker.Start(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("start embedded engine: %w", err)
 	}
-	lost := hold(ctx, session)
+	lost := pg.Hold(ctx, session, holdEvery)
 	if lost != nil {
-		cancelWork() // Another process may run the engine now.
+		abandon()
 	}
 
 	drained := make(chan struct{})
@@ -112,76 +113,13 @@ func (e *Engine) Run(ctx context.Context) error {
 		return lost
 	case <-time.After(drainTimeout):
 	}
-	cancelWork()
+	abandon()
 	select {
 	case <-drained:
 		return lost
 	case <-time.After(cancelTimeout):
 		return errors.Join(lost, errors.New("stop embedded engine: an activity ignores that it is cancelled"))
 	}
-}
-
-// takeOver returns a database session that holds the right to run the engine.
-func (e *Engine) takeOver(ctx context.Context) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig(e.config.DatabaseURL)
-	if err != nil {
-		return nil, errors.New("parse database url of embedded engine: not a PostgreSQL connection string")
-	}
-	config.ConnectTimeout = 5 * time.Second
-	config.DialFunc = e.hub.conns.dial
-	session, err := pgx.ConnectConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("reach database of embedded engine: %w", err)
-	}
-	deadline := time.Now().Add(takeoverTimeout)
-	tick := time.NewTicker(100 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		var mine bool
-		if err := session.QueryRow(ctx, `SELECT pg_try_advisory_lock($1)`, runLock).Scan(&mine); err != nil {
-			closeSession(session)
-			return nil, fmt.Errorf("lock embedded engine: %w", err)
-		}
-		if mine {
-			return session, nil
-		}
-		if time.Now().After(deadline) {
-			closeSession(session)
-			return nil, errors.New("another process runs the embedded engine on this database")
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			closeSession(session)
-			return nil, ctx.Err()
-		}
-	}
-}
-
-// hold returns nil when ctx ends, or an error when the session, and with it the lock, is lost.
-func hold(ctx context.Context, session *pgx.Conn) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		// Not below ctx: a ping that is cut off closes the session, and the lock is needed until activities have ended.
-		ping, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-		err := session.Ping(ping)
-		cancel()
-		if err != nil {
-			return fmt.Errorf("hold lock of embedded engine: %w", err)
-		}
-	}
-}
-
-func closeSession(session *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	_ = session.Close(ctx)
 }
 
 // Start implements engine.Engine.

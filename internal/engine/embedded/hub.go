@@ -16,6 +16,9 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/pause"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 const (
@@ -24,6 +27,9 @@ const (
 	lockTimeout = 15 * time.Second
 	// pollInterval is how late an instance of another process, or an ended lock, may be noticed.
 	pollInterval = time.Second
+	// maxRetries bounds by how many seconds a turn that failed again and again is put off: after an hour without a database it goes
+	// on within seconds.
+	maxRetries = 5
 	// backendConns and ownConns are the sizes of the two connection pools.
 	backendConns, ownConns = 8, 4
 )
@@ -41,7 +47,7 @@ const (
 type hub struct {
 	backend.Backend
 	own       *pgxpool.Pool // for taking work; apart, because a lock that a crash of PostgreSQL loses does no harm
-	conns     *connections  // of the stock backend, and of the session that holds the run lock
+	conns     *connections  // of both pools
 	log       *slog.Logger
 	worker    string
 	taken     *atomic.Int64
@@ -60,6 +66,9 @@ func openHub(ctx context.Context, url string, logger backend.Logger, log *slog.L
 	config.ConnConfig.RuntimeParams["search_path"] = "engine"
 	config.ConnConfig.RuntimeParams["timezone"] = "UTC"
 
+	conns := &connections{}
+	config.ConnConfig.DialFunc = conns.dial
+
 	ownConfig := config.Copy()
 	ownConfig.MaxConns = ownConns
 	ownConfig.ConnConfig.RuntimeParams["synchronous_commit"] = "off"
@@ -69,7 +78,7 @@ func openHub(ctx context.Context, url string, logger backend.Logger, log *slog.L
 	}
 	h := &hub{
 		own:       own,
-		conns:     &connections{},
+		conns:     conns,
 		log:       log,
 		worker:    uuid.NewString(),
 		taken:     new(atomic.Int64),
@@ -78,7 +87,6 @@ func openHub(ctx context.Context, url string, logger backend.Logger, log *slog.L
 		closeOnce: new(sync.Once),
 	}
 	config.MaxConns = backendConns
-	config.ConnConfig.DialFunc = h.conns.dial
 	h.Backend = postgres.NewPostgresBackend(&postgres.PostgresOptions{
 		PgOptions:           config,
 		WorkflowLockTimeout: lockTimeout,
@@ -96,6 +104,9 @@ func (h *hub) makeSchema(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("make tables of embedded engine: %v", p)
+			if cause, is := p.(error); is {
+				err = fmt.Errorf("make tables of embedded engine: %w", cause)
+			}
 		}
 	}()
 	return pgx.BeginFunc(ctx, h.own, func(tx pgx.Tx) error {
@@ -194,6 +205,49 @@ func (h *runningHub) CompleteActivityWorkItem(ctx context.Context, wi *backend.A
 	return h.hub.CompleteActivityWorkItem(ctx, wi)
 }
 
+// AbandonWorkflowWorkItem gives a turn back, so that it is taken again before its lock ends.
+func (h *runningHub) AbandonWorkflowWorkItem(_ context.Context, wi *backend.WorkflowWorkItem) error {
+	defer wake(h.turns)
+	return h.untilDone(func(ctx context.Context) error { return h.hub.AbandonWorkflowWorkItem(ctx, wi) })
+}
+
+// AbandonActivityWorkItem gives an activity back, so that it is taken again before its lock ends.
+func (h *runningHub) AbandonActivityWorkItem(_ context.Context, wi *backend.ActivityWorkItem) error {
+	defer wake(h.tasks)
+	return h.untilDone(func(ctx context.Context) error { return h.hub.AbandonActivityWorkItem(ctx, wi) })
+}
+
+const (
+	// backTimeout bounds one attempt to give work back, backPause is the pause before the next.
+	backTimeout = 5 * time.Second
+	backPause   = 200 * time.Millisecond
+)
+
+// untilDone repeats what fails for want of the database. It gives up with work: whoever runs the engine next lets go of all locks.
+func (h *runningHub) untilDone(do func(context.Context) error) error {
+	for {
+		ctx, cancel := context.WithTimeout(h.work, backTimeout)
+		err := do(ctx)
+		cancel()
+		if err == nil || !pg.Away(err) || !pause.For(h.work, backPause) {
+			return err
+		}
+	}
+}
+
+// letGo gives back what was locked under a holder's name by a query whose answer got lost.
+func (h *runningHub) letGo(holder string) error {
+	return h.untilDone(func(ctx context.Context) error {
+		_, err := h.own.Exec(ctx, sqlLetGo, holder)
+		return err
+	})
+}
+
+const sqlLetGo = `
+WITH instances AS (UPDATE Instances SET LockedBy = NULL, LockExpiration = NULL WHERE LockedBy = $1),
+     events    AS (UPDATE NewEvents SET LockedBy = NULL WHERE LockedBy = $1)
+UPDATE NewTasks SET LockedBy = NULL, LockExpiration = NULL WHERE LockedBy = $1`
+
 // NextWorkflowWorkItem waits for a turn and takes it.
 func (h *runningHub) NextWorkflowWorkItem(ctx context.Context) (*backend.WorkflowWorkItem, error) {
 	for ctx.Err() == nil {
@@ -202,11 +256,11 @@ func (h *runningHub) NextWorkflowWorkItem(ctx context.Context) (*backend.Workflo
 		if item != nil {
 			return item, nil
 		}
-		pause := pollInterval
+		again := pollInterval
 		if err == nil {
-			pause, err = h.untilTimer(h.work)
+			again, err = h.untilTimer(h.work)
 		}
-		h.wait(ctx, h.turns, pause, err)
+		h.wait(ctx, h.turns, again, err)
 	}
 	return nil, ctx.Err()
 }
@@ -223,13 +277,13 @@ func (h *runningHub) NextActivityWorkItem(ctx context.Context) (*backend.Activit
 	return nil, ctx.Err()
 }
 
-// wait returns when it is worth looking again: after pause, earlier when woken, but not at once after an error.
-func (h *runningHub) wait(ctx context.Context, woken <-chan struct{}, pause time.Duration, err error) {
+// wait returns when it is worth looking again: after again, earlier when woken, but not at once after an error.
+func (h *runningHub) wait(ctx context.Context, woken <-chan struct{}, again time.Duration, err error) {
 	if err != nil && h.work.Err() == nil {
 		h.log.Warn("embedded engine cannot ask for work", "error", err)
 		woken = nil
 	}
-	timer := time.NewTimer(pause)
+	timer := time.NewTimer(again)
 	defer timer.Stop()
 	select {
 	case <-ctx.Done():
@@ -260,10 +314,15 @@ WITH due AS (
 SELECT InstanceID, EventPayload, DequeueCount FROM taken ORDER BY SequenceNumber`
 
 // takeTurn returns nil when there is none.
-func (h *runningHub) takeTurn(ctx context.Context) (*backend.WorkflowWorkItem, error) {
+func (h *runningHub) takeTurn(ctx context.Context) (taken *backend.WorkflowWorkItem, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	holder, now := h.holder(), time.Now().UTC()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.letGo(holder))
+		}
+	}()
 	rows, err := h.own.Query(ctx, sqlTakeTurn, holder, now, now.Add(lockTimeout))
 	if err != nil {
 		return nil, fmt.Errorf("take turn: %w", err)
@@ -278,7 +337,7 @@ func (h *runningHub) takeTurn(ctx context.Context) (*backend.WorkflowWorkItem, e
 			return err
 		}
 		events = append(events, e)
-		retries = max(retries, dequeued-1)
+		retries = min(max(retries, dequeued-1), maxRetries)
 		return nil
 	})
 	if err != nil {
@@ -315,14 +374,19 @@ WHERE SequenceNumber = (
 RETURNING SequenceNumber, InstanceID, EventPayload`
 
 // takeTask returns nil when there is none.
-func (h *runningHub) takeTask(ctx context.Context) (*backend.ActivityWorkItem, error) {
+func (h *runningHub) takeTask(ctx context.Context) (taken *backend.ActivityWorkItem, err error) {
 	ctx, cancel := context.WithTimeout(ctx, lockTimeout)
 	defer cancel()
 	item := &backend.ActivityWorkItem{LockedBy: h.holder()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, h.letGo(item.LockedBy))
+		}
+	}()
 	now := time.Now().UTC()
 	var id string
 	var payload []byte
-	err := h.own.QueryRow(ctx, sqlTakeTask, item.LockedBy, now, now.Add(lockTimeout)).Scan(&item.SequenceNumber, &id, &payload)
+	err = h.own.QueryRow(ctx, sqlTakeTask, item.LockedBy, now, now.Add(lockTimeout)).Scan(&item.SequenceNumber, &id, &payload)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -348,7 +412,7 @@ type connections struct {
 }
 
 func (c *connections) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	conn, err := pg.Dialer().DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

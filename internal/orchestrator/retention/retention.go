@@ -95,10 +95,11 @@ func New(c Config) (*Retention, error) {
 	return &Retention{c}, nil
 }
 
-// Run forgets until ctx ends. Trouble is logged and survived.
-func (r *Retention) Run(ctx context.Context) {
-	pg.Rounds(ctx, r.Pool, leaderLock[r.Engine.Name()], interval, r.Round, func(what string, err error) {
-		r.Log.Warn("retention: "+what, "error", err)
+// Run forgets until ctx ends, or until this process can no longer lead, which is an error. What goes wrong in a round is logged and
+// survived.
+func (r *Retention) Run(ctx context.Context) error {
+	return pg.Rounds(ctx, r.Pool, leaderLock[r.Engine.Name()], interval, r.Round, func(err error) {
+		r.Log.Warn("a round of retention failed; the next one tries again", "error", err)
 	})
 }
 

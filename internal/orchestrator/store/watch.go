@@ -73,13 +73,17 @@ func (s *Store) Subscribe(orderID string, interest Interest) (changed <-chan str
 	}
 }
 
-// Listen tells other processes of this one's changes, and this one's subscribers of theirs, until ctx ends or a connection
-// is lost. It wakes all subscribers when it begins, because what happened before then was not heard.
+// Listen tells other processes of this one's changes, and this one's subscribers of theirs, until ctx ends, or a connection is lost,
+// which is an error: watchers look by themselves until it is run again. It wakes all subscribers when it begins, because what
+// happened before then was not heard.
 func (s *Store) Listen(ctx context.Context) error {
-	both, ctx := errgroup.WithContext(ctx)
-	both.Go(func() error { return s.hear(ctx) })
-	both.Go(func() error { return s.announce(ctx) })
-	return both.Wait()
+	both, listening := errgroup.WithContext(ctx)
+	both.Go(func() error { return s.hear(listening) })
+	both.Go(func() error { return s.announce(listening) })
+	if err := both.Wait(); ctx.Err() == nil {
+		return err
+	}
+	return nil
 }
 
 func (s *Store) hear(ctx context.Context) error {

@@ -55,10 +55,11 @@ func New(pool *pgxpool.Pool, s *store.Store, e engine.Engine, log *slog.Logger) 
 	return &Sweeper{pool: pool, store: s, engine: e, log: log, finds: newFinds()}
 }
 
-// Run sweeps until ctx ends. Trouble is logged and survived: a sweeper that gave up would leave checkouts hanging unseen.
-func (s *Sweeper) Run(ctx context.Context) {
-	pg.Rounds(ctx, s.pool, LeaderLock(s.engine.Name()), interval, s.Sweep, func(what string, err error) {
-		s.log.Warn("sweeper: "+what, "error", err)
+// Run sweeps until ctx ends, or until this sweeper can no longer lead, which is an error: it is to be run again, because without a
+// sweeper checkouts would hang unseen. What goes wrong in a sweep is logged and survived.
+func (s *Sweeper) Run(ctx context.Context) error {
+	return pg.Rounds(ctx, s.pool, LeaderLock(s.engine.Name()), interval, s.Sweep, func(err error) {
+		s.log.Warn("a sweep failed; the next one tries again", "error", err)
 	})
 }
 

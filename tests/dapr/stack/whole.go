@@ -22,26 +22,36 @@ type Whole struct {
 	Plane  *localstack.ControlPlane
 	Broker *localstack.Broker
 
-	dir         string
-	postgres    *localstack.Postgres
+	dir string
+	// Postgres is the server of all databases.
+	Postgres    *localstack.Postgres
 	postgresDir string
+	options     localstack.PostgresOptions
 	databases   map[string]string // connection strings
 	run         string            // begins the names of this run's databases
 }
 
 // StartWhole builds the programs and starts everything from nothing, in less than three minutes. root is the folder of the
-// module, broker one of localstack.Brokers. The PostgreSQL server is the stack's own, in .local/<postgres>: these tests are the
-// heaviest, and others measure on the shared one. What was started when it fails is stopped by Stop, so there is a Whole even
-// then.
-func StartWhole(root, broker, postgres string) (*Whole, error) {
-	w := &Whole{run: fmt.Sprintf("run_%06x_", rand.Uint32N(1<<24)), databases: map[string]string{}}
+// module, broker one of localstack.Brokers. The PostgreSQL server is the stack's own, in .local/<postgres> or where an absolute path
+// says: these tests are the heaviest, and others measure on the shared one. It gives up durability unless an option says otherwise. What
+// was started when it fails is stopped by Stop, so there is a Whole even then.
+func StartWhole(root, broker, postgres string, options ...func(*localstack.PostgresOptions)) (*Whole, error) {
+	w := &Whole{
+		run: fmt.Sprintf("run_%06x_", rand.Uint32N(1<<24)), postgresDir: postgres, databases: map[string]string{},
+		options: localstack.PostgresOptions{Throwaway: true},
+	}
+	for _, option := range options {
+		option(&w.options)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	local, err := localstack.LocalDir(root)
 	if err != nil {
 		return w, err
 	}
-	w.postgresDir = filepath.Join(local, postgres)
+	if !filepath.IsAbs(postgres) {
+		w.postgresDir = filepath.Join(local, postgres)
+	}
 	return w, w.start(ctx, root, broker)
 }
 
@@ -59,11 +69,11 @@ func (w *Whole) start(ctx context.Context, root, broker string) error {
 	if text, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the programs: %w: %s", err, text)
 	}
-	if w.postgres, err = localstack.StartPostgres(ctx, w.postgresDir, localstack.PostgresOptions{Throwaway: true}); err != nil {
+	if w.Postgres, err = localstack.StartPostgres(ctx, w.postgresDir, w.options); err != nil {
 		return err
 	}
 	for _, name := range append(Names(), "dapr") {
-		if w.databases[name], err = w.postgres.EnsureDatabase(ctx, w.run+name); err != nil {
+		if w.databases[name], err = w.Postgres.EnsureDatabase(ctx, w.run+name); err != nil {
 			return err
 		}
 	}
