@@ -66,17 +66,19 @@ interrupt. "make up" starts it with a private PostgreSQL.`,
 	}
 	flags := cmd.Flags()
 	configFlags(flags, &config.Config)
-	databases, addresses := make(map[string]string), make(map[string]string)
+	databases, addresses, hosts := make(map[string]string), make(map[string]string), make(map[string]string)
 	for _, name := range node.Participants() {
 		upper := strings.ToUpper(name)
-		databases[name], addresses[name] = config.Participants[name].DatabaseURL, config.Participants[name].Listen
+		told := config.Participants[name]
+		databases[name], addresses[name], hosts[name] = told.DatabaseURL, told.Listen, told.Hosts
 		flags.Var(entry{databases, name}, name+"-database-url", fmt.Sprintf("the database of %s (%s_DATABASE_URL)", name, upper))
 		flags.Var(entry{addresses, name}, name+"-listen", fmt.Sprintf("the address of %s (%s_LISTEN)", name, upper))
+		flags.Var(entry{hosts, name}, name+"-hosts", fmt.Sprintf("what %s may be called, as --hosts (%s_HOSTS)", name, upper))
 	}
 	hideDefaults(flags)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		for _, name := range node.Participants() {
-			config.Participants[name] = process.Settings{DatabaseURL: databases[name], Listen: addresses[name]}
+			config.Participants[name] = process.Settings{DatabaseURL: databases[name], Listen: addresses[name], Hosts: hosts[name]}
 		}
 		if err := config.Validate(); err != nil {
 			return usage("wrong configuration:\n%w", err)
@@ -100,6 +102,8 @@ interrupt. "make up" starts it with a private PostgreSQL.`,
 func configFlags(flags *pflag.FlagSet, config *node.Config) {
 	flags.StringVar(&config.DatabaseURL, "database-url", config.DatabaseURL, "the orchestrator's database (ORCHESTRATOR_DATABASE_URL)")
 	flags.StringVar(&config.Listen, "listen", config.Listen, "the API's address (ORCHESTRATOR_LISTEN, or 127.0.0.1:APP_PORT)")
+	flags.Var(&config.Hosts, "hosts",
+		"what the API may be called beside localhost and its address; other Host headers are refused (ORCHESTRATOR_HOSTS)")
 	flags.Var(&config.ApprovalAbove, "approval-above",
 		"minor units above which an order needs somebody's approval, such as EUR=50000; repeatable; none by default (ORCHESTRATOR_APPROVAL_ABOVE)")
 	flags.DurationVar(&config.KeepWorkflows, "keep-workflows", config.KeepWorkflows,
