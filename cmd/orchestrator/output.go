@@ -14,6 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
+
+	"github.com/checkoutsaga/orchestrator/internal/money"
 )
 
 // Forms of output.
@@ -248,16 +250,12 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-// amount is money as people write it; every currency of the price list has two decimals.
+// amount is money as people write it.
 func amount(m *moneyView) string {
 	if m == nil {
 		return "-"
 	}
-	sign, units := "", m.MinorUnits
-	if units < 0 {
-		sign, units = "-", -units
-	}
-	return fmt.Sprintf("%s%d.%02d %s", sign, units/100, units%100, m.Currency)
+	return money.Format(m.MinorUnits, m.Currency)
 }
 
 func orDash(s string) string {
