@@ -448,7 +448,7 @@ func settle(ctx context.Context, c *client, v verb, api deadletterv1connect.Dead
 			select {
 			case <-next.C:
 			case <-ctx.Done():
-				return view, fmt.Errorf("interrupted after %d of %d", told, len(ids))
+				return view, cutShort(ctx, "interrupted after %d of %d", told, len(ids))
 			}
 		}
 		// An interrupt waits for this batch: one that is broken off may have been settled or not.

@@ -9,6 +9,7 @@ import (
 	"connectrpc.com/connect"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/process"
 )
 
 // Exit statuses; scripts rely on them.
@@ -25,12 +26,15 @@ const (
 	exitRejected    = 10
 	exitUndone      = 11
 	exitAttention   = 12
+	// What a signal cut short ends with 128 and the signal's number: see process.Stopped.
 )
 
 // exit is an error that knows the status it ends the process with.
 type exit struct {
 	status int
 	err    error
+	// news is told as it is: it is no error of this program, whose name stands before errors.
+	news bool
 }
 
 func (e *exit) Error() string { return e.err.Error() }
@@ -44,6 +48,42 @@ func exitWith(status int, format string, args ...any) error {
 // usage is wrong usage or refused input; nothing was changed.
 func usage(format string, args ...any) error {
 	return exitWith(exitUsage, format, args...)
+}
+
+// cutShort is the end of a verb by a signal, in the verb's own words. Without a signal, as when a caller gives up, it failed.
+func cutShort(ctx context.Context, format string, args ...any) *exit {
+	err := &exit{status: exitFailed, err: fmt.Errorf(format, args...)}
+	if by, stopped := stoppedBy(ctx); stopped {
+		err.status = by.ExitStatus()
+	}
+	return err
+}
+
+// news makes an end one that is told without the program's name before it.
+func news(e *exit) error {
+	e.news = true
+	return e
+}
+
+// stoppedBy tells which signal has ended ctx, if one has.
+func stoppedBy(ctx context.Context) (by process.Stopped, stopped bool) {
+	stopped = errors.As(context.Cause(ctx), &by)
+	return by, stopped
+}
+
+// ended turns the error of a verb that a signal broke off, wherever it was, into what happened. An error that knows its status is the
+// verb's own word, and stays.
+func ended(ctx context.Context, err error) error {
+	var known *exit
+	if by, stopped := stoppedBy(ctx); stopped && isCancelled(err) && !errors.As(err, &known) {
+		return cutShort(ctx, "%w", by)
+	}
+	return err
+}
+
+// isCancelled tells whether an error says no more than that a context ended.
+func isCancelled(err error) bool {
+	return errors.Is(err, context.Canceled) || connect.CodeOf(err) == connect.CodeCanceled
 }
 
 // exitStatus is the one place that decides how the process ends.

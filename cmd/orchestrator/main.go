@@ -3,21 +3,17 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/telemetry"
 )
 
 func main() {
-	// The first signal asks for an orderly end; a second one ends the process at once, because stop gives it back.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
+	ctx := process.UntilSignal()
 	traces, err := telemetry.StartTracing(ctx, "orchestrator", os.Getenv)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "orchestrator:", err)

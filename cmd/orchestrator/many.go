@@ -198,7 +198,7 @@ func (s *steering) goThrough(ctx context.Context, api checkoutv1connect.Checkout
 			}
 		}
 		if ctx.Err() != nil {
-			return deeds, fmt.Errorf("interrupted after %s", progress(i, refused, len(all)))
+			return deeds, cutShort(ctx, "interrupted after %s", progress(i, refused, len(all)))
 		}
 		view := deedView{OrderID: f.orderID, Status: f.status, DryRun: s.dryRun}
 		// An interrupt waits for this one: one that is broken off may have been done or not.

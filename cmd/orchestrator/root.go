@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -25,8 +26,13 @@ type surroundings struct {
 func run(ctx context.Context, args []string, s surroundings) int {
 	root := newRoot(s)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	if err != nil {
+	err := ended(ctx, root.ExecuteContext(ctx))
+	var known *exit
+	switch {
+	case err == nil:
+	case errors.As(err, &known) && known.news:
+		fmt.Fprintln(s.err, explain(err))
+	default:
 		fmt.Fprintln(s.err, "orchestrator: "+explain(err))
 	}
 	return exitStatus(err)
@@ -41,7 +47,7 @@ clients of its API: --server, or ORCHESTRATOR_SERVER, or what .local/env says.
 
 Exit status: 0 done; 1 failed; 2 wrong usage or refused input; 3 no such thing; 4 conflict or too late;
 5 not allowed; 6 unreachable; 7 not ended in time; 8 audit or doctor found something; 10 rejected;
-11 cancelled or expired; 12 needs attention.`,
+11 cancelled or expired; 12 needs attention; 130 interrupted; 143 ended by SIGTERM or SIGHUP. What a verb waited for goes on.`,
 	})
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetIn(s.in)

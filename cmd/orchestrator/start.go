@@ -107,6 +107,9 @@ func start(ctx context.Context, c *client, out *output, order *checkoutv1.StartR
 		fmt.Fprintf(c.err, "order id %s\n", order.OrderId)
 	}
 	answer, err := call(ctx, api.Start, order)
+	if _, stopped := stoppedBy(ctx); stopped && isCancelled(err) {
+		return cutShort(ctx, "it is not known whether %s was accepted; see: orchestrator checkout status %s", order.OrderId, order.OrderId)
+	}
 	if err != nil {
 		if exitStatus(err) == exitUnreachable {
 			fmt.Fprintf(c.err, "it is not known whether %s was accepted; the same start with --order-id %s finds out and does nothing twice\n",

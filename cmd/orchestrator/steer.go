@@ -101,6 +101,9 @@ func (s *steering) one(ctx context.Context, out *output, orderID string) error {
 		return err
 	}
 	d, err := s.do(ctx, api, orderID)
+	if _, stopped := stoppedBy(ctx); stopped && isCancelled(err) && !s.dryRun {
+		return cutShort(ctx, "it is not known whether the word to %s %s arrived; see: orchestrator checkout status %s", s.verb, orderID, orderID)
+	}
 	if err != nil {
 		return err
 	}
@@ -144,7 +147,7 @@ func (s surroundings) confirm(ctx context.Context) error {
 		return usage("nothing was changed")
 	case <-ctx.Done():
 		fmt.Fprintln(s.err)
-		return fmt.Errorf("nothing was changed: %w", ctx.Err())
+		return cutShort(ctx, "nothing was changed")
 	}
 }
 

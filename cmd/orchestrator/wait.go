@@ -105,14 +105,14 @@ const reconnect = 500 * time.Millisecond
 
 // watch calls use with the checkout now and after each change, until it is final or settled.
 func watch(ctx context.Context, api checkoutv1connect.CheckoutServiceClient, orderID string, settled, known bool, use func(*checkoutv1.Checkout) error) error {
-	return follow(ctx, known, func() (*connect.ServerStreamForClient[checkoutv1.WatchResponse], error) {
+	return follow(ctx, orderID, known, func() (*connect.ServerStreamForClient[checkoutv1.WatchResponse], error) {
 		return api.Watch(ctx, connect.NewRequest(&checkoutv1.WatchRequest{OrderId: orderID, UntilSettled: settled}))
 	}, func(m *checkoutv1.WatchResponse) error { return use(m.Checkout) })
 }
 
 // follow calls use with each message of a stream about a checkout, until the server ends it. Once the checkout is known to
 // exist, a server that goes away is waited for until ctx ends: the checkout outlives it, so the wait does too.
-func follow[M any](ctx context.Context, known bool, open func() (*connect.ServerStreamForClient[M], error), use func(*M) error) error {
+func follow[M any](ctx context.Context, orderID string, known bool, open func() (*connect.ServerStreamForClient[M], error), use func(*M) error) error {
 	for {
 		stream, err := open()
 		if err == nil {
@@ -127,15 +127,25 @@ func follow[M any](ctx context.Context, known bool, open func() (*connect.Server
 		if err == nil {
 			return nil
 		}
+		if _, stopped := stoppedBy(ctx); stopped {
+			return waitCutShort(ctx, orderID, known)
+		}
 		if !known || ctx.Err() != nil || isVerdict(err) {
 			return err
 		}
 		select {
 		case <-time.After(reconnect):
-		case <-ctx.Done():
-			return ctx.Err()
+		case <-ctx.Done(): // The next attempt tells why.
 		}
 	}
+}
+
+// waitCutShort is the end of a wait by a signal. The checkout goes on, if there is one.
+func waitCutShort(ctx context.Context, orderID string, known bool) error {
+	if !known {
+		return cutShort(ctx, "nothing was heard of %s so far; see: orchestrator checkout status %s", orderID, orderID)
+	}
+	return news(cutShort(ctx, "%s goes on; see it with: orchestrator checkout wait %s", orderID, orderID))
 }
 
 // isVerdict tells an answer that would be the same next time from a connection that broke, for which there are many codes.
