@@ -182,7 +182,7 @@ func (c *client) completeIDs(statuses ...checkoutv1.Status) cobra.CompletionFunc
 		}
 		var ids []string
 		for _, found := range answer.Checkouts {
-			if strings.HasPrefix(found.OrderId, begun) {
+			if strings.HasPrefix(found.OrderId, begun) && visible(found.OrderId) == found.OrderId {
 				ids = append(ids, found.OrderId)
 			}
 		}

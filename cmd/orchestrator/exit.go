@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -40,9 +41,9 @@ type exit struct {
 func (e *exit) Error() string { return e.err.Error() }
 func (e *exit) Unwrap() error { return e.err }
 
-// exitWith returns an error that ends the process with status.
+// exitWith returns an error that ends the process with status, in a sentence of ours. What it is given is made visible.
 func exitWith(status int, format string, args ...any) error {
-	return &exit{status: status, err: fmt.Errorf(format, args...)}
+	return &exit{status: status, err: fmt.Errorf(format, shown(args)...)}
 }
 
 // usage is wrong usage or refused input; nothing was changed.
@@ -52,7 +53,7 @@ func usage(format string, args ...any) error {
 
 // cutShort is the end of a verb by a signal, in the verb's own words. Without a signal, as when a caller gives up, it failed.
 func cutShort(ctx context.Context, format string, args ...any) *exit {
-	err := &exit{status: exitFailed, err: fmt.Errorf(format, args...)}
+	err := &exit{status: exitFailed, err: fmt.Errorf(format, shown(args)...)}
 	if by, stopped := stoppedBy(ctx); stopped {
 		err.status = by.ExitStatus()
 	}
@@ -119,22 +120,49 @@ func statusOfCode(code connect.Code) int {
 	return exitFailed
 }
 
-// explain is an error as people read it: a sentence, or a line for each field that is wrong.
+// explain is an error as people read it: a sentence, or a line for each field that is wrong. What comes from elsewhere is visible in
+// it, so that each of its line breaks is ours.
 func explain(err error) string {
-	var wire *connect.Error
-	if !errors.As(err, &wire) {
-		return err.Error()
+	switch e := err.(type) {
+	case *exit:
+		return e.Error()
+	case *connect.Error:
+		return explainRefusal(e)
+	case interface{ Unwrap() []error }:
+		return explainAll(err, e.Unwrap())
 	}
+	if cause := errors.Unwrap(err); cause != nil {
+		if before, found := strings.CutSuffix(err.Error(), cause.Error()); found {
+			return visible(before) + explain(cause)
+		}
+	}
+	return visible(err.Error())
+}
+
+// explainRefusal is what the server says.
+func explainRefusal(refusal *connect.Error) string {
 	var lines []string
-	for _, detail := range wire.Details() {
+	for _, detail := range refusal.Details() {
 		if value, err := detail.Value(); err == nil {
 			if f, ok := value.(*checkoutv1.BadField); ok {
-				lines = append(lines, "  "+f.Field+": "+f.Problem)
+				lines = append(lines, "  "+visible(f.Field)+": "+visible(f.Problem))
 			}
 		}
 	}
 	if len(lines) > 0 {
 		return "refused, nothing was changed:\n" + strings.Join(lines, "\n")
 	}
-	return wire.Message()
+	return visible(refusal.Message())
+}
+
+// explainAll has a line for each of several errors that were joined.
+func explainAll(err error, causes []error) string {
+	texts, lines := make([]string, len(causes)), make([]string, len(causes))
+	for i, cause := range causes {
+		texts[i], lines[i] = cause.Error(), explain(cause)
+	}
+	if err.Error() != strings.Join(texts, "\n") {
+		return visible(err.Error()) // They stand in a sentence.
+	}
+	return strings.Join(slices.Compact(lines), "\n")
 }

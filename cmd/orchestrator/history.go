@@ -94,7 +94,7 @@ func followHistory(ctx context.Context, c *client, api checkoutv1connect.Checkou
 
 // tellMissing says whose events are not among the entries.
 func (c *client) tellMissing(app string) {
-	fmt.Fprintln(c.err, "events are missing here: "+app)
+	c.err.say("events are missing here: %s", app)
 }
 
 // entryKey tells an entry from all others of a checkout.

@@ -20,7 +20,7 @@ func main() {
 		os.Exit(exitUsage)
 	}
 	status := run(event.WithTrace(ctx, os.Getenv("TRACEPARENT")), os.Args[1:], surroundings{
-		in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv, workDir: workDir(), now: time.Now,
+		in: os.Stdin, out: printer{os.Stdout}, err: printer{os.Stderr}, getenv: os.Getenv, workDir: workDir(), now: time.Now,
 		colour: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "", terminal: isTerminal(os.Stdin),
 	})
 	if err := traces.Stop(); err != nil {

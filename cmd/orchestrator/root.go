@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -12,8 +11,9 @@ import (
 
 // surroundings is all that the command line takes from its process, so that a test can stand in for it.
 type surroundings struct {
-	in       io.Reader
-	out, err io.Writer
+	in io.Reader
+	// out takes results, and err all else.
+	out, err printer
 	getenv   func(string) string
 	// workDir is where the search for .local/env begins.
 	workDir string
@@ -31,9 +31,9 @@ func run(ctx context.Context, args []string, s surroundings) int {
 	switch {
 	case err == nil:
 	case errors.As(err, &known) && known.news:
-		fmt.Fprintln(s.err, explain(err))
+		s.err.say("%v", err)
 	default:
-		fmt.Fprintln(s.err, "orchestrator: "+explain(err))
+		s.err.say("orchestrator: %v", err)
 	}
 	return exitStatus(err)
 }
@@ -51,8 +51,8 @@ Exit status: 0 done; 1 failed; 2 wrong usage or refused input; 3 no such thing; 
 	})
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetIn(s.in)
-	root.SetOut(s.out)
-	root.SetErr(s.err)
+	root.SetOut(s.out.lines())
+	root.SetErr(s.err.lines())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage("%s: %w; see `%s --help`", cmd.CommandPath(), err, cmd.CommandPath())
 	})

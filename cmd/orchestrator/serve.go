@@ -130,7 +130,7 @@ func hideDefaults(flags *pflag.FlagSet) {
 
 // logger writes to stderr: stdout is for results.
 func (s surroundings) logger(service string) (*slog.Logger, error) {
-	log, err := telemetry.NewLogger(s.err, service, s.getenv("LOG_LEVEL"))
+	log, err := telemetry.NewLogger(s.err.to, service, s.getenv("LOG_LEVEL"))
 	if err != nil {
 		return nil, usage("%w", err)
 	}

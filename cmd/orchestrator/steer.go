@@ -132,7 +132,7 @@ func (s *steering) steered(c *checkoutv1.Checkout, what string) deed {
 
 // confirm asks whether to go on. Without an answer nothing goes on.
 func (s surroundings) confirm(ctx context.Context) error {
-	fmt.Fprint(s.err, "go on? [y/N] ")
+	_ = s.err.text("go on? [y/N] ")
 	typed := make(chan string, 1)
 	go func() {
 		line, _ := bufio.NewReader(s.in).ReadString('\n') // What ends without a line is no yes.
@@ -146,7 +146,7 @@ func (s surroundings) confirm(ctx context.Context) error {
 		}
 		return usage("nothing was changed")
 	case <-ctx.Done():
-		fmt.Fprintln(s.err)
+		s.err.say("")
 		return cutShort(ctx, "nothing was changed")
 	}
 }

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bytes"
+	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -42,7 +42,7 @@ func everyVerb(t *testing.T) []string {
 		"doctor",
 		"doctor --replay",
 	}
-	root := newRoot(surroundings{in: &bytes.Buffer{}, out: &bytes.Buffer{}, err: &bytes.Buffer{}, getenv: func(string) string { return "" }})
+	root := newRoot(surroundings{out: printer{io.Discard}, err: printer{io.Discard}, getenv: func(string) string { return "" }})
 	var missing []string
 	var look func(cmd *cobra.Command)
 	look = func(cmd *cobra.Command) {

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"time"
 
 	"connectrpc.com/connect"
@@ -158,7 +156,7 @@ func isVerdict(err error) bool {
 }
 
 // tellProgress writes a line for everything that has changed.
-func tellProgress(w io.Writer, before, now *checkoutv1.Checkout) {
+func tellProgress(p printer, before, now *checkoutv1.Checkout) {
 	known := make(map[string]*checkoutv1.Step)
 	for _, s := range before.GetSteps() {
 		known[s.Name] = s
@@ -168,17 +166,17 @@ func tellProgress(w io.Writer, before, now *checkoutv1.Checkout) {
 		switch {
 		case s.State == was.GetState() && s.Attempts == was.GetAttempts(), s.State == "pending", s.State == "skipped":
 		case s.Error != "" && s.Attempts == 0: // A person's word.
-			fmt.Fprintf(w, "%s  %-17s %s: %s\n", now.OrderId, s.Name, s.State, visible(s.Error))
+			p.say("%s  %-17s %s: %s", now.OrderId, s.Name, s.State, s.Error)
 		case s.Error != "":
-			fmt.Fprintf(w, "%s  %-17s %s, attempt %d: %s\n", now.OrderId, s.Name, s.State, s.Attempts, visible(s.Error))
+			p.say("%s  %-17s %s, attempt %d: %s", now.OrderId, s.Name, s.State, s.Attempts, s.Error)
 		default:
-			fmt.Fprintf(w, "%s  %-17s %s\n", now.OrderId, s.Name, s.State)
+			p.say("%s  %-17s %s", now.OrderId, s.Name, s.State)
 		}
 		if s.Compensation != was.GetCompensation() && s.Compensation != "not-needed" {
-			fmt.Fprintf(w, "%s  %-17s undoing it: %s\n", now.OrderId, s.Name, s.Compensation)
+			p.say("%s  %-17s undoing it: %s", now.OrderId, s.Name, s.Compensation)
 		}
 	}
 	if now.Status != before.GetStatus() {
-		fmt.Fprintf(w, "%s  %s\n", now.OrderId, statusWord(now.Status))
+		p.say("%s  %s", now.OrderId, statusWord(now.Status))
 	}
 }
