@@ -3,7 +3,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"time"
 
@@ -14,17 +13,18 @@ import (
 
 func main() {
 	ctx := process.UntilSignal()
+	out, prose := printer{os.Stdout}, printer{os.Stderr}
 	traces, err := telemetry.StartTracing(ctx, "orchestrator", os.Getenv)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "orchestrator:", err)
+		prose.say("orchestrator: %v", err)
 		os.Exit(exitUsage)
 	}
 	status := run(event.WithTrace(ctx, os.Getenv("TRACEPARENT")), os.Args[1:], surroundings{
-		in: os.Stdin, out: printer{os.Stdout}, err: printer{os.Stderr}, getenv: os.Getenv, workDir: workDir(), now: time.Now,
+		in: os.Stdin, out: out, err: prose, getenv: os.Getenv, workDir: workDir(), now: time.Now,
 		colour: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "", terminal: isTerminal(os.Stdin),
 	})
 	if err := traces.Stop(); err != nil {
-		fmt.Fprintln(os.Stderr, "orchestrator: the last spans were not sent:", err)
+		prose.say("orchestrator: the last spans were not sent: %v", err)
 	}
 	os.Exit(status)
 }
