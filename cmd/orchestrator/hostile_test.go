@@ -182,9 +182,9 @@ func requireHarmless(t *testing.T, text string) {
 func TestNothingThatComesFromElsewhereSteersTheTerminal(t *testing.T) {
 	t.Parallel()
 	for what, server := range map[string]impostor{
-		"answers":                 {bytes: hostileBytes},
-		"answers in JSON":         {bytes: []byte("{\"a\": \"\u009b\u202e\U000e0041\xff\"}")},
-		"refuses":                 {refuses: true, bytes: []byte("odd")},
+		"answers":                {bytes: hostileBytes},
+		"answers in JSON":        {bytes: []byte("{\"a\": \"\u009b\u202e\U000e0041\xff\"}")},
+		"refuses":                {refuses: true, bytes: []byte("odd")},
 		"refuses field by field": {refuses: true, bytes: []byte("even")},
 	} {
 		server.t = t
