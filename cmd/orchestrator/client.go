@@ -68,7 +68,11 @@ func (c *client) reachServer(ctx context.Context) (web *http.Client, address str
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DialContext = (&net.Dialer{Timeout: reachTimeout}).DialContext
 	web = &http.Client{Transport: transport}
-	if err := reach(ctx, web, address); err != nil {
+	err = reach(ctx, web, address)
+	if ctx.Err() != nil {
+		return nil, "", nil, context.Cause(ctx) // That says nothing of the server.
+	}
+	if err != nil {
 		return nil, "", nil, exitWith(exitUnreachable, "the orchestrator at %s (%s) cannot be reached: %w\n"+
 			"  `make up` starts one here; --server or %s names another", address, source, err, serverVariable)
 	}
@@ -178,7 +182,7 @@ func (c *client) completeIDs(statuses ...checkoutv1.Status) cobra.CompletionFunc
 		}
 		var ids []string
 		for _, found := range answer.Checkouts {
-			if strings.HasPrefix(found.OrderId, begun) {
+			if strings.HasPrefix(found.OrderId, begun) && visible(found.OrderId) == found.OrderId {
 				ids = append(ids, found.OrderId)
 			}
 		}

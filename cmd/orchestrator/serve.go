@@ -20,7 +20,7 @@ func newServe(s surroundings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the orchestrator: API, workflow worker and sweeper",
-		Long: `Runs the orchestrator until SIGTERM or an interrupt, which finishes what is in hand. Each flag has an environment
+		Long: `Runs the orchestrator until an interrupt, SIGTERM or SIGHUP, which finishes what is in hand. Each flag has an environment
 variable; the sidecar's ports come from DAPR_HTTP_PORT and DAPR_GRPC_PORT, which "dapr run" sets, and where
 they are set, engine "auto" is Dapr. "orchestrator doctor" shows what a running process was given.`,
 		Args: takes(),
@@ -60,8 +60,8 @@ func newDev(s surroundings) *cobra.Command {
 		Use:   "dev",
 		Short: "Run everything in one process: orchestrator, embedded engine and all participants",
 		Long: `Runs the orchestrator with the embedded engine, and warehouse, payment, orders, notification and pricing beside it,
-each on its own database and its own address, with their events handed from one to the other, until SIGTERM or an
-interrupt. "make up" starts it with a private PostgreSQL.`,
+each on its own database and its own address, with their events handed from one to the other, until an interrupt,
+SIGTERM or SIGHUP. "make up" starts it with a private PostgreSQL.`,
 		Args: takes(),
 	}
 	flags := cmd.Flags()
@@ -134,7 +134,7 @@ func hideDefaults(flags *pflag.FlagSet) {
 
 // logger writes to stderr: stdout is for results.
 func (s surroundings) logger(service string) (*slog.Logger, error) {
-	log, err := telemetry.NewLogger(s.err, service, s.getenv("LOG_LEVEL"))
+	log, err := telemetry.NewLogger(s.err.to, service, s.getenv("LOG_LEVEL"))
 	if err != nil {
 		return nil, usage("%w", err)
 	}
@@ -156,7 +156,7 @@ type runnable interface {
 // runToTheEnd runs a process until it is told to stop; having been told is a good end.
 func runToTheEnd(ctx context.Context, log *slog.Logger, r runnable) error {
 	if err := r.Run(ctx); err != nil {
-		return fmt.Errorf("did not stop in order: %w", err)
+		return exitWith(exitFailed, "did not stop in order: %w", err)
 	}
 	log.Info("stopped: nothing is in hand any more")
 	return nil

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/money"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/workflows/saga"
 )
@@ -87,15 +87,16 @@ func (a *Amounts) Set(text string) error {
 	for _, part := range strings.Split(text, ",") {
 		currency, digits, _ := strings.Cut(strings.TrimSpace(part), "=")
 		minorUnits, err := strconv.ParseInt(digits, 10, 64)
-		if err != nil || minorUnits < 0 || !currencyPattern.MatchString(currency) {
+		if err != nil || minorUnits < 0 {
 			return fmt.Errorf("must be a currency and minor units such as EUR=50000, not %q", part)
+		}
+		if !money.Known(currency) {
+			return fmt.Errorf("must name a currency of ISO 4217 such as EUR, not %q", currency)
 		}
 		(*a)[currency] = minorUnits
 	}
 	return nil
 }
-
-var currencyPattern = regexp.MustCompile(`^[A-Z]{3}$`)
 
 // String is what Set reads.
 func (a *Amounts) String() string {

@@ -9,9 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	sdk "github.com/dapr/go-sdk/client"
 	"github.com/prometheus/client_golang/prometheus"
@@ -59,13 +57,11 @@ type Kind struct {
 // variable is the name of an environment variable of the participant, such as WAREHOUSE_LISTEN.
 func (k Kind) variable(suffix string) string { return strings.ToUpper(k.Name) + suffix }
 
-// Main runs a participant as a program of its own: until SIGTERM or an interrupt, which finishes what is in hand. It reads
+// Main runs a participant as a program of its own: until an interrupt, SIGTERM or SIGHUP, which finishes what is in hand. It reads
 // <NAME>_DATABASE_URL, <NAME>_LISTEN (or APP_PORT), <NAME>_HOSTS, LOG_LEVEL, and what `dapr run` sets; without a sidecar its events stay in its
 // outbox and it receives none.
 func Main(k Kind) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, k, os.Getenv); err != nil {
+	if err := run(UntilSignal(), k, os.Getenv); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", k.Name, err)
 		os.Exit(1)
 	}
