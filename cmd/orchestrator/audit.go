@@ -73,7 +73,7 @@ What operators accepted without proof is listed each time, with who did and why,
 		}
 		if !out.structured() {
 			for _, note := range view.Notes {
-				fmt.Fprintln(c.err, "note: "+note)
+				c.err.say("note: %s", note)
 			}
 		}
 		if len(view.Violations) > 0 {
@@ -111,7 +111,7 @@ func audit(cmd *cobra.Command, c *client, request *checkoutv1.AuditRequest) (aud
 		}
 		if view.Checked >= told+auditProgress {
 			told = view.Checked
-			fmt.Fprintf(c.err, "%d checkouts compared\n", told)
+			c.err.say("%d checkouts compared", told)
 		}
 	}
 	return view, errors.Join(stream.Err(), stream.Close())

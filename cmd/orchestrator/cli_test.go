@@ -153,7 +153,7 @@ func typed(t *testing.T, stdin string, env map[string]string, args ...string) an
 	t.Helper()
 	var out, err bytes.Buffer
 	status := run(t.Context(), args, surroundings{
-		in: strings.NewReader(stdin), out: &out, err: &err, getenv: func(name string) string { return env[name] },
+		in: strings.NewReader(stdin), out: printer{&out}, err: printer{&err}, getenv: func(name string) string { return env[name] },
 		workDir: t.TempDir(), now: func() time.Time { return noon },
 	})
 	return answer{status: status, out: out.String(), err: err.String()}
@@ -310,7 +310,7 @@ cause             release-stock has failed 12 times
 since             1h
 attempts          12
 next attempt      in 30s
-last error        no answer [2J
+last error        no answer\x1b[2J
 held              2 CHAIR-OAK; 129.97 EUR authorized for another 6h
 what to do        look at the warehouse, then `+"`orchestrator checkout resolve ord-1001 --step release-stock --as retry --reason …`"+`
                   `+"`orchestrator checkout cancel ord-1001 --reason …`"+` gives it up
@@ -345,7 +345,7 @@ func TestColourIsForTerminalsOnly(t *testing.T) {
 	s := openShop(t)
 	var out bytes.Buffer
 	status := run(t.Context(), []string{"checkout", "status", "x", "--server", s.url}, surroundings{
-		out: &out, err: &bytes.Buffer{}, getenv: func(string) string { return "" }, now: func() time.Time { return noon }, colour: true,
+		out: printer{&out}, err: printer{&bytes.Buffer{}}, getenv: func(string) string { return "" }, now: func() time.Time { return noon }, colour: true,
 	})
 	require.Zero(t, status)
 	require.Contains(t, out.String(), green+"CONFIRMED"+plain)
@@ -804,7 +804,7 @@ func TestALocalEnvThatOthersMayWriteIsToldOfAndPassedOver(t *testing.T) {
 	}
 	require.NoError(t, os.Chmod(localenv.Path(below), 0o666))
 	var told bytes.Buffer
-	c := &client{surroundings: surroundings{workDir: below, err: &told, getenv: func(string) string { return "" }}}
+	c := &client{surroundings: surroundings{workDir: below, err: printer{&told}, getenv: func(string) string { return "" }}}
 	address, source, err := c.server()
 	require.NoError(t, err)
 	require.Equal(t, "http://127.0.0.1:1", address)

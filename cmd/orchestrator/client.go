@@ -69,7 +69,11 @@ func (c *client) reachServer(ctx context.Context) (web *http.Client, address str
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DialContext = (&net.Dialer{Timeout: reachTimeout}).DialContext
 	web = &http.Client{Transport: transport}
-	if err := reach(ctx, web, address); err != nil {
+	err = reach(ctx, web, address)
+	if ctx.Err() != nil {
+		return nil, "", nil, context.Cause(ctx) // That says nothing of the server.
+	}
+	if err != nil {
 		return nil, "", nil, exitWith(exitUnreachable, "the orchestrator at %s (%s) cannot be reached: %w\n"+
 			"  `make up` starts one here; --server or %s names another", redact.URL(address), source, err, serverVariable)
 	}
@@ -132,7 +136,7 @@ func (c *client) localServer() (address, source string, err error) {
 		var distrusted *localenv.DistrustedError
 		switch {
 		case errors.As(err, &distrusted):
-			fmt.Fprintln(c.err, "orchestrator: "+distrusted.Error())
+			c.err.say("orchestrator: %v", distrusted)
 		case err == nil:
 			return settings[serverVariable], "from " + localenv.Path(dir), nil
 		case !errors.Is(err, fs.ErrNotExist):
@@ -174,7 +178,7 @@ func (c *client) completeIDs(statuses ...checkoutv1.Status) cobra.CompletionFunc
 		}
 		var ids []string
 		for _, found := range answer.Checkouts {
-			if strings.HasPrefix(found.OrderId, begun) {
+			if strings.HasPrefix(found.OrderId, begun) && visible(found.OrderId) == found.OrderId {
 				ids = append(ids, found.OrderId)
 			}
 		}

@@ -142,7 +142,7 @@ own words. "show" prints the message. Once the cause is mended, "replay" publish
 			return err
 		}
 		if answer.NextPageToken != "" {
-			fmt.Fprintf(c.err, "there are more: --page-token %s\n", answer.NextPageToken)
+			c.err.say("there are more: --page-token %s", answer.NextPageToken)
 		}
 		return out.print(lettersResult(c.surroundings, answer.DeadLetters))
 	}
@@ -213,8 +213,7 @@ func newDeadLetterShow(c *client) *cobra.Command {
 		if out.structured() || out.form == asIDs {
 			return nil
 		}
-		_, err = fmt.Fprintf(c.out, "\n%s", messageText(answer.Message))
-		return err
+		return c.out.text("\n" + messageText(answer.Message))
 	}
 	return cmd
 }
@@ -427,7 +426,7 @@ func (c *client) confirmLetters(ctx context.Context, v verb, letters int, act by
 	if letters == 1 {
 		noun = "dead letter"
 	}
-	fmt.Fprintf(c.err, "%s %d %s, because: %s\n", v.name, letters, noun, visible(act.reason))
+	c.err.say("%s %d %s, because: %s", v.name, letters, noun, act.reason)
 	return c.confirm(ctx)
 }
 
@@ -448,14 +447,14 @@ func settle(ctx context.Context, c *client, v verb, api deadletterv1connect.Dead
 			select {
 			case <-next.C:
 			case <-ctx.Done():
-				return view, fmt.Errorf("interrupted after %d of %d", told, len(ids))
+				return view, cutShort(ctx, "interrupted after %d of %d", told, len(ids))
 			}
 		}
 		// An interrupt waits for this batch: one that is broken off may have been settled or not.
 		ok, refused, err := v.do(context.WithoutCancel(ctx), api, &deadletterv1.Selection{Ids: batch, Topic: s.Topic, Consumer: s.Consumer, State: s.State}, act)
 		if err != nil {
 			if told > 0 {
-				fmt.Fprintf(c.err, "stopped after %d of %d\n", told, len(ids))
+				c.err.say("stopped after %d of %d", told, len(ids))
 			}
 			return view, err
 		}
@@ -464,7 +463,7 @@ func settle(ctx context.Context, c *client, v verb, api deadletterv1connect.Dead
 			view.Refused = append(view.Refused, refusalView{ID: r.Id, Why: r.Why})
 		}
 		if told += len(batch); len(ids) > size {
-			fmt.Fprintf(c.err, "%d of %d\n", told, len(ids))
+			c.err.say("%d of %d", told, len(ids))
 		}
 	}
 	return view, nil
@@ -522,7 +521,7 @@ func (c *client) completeLetters(cmd *cobra.Command, _ []string, begun string) (
 	}
 	var ids []string
 	for _, l := range answer.DeadLetters {
-		if strings.HasPrefix(l.Id, begun) {
+		if strings.HasPrefix(l.Id, begun) && visible(l.Id) == l.Id {
 			ids = append(ids, l.Id)
 		}
 	}

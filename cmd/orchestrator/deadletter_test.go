@@ -130,10 +130,10 @@ func TestDeadLetterListInEachForm(t *testing.T) {
 	p.letters = []*deadletterv1.DeadLetter{poisoned("dl-7")}
 	for form, want := range map[string]string{
 		"table": `ID     STATE   AGE   TOPIC                    FAILED AT   ORDER ID   TRIES   CAUSE
-dl-7   open    2m    checkout.order.created   orders      ord-1001   9       no answer [2J
+dl-7   open    2m    checkout.order.created   orders      ord-1001   9       no answer\x1b[2J
 `,
-		"wide": `ID     STATE   AGE   TOPIC                    FAILED AT   ORDER ID   TRIES   CAUSE           EVENT ID   ARRIVALS   REPLAYS   BY    REASON   BYTES
-dl-7   open    2m    checkout.order.created   orders      ord-1001   9       no answer [2J   e-1        2          1         ann   mended   412
+		"wide": `ID     STATE   AGE   TOPIC                    FAILED AT   ORDER ID   TRIES   CAUSE              EVENT ID   ARRIVALS   REPLAYS   BY    REASON   BYTES
+dl-7   open    2m    checkout.order.created   orders      ord-1001   9       no answer\x1b[2J   e-1        2          1         ann   mended   412
 `,
 		"ids": "dl-7\n",
 	} {
@@ -165,13 +165,13 @@ func TestDeadLetterShowPrintsTheMessageWhateverItIs(t *testing.T) {
 		"bytes":    {[]byte{0, 1, 0xff}, "00000000  00 01 ff", "null"},
 		"nothing":  {nil, `""` + "\n", `""`},
 		"a lot":    {[]byte(strings.Repeat("a", 5000)), "and 904 bytes more; -o json has all\n", `"aaa`},
-		"controls": {[]byte("{\"a\":\"\u009b2J\"}"), `"a": " 2J"`, `"a"`},
+		"controls": {[]byte("{\"a\":\"\u009b2J\"}"), `"a": "\u009b2J"`, `"a"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p.message = c.message
 			got := p.types(t, "dead-letter show dl-7")
 			require.Zero(t, got.status, got.err)
-			require.Contains(t, got.out, "cause         no answer [2J\n")
+			require.Contains(t, got.out, "cause         no answer\\x1b[2J\n")
 			require.Contains(t, got.out, "arrived       1h ago, 2 times, the last 2m ago\n")
 			require.Contains(t, got.out, "1m    replayed   ann   mended\n")
 			require.Contains(t, got.out, c.text)

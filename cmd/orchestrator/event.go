@@ -123,7 +123,7 @@ The same by plain HTTP, as a GET:
 		}
 		c.tellUnreachable(answer.Unreachable)
 		if answer.More {
-			fmt.Fprintln(c.err, "there are older ones: see --limit and --since")
+			c.err.say("there are older ones: see --limit and --since")
 		}
 		return out.print(eventsResult(c.surroundings, answer.Events))
 	}
@@ -133,7 +133,7 @@ The same by plain HTTP, as a GET:
 // tellUnreachable says whose part of an answer is missing.
 func (c *client) tellUnreachable(apps []string) {
 	for _, app := range apps {
-		fmt.Fprintln(c.err, "cannot be asked: "+app)
+		c.err.say("cannot be asked: %s", app)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
 )
 
 func newHistory(c *client) *cobra.Command {
@@ -56,7 +57,8 @@ func followHistory(ctx context.Context, c *client, api checkoutv1connect.Checkou
 	printed := make(map[entryKey]bool)
 	var count map[entryKey]int
 	away := make(map[string]bool)
-	return follow(ctx, mayNotExist, func() (*connect.ServerStreamForClient[checkoutv1.FollowHistoryResponse], error) {
+	final := false
+	err := follow(ctx, orderID, mayNotExist, func() (*connect.ServerStreamForClient[checkoutv1.FollowHistoryResponse], error) {
 		count = make(map[entryKey]int)
 		return api.FollowHistory(ctx, connect.NewRequest(&checkoutv1.FollowHistoryRequest{OrderId: orderID}))
 	}, func(m *checkoutv1.FollowHistoryResponse) error {
@@ -77,17 +79,22 @@ func followHistory(ctx context.Context, c *client, api checkoutv1connect.Checkou
 				continue
 			}
 			printed[key] = true
+			final = final || view.Kind == "status" && checkout.Status(view.Outcome).IsFinal()
 			if err := out.printOne(entryResult(c.surroundings, orderID, view)); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	if _, stopped := stoppedBy(ctx); stopped && err != nil && final {
+		return cutShort(ctx, "%s has ended; its last events were not waited for", orderID)
+	}
+	return err
 }
 
 // tellMissing says whose events are not among the entries.
 func (c *client) tellMissing(app string) {
-	fmt.Fprintln(c.err, "events are missing here: "+app)
+	c.err.say("events are missing here: %s", app)
 }
 
 // entryKey tells an entry from all others of a checkout.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -110,7 +109,7 @@ flags say to cancel, resolve and redrive which checkouts they are about.`,
 			return err
 		}
 		if answer.NextPageToken != "" {
-			fmt.Fprintf(c.err, "there are more: --page-token %s\n", answer.NextPageToken)
+			c.err.say("there are more: --page-token %s", answer.NextPageToken)
 		}
 		return out.print(listResult(c.surroundings, answer.Checkouts))
 	}

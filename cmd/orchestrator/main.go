@@ -3,32 +3,28 @@
 package main
 
 import (
-	"context"
-	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/telemetry"
 )
 
 func main() {
-	// The first signal asks for an orderly end; a second one ends the process at once, because stop gives it back.
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
+	ctx := process.UntilSignal()
+	out, prose := printer{os.Stdout}, printer{os.Stderr}
 	traces, err := telemetry.StartTracing(ctx, "orchestrator", os.Getenv)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "orchestrator:", err)
+		prose.say("orchestrator: %v", err)
 		os.Exit(exitUsage)
 	}
 	status := run(event.WithTrace(ctx, os.Getenv("TRACEPARENT")), os.Args[1:], surroundings{
-		in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv, workDir: workDir(), now: time.Now,
+		in: os.Stdin, out: out, err: prose, getenv: os.Getenv, workDir: workDir(), now: time.Now,
 		colour: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "", terminal: isTerminal(os.Stdin),
 	})
 	if err := traces.Stop(); err != nil {
-		fmt.Fprintln(os.Stderr, "orchestrator: the last spans were not sent:", err)
+		prose.say("orchestrator: the last spans were not sent: %v", err)
 	}
 	os.Exit(status)
 }

@@ -101,10 +101,10 @@ func (s *steering) each(ctx context.Context, out *output, m many) error {
 		return err
 	}
 	if len(all) == 0 {
-		fmt.Fprintln(s.err, "no checkout fits")
+		s.err.say("no checkout fits")
 		return out.print(deedsResult(nil))
 	}
-	fmt.Fprintf(s.err, "%s %s, because: %s\n", s.verb, summary(all), visible(s.reason))
+	s.err.say("%s %s, because: %s", s.verb, summary(all), s.reason)
 	if !s.dryRun && !m.yes {
 		if !s.terminal {
 			return usage("nobody can be asked here, so nothing was changed; --yes goes on without asking, --dry-run shows what it would do")
@@ -143,7 +143,7 @@ func (s *steering) find(ctx context.Context, api checkoutv1connect.CheckoutServi
 			return all, nil
 		}
 		if len(all)%foundProgress == 0 {
-			fmt.Fprintf(s.err, "%d found so far\n", len(all))
+			s.err.say("%d found so far", len(all))
 		}
 	}
 }
@@ -198,7 +198,7 @@ func (s *steering) goThrough(ctx context.Context, api checkoutv1connect.Checkout
 			}
 		}
 		if ctx.Err() != nil {
-			return deeds, fmt.Errorf("interrupted after %s", progress(i, refused, len(all)))
+			return deeds, cutShort(ctx, "interrupted after %s", progress(i, refused, len(all)))
 		}
 		view := deedView{OrderID: f.orderID, Status: f.status, DryRun: s.dryRun}
 		// An interrupt waits for this one: one that is broken off may have been done or not.
@@ -217,11 +217,11 @@ func (s *steering) goThrough(ctx context.Context, api checkoutv1connect.Checkout
 			if status == exitUnreachable {
 				view.word = "not known"
 			}
-			return append(deeds, view), exitWith(status, "stopped at %s, after %s: %s", f.orderID, progress(i, refused, len(all)), view.Error)
+			return append(deeds, view), exitWith(status, "stopped at %s, after %s: %w", f.orderID, progress(i, refused, len(all)), err)
 		}
 		deeds = append(deeds, view)
 		if len(deeds)%doneProgress == 0 {
-			fmt.Fprintf(s.err, "%d of %d\n", len(deeds), len(all))
+			s.err.say("%d of %d", len(deeds), len(all))
 		}
 	}
 	if refused > 0 {
@@ -249,7 +249,8 @@ func deedsResult(deeds []deedView) result {
 	return result{value: append([]deedView{}, deeds...), ids: ids, tables: func(bool) []table {
 		t := table{headings: []string{"ORDER ID", "RESULT", "WHY"}}
 		for _, d := range deeds {
-			t.add(d.OrderID, d.word, orDash(d.What+d.Error))
+			// An error may have a line for each field that is wrong.
+			t.add(d.OrderID, d.word, orDash(d.What+strings.Join(strings.Fields(d.Error), " ")))
 		}
 		return []table{t}
 	}}

@@ -8,12 +8,13 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"gopkg.in/yaml.v3"
+
+	"github.com/checkoutsaga/orchestrator/internal/money"
 )
 
 // Forms of output.
@@ -71,12 +72,12 @@ type result struct {
 func (o *output) print(r result) error {
 	switch o.form {
 	case asJSON:
-		return printJSON(o.out, r.value, "  ")
+		return printJSON(o.out.to, r.value, "  ")
 	case asYAML:
-		return printYAML(o.out, r.value)
+		return printYAML(o.out.to, r.value)
 	case asIDs:
 		for _, id := range r.ids {
-			if _, err := fmt.Fprintln(o.out, id); err != nil {
+			if err := o.out.text(visible(id) + "\n"); err != nil {
 				return err
 			}
 		}
@@ -87,9 +88,9 @@ func (o *output) print(r result) error {
 			continue
 		}
 		if i > 0 {
-			fmt.Fprintln(o.out)
+			o.out.say("")
 		}
-		if err := t.print(o.out, o.colour); err != nil {
+		if err := t.print(o.out.to, o.colour); err != nil {
 			return err
 		}
 	}
@@ -100,18 +101,23 @@ func (o *output) print(r result) error {
 func (o *output) printOne(r result) error {
 	switch o.form {
 	case asJSON:
-		return printJSON(o.out, r.value, "")
+		return printJSON(o.out.to, r.value, "")
 	case asYAML:
-		fmt.Fprintln(o.out, "---")
+		o.out.say("---")
 	}
 	return o.print(r)
 }
 
 func printJSON(w io.Writer, value any, indent string) error {
-	encoder := json.NewEncoder(w)
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", indent)
-	return encoder.Encode(value)
+	if err := encoder.Encode(value); err != nil {
+		return err
+	}
+	_, err := w.Write(escaped(text.Bytes(), jsonEscape))
+	return err
 }
 
 // printYAML goes by way of JSON, which is YAML, so that both forms have the same fields in the same order.
@@ -121,36 +127,52 @@ func printYAML(w io.Writer, value any) error {
 		return err
 	}
 	var document yaml.Node
-	if err := yaml.Unmarshal(escaped(text), &document); err != nil {
+	if err := yaml.Unmarshal(escaped(text, yamlEscape), &document); err != nil {
 		return err
 	}
 	plainStyle(&document)
-	encoder := yaml.NewEncoder(w)
+	var out bytes.Buffer
+	encoder := yaml.NewEncoder(&out)
 	encoder.SetIndent(2)
 	if err := encoder.Encode(&document); err != nil {
 		return err
 	}
-	return encoder.Close()
+	if err := encoder.Close(); err != nil {
+		return err
+	}
+	_, err = w.Write(escaped(out.Bytes(), yamlEscape))
+	return err
 }
 
-// escaped writes the control characters of JSON that YAML does not allow as they are.
-func escaped(text []byte) []byte {
+// escaped writes what is hidden in the strings of JSON, or of quoted YAML, as the form's escapes: the value is the same, and the
+// terminal that shows it is not steered.
+func escaped(text []byte, escape func(rune) string) []byte {
 	var out bytes.Buffer
 	for _, r := range string(text) {
-		if r < 0x7f || unicode.IsPrint(r) {
+		if r < 0x7f || !hidden(r) {
 			out.WriteRune(r)
-			continue
-		}
-		for _, unit := range utf16.Encode([]rune{r}) {
-			fmt.Fprintf(&out, `\u%04x`, unit)
+		} else {
+			out.WriteString(escape(r))
 		}
 	}
 	return out.Bytes()
 }
 
-// plainStyle takes JSON's braces and quotes from a node; the encoder quotes again what needs it.
+// jsonEscape writes what is beyond 16 bits as two.
+func jsonEscape(r rune) string {
+	var text strings.Builder
+	for _, unit := range utf16.Encode([]rune{r}) {
+		fmt.Fprintf(&text, `\u%04x`, unit)
+	}
+	return text.String()
+}
+
+func yamlEscape(r rune) string { return fmt.Sprintf(`\U%08x`, r) }
+
+// plainStyle takes JSON's braces and quotes from a node; the encoder quotes again what needs it. What has hidden characters keeps its
+// quotes, because only between those they can be escaped.
 func plainStyle(n *yaml.Node) {
-	if len(n.Content) > 0 || n.Kind == yaml.ScalarNode {
+	if len(n.Content) > 0 || n.Kind == yaml.ScalarNode && !strings.ContainsFunc(n.Value, hidden) {
 		n.Style = 0
 	}
 	for _, child := range n.Content {
@@ -188,16 +210,6 @@ func (t *table) print(w io.Writer, colour bool) error {
 	}
 	_, err := io.WriteString(w, text.String())
 	return err
-}
-
-// visible keeps what others wrote, such as a participant's error, from steering the terminal.
-func visible(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return ' '
-		}
-		return r
-	}, s)
 }
 
 // ANSI colours of the words that tell good from bad.
@@ -248,16 +260,12 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
 }
 
-// amount is money as people write it; every currency of the price list has two decimals.
+// amount is money as people write it.
 func amount(m *moneyView) string {
 	if m == nil {
 		return "-"
 	}
-	sign, units := "", m.MinorUnits
-	if units < 0 {
-		sign, units = "-", -units
-	}
-	return fmt.Sprintf("%s%d.%02d %s", sign, units/100, units%100, m.Currency)
+	return money.Format(m.MinorUnits, m.Currency)
 }
 
 func orDash(s string) string {

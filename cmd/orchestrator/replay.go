@@ -55,9 +55,9 @@ func doctorReplay(ctx context.Context, c *client, out *output) error {
 	if err := out.print(replayResult(view)); err != nil {
 		return err
 	}
-	fmt.Fprintf(c.err, "%d of %d open checkouts fit this build\n", view.Replayed-len(view.Differences), view.Replayed+len(view.Unreadable))
+	c.err.say("%d of %d open checkouts fit this build", view.Replayed-len(view.Differences), view.Replayed+len(view.Unreadable))
 	if view.without > 0 {
-		fmt.Fprintf(c.err, "%d more have no history: the engine has not begun their run, or has lost it, and the sweeper sees to that\n", view.without)
+		c.err.say("%d more have no history: the engine has not begun their run, or has lost it, and the sweeper sees to that", view.without)
 	}
 	switch {
 	case len(view.Differences) > 0:

@@ -2,19 +2,18 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"io"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
 
 // surroundings is all that the command line takes from its process, so that a test can stand in for it.
 type surroundings struct {
-	in       io.Reader
-	out, err io.Writer
+	in io.Reader
+	// out takes results, and err all else.
+	out, err printer
 	getenv   func(string) string
 	// workDir is where the search for .local/env begins.
 	workDir string
@@ -27,9 +26,14 @@ type surroundings struct {
 func run(ctx context.Context, args []string, s surroundings) int {
 	root := newRoot(s)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
-	if err != nil {
-		fmt.Fprintln(s.err, "orchestrator: "+redact.Text(explain(err)))
+	err := ended(ctx, root.ExecuteContext(ctx))
+	var known *exit
+	switch {
+	case err == nil:
+	case errors.As(err, &known) && known.news:
+		s.err.say("%v", err)
+	default:
+		s.err.say("orchestrator: %v", err)
 	}
 	return exitStatus(err)
 }
@@ -43,12 +47,12 @@ clients of its API: --server, or ORCHESTRATOR_SERVER, or what .local/env says.
 
 Exit status: 0 done; 1 failed; 2 wrong usage or refused input; 3 no such thing; 4 conflict or too late;
 5 not allowed; 6 unreachable; 7 not ended in time; 8 audit or doctor found something; 10 rejected;
-11 cancelled or expired; 12 needs attention.`,
+11 cancelled or expired; 12 needs attention; 130 interrupted; 143 ended by SIGTERM or SIGHUP. What a verb waited for goes on.`,
 	})
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetIn(s.in)
-	root.SetOut(s.out)
-	root.SetErr(s.err)
+	root.SetOut(s.out.lines())
+	root.SetErr(s.err.lines())
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage("%s: %w; see `%s --help`", cmd.CommandPath(), err, cmd.CommandPath())
 	})

@@ -20,7 +20,7 @@ func newServe(s surroundings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the orchestrator: API, workflow worker and sweeper",
-		Long: `Runs the orchestrator until SIGTERM or an interrupt, which finishes what is in hand. Each flag has an environment
+		Long: `Runs the orchestrator until an interrupt, SIGTERM or SIGHUP, which finishes what is in hand. Each flag has an environment
 variable; the sidecar's ports come from DAPR_HTTP_PORT and DAPR_GRPC_PORT, which "dapr run" sets, and where
 they are set, engine "auto" is Dapr. "orchestrator doctor" shows what a running process was given.`,
 		Args: takes(),
@@ -60,23 +60,25 @@ func newDev(s surroundings) *cobra.Command {
 		Use:   "dev",
 		Short: "Run everything in one process: orchestrator, embedded engine and all participants",
 		Long: `Runs the orchestrator with the embedded engine, and warehouse, payment, orders, notification and pricing beside it,
-each on its own database and its own address, with their events handed from one to the other, until SIGTERM or an
-interrupt. "make up" starts it with a private PostgreSQL.`,
+each on its own database and its own address, with their events handed from one to the other, until an interrupt,
+SIGTERM or SIGHUP. "make up" starts it with a private PostgreSQL.`,
 		Args: takes(),
 	}
 	flags := cmd.Flags()
 	configFlags(flags, &config.Config)
-	databases, addresses := make(map[string]string), make(map[string]string)
+	databases, addresses, hosts := make(map[string]string), make(map[string]string), make(map[string]string)
 	for _, name := range node.Participants() {
 		upper := strings.ToUpper(name)
-		databases[name], addresses[name] = config.Participants[name].DatabaseURL, config.Participants[name].Listen
+		told := config.Participants[name]
+		databases[name], addresses[name], hosts[name] = told.DatabaseURL, told.Listen, told.Hosts
 		flags.Var(entry{databases, name}, name+"-database-url", fmt.Sprintf("the database of %s (%s_DATABASE_URL)", name, upper))
 		flags.Var(entry{addresses, name}, name+"-listen", fmt.Sprintf("the address of %s (%s_LISTEN)", name, upper))
+		flags.Var(entry{hosts, name}, name+"-hosts", fmt.Sprintf("what %s may be called, as --hosts (%s_HOSTS)", name, upper))
 	}
 	hideDefaults(flags)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		for _, name := range node.Participants() {
-			config.Participants[name] = process.Settings{DatabaseURL: databases[name], Listen: addresses[name]}
+			config.Participants[name] = process.Settings{DatabaseURL: databases[name], Listen: addresses[name], Hosts: hosts[name]}
 		}
 		if err := config.Validate(); err != nil {
 			return usage("wrong configuration:\n%w", err)
@@ -100,6 +102,8 @@ interrupt. "make up" starts it with a private PostgreSQL.`,
 func configFlags(flags *pflag.FlagSet, config *node.Config) {
 	flags.StringVar(&config.DatabaseURL, "database-url", config.DatabaseURL, "the orchestrator's database (ORCHESTRATOR_DATABASE_URL)")
 	flags.StringVar(&config.Listen, "listen", config.Listen, "the API's address (ORCHESTRATOR_LISTEN, or 127.0.0.1:APP_PORT)")
+	flags.Var(&config.Hosts, "hosts",
+		"what the API may be called beside localhost and its address; other Host headers are refused (ORCHESTRATOR_HOSTS)")
 	flags.Var(&config.ApprovalAbove, "approval-above",
 		"minor units above which an order needs somebody's approval, such as EUR=50000; repeatable; none by default (ORCHESTRATOR_APPROVAL_ABOVE)")
 	flags.DurationVar(&config.KeepWorkflows, "keep-workflows", config.KeepWorkflows,
@@ -130,7 +134,7 @@ func hideDefaults(flags *pflag.FlagSet) {
 
 // logger writes to stderr: stdout is for results.
 func (s surroundings) logger(service string) (*slog.Logger, error) {
-	log, err := telemetry.NewLogger(s.err, service, s.getenv("LOG_LEVEL"))
+	log, err := telemetry.NewLogger(s.err.to, service, s.getenv("LOG_LEVEL"))
 	if err != nil {
 		return nil, usage("%w", err)
 	}
@@ -152,7 +156,7 @@ type runnable interface {
 // runToTheEnd runs a process until it is told to stop; having been told is a good end.
 func runToTheEnd(ctx context.Context, log *slog.Logger, r runnable) error {
 	if err := r.Run(ctx); err != nil {
-		return fmt.Errorf("did not stop in order: %w", err)
+		return exitWith(exitFailed, "did not stop in order: %w", err)
 	}
 	log.Info("stopped: nothing is in hand any more")
 	return nil

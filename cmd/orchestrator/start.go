@@ -104,18 +104,21 @@ func start(ctx context.Context, c *client, out *output, order *checkoutv1.StartR
 	}
 	if order.OrderId == "" {
 		order.OrderId = "ord-" + strings.ToLower(rand.Text()[:16])
-		fmt.Fprintf(c.err, "order id %s\n", order.OrderId)
+		c.err.say("order id %s", order.OrderId)
 	}
 	answer, err := call(ctx, api.Start, order)
+	if _, stopped := stoppedBy(ctx); stopped && isCancelled(err) {
+		return cutShort(ctx, "it is not known whether %s was accepted; see: orchestrator checkout status %s", order.OrderId, order.OrderId)
+	}
 	if err != nil {
 		if exitStatus(err) == exitUnreachable {
-			fmt.Fprintf(c.err, "it is not known whether %s was accepted; the same start with --order-id %s finds out and does nothing twice\n",
+			c.err.say("it is not known whether %s was accepted; the same start with --order-id %s finds out and does nothing twice",
 				order.OrderId, order.OrderId)
 		}
 		return err
 	}
 	if !answer.Created {
-		fmt.Fprintf(c.err, "%s was accepted before\n", order.OrderId)
+		c.err.say("%s was accepted before", order.OrderId)
 	}
 	if !o.wait {
 		return out.print(checkoutResult(out.surroundings, answer.Checkout))

@@ -43,7 +43,7 @@ to do next. "history" tells how it came to that.`,
 		first := true
 		return watch(cmd.Context(), api, args[0], untilFinal, mayNotExist, func(now *checkoutv1.Checkout) error {
 			if !first && (out.form == asTable || out.form == asWide) {
-				fmt.Fprintln(c.out)
+				c.out.say("")
 			}
 			first = false
 			return out.printOne(checkoutResult(c.surroundings, now))

@@ -101,6 +101,9 @@ func (s *steering) one(ctx context.Context, out *output, orderID string) error {
 		return err
 	}
 	d, err := s.do(ctx, api, orderID)
+	if _, stopped := stoppedBy(ctx); stopped && isCancelled(err) && !s.dryRun {
+		return cutShort(ctx, "it is not known whether the word to %s %s arrived; see: orchestrator checkout status %s", s.verb, orderID, orderID)
+	}
 	if err != nil {
 		return err
 	}
@@ -129,7 +132,7 @@ func (s *steering) steered(c *checkoutv1.Checkout, what string) deed {
 
 // confirm asks whether to go on. Without an answer nothing goes on.
 func (s surroundings) confirm(ctx context.Context) error {
-	fmt.Fprint(s.err, "go on? [y/N] ")
+	_ = s.err.text("go on? [y/N] ")
 	typed := make(chan string, 1)
 	go func() {
 		line, _ := bufio.NewReader(s.in).ReadString('\n') // What ends without a line is no yes.
@@ -143,8 +146,8 @@ func (s surroundings) confirm(ctx context.Context) error {
 		}
 		return usage("nothing was changed")
 	case <-ctx.Done():
-		fmt.Fprintln(s.err)
-		return fmt.Errorf("nothing was changed: %w", ctx.Err())
+		s.err.say("")
+		return cutShort(ctx, "nothing was changed")
 	}
 }
 

@@ -121,7 +121,7 @@ func (b *bridge) typesAtTerminal(ctx context.Context, stdin, line string) answer
 func typedAtTerminal(ctx context.Context, stdin, server, line string) answer {
 	var out, err bytes.Buffer
 	status := run(ctx, strings.Fields(line), surroundings{
-		in: strings.NewReader(stdin), out: &out, err: &err, now: func() time.Time { return noon }, terminal: true,
+		in: strings.NewReader(stdin), out: printer{&out}, err: printer{&err}, now: func() time.Time { return noon }, terminal: true,
 		getenv: func(name string) string { return map[string]string{serverVariable: server}[name] },
 	})
 	return answer{status: status, out: out.String(), err: err.String()}
@@ -412,7 +412,7 @@ func TestAnInterruptEndsTheQuestion(t *testing.T) {
 	prompt := &watched{upon: "[y/N] ", call: interrupt}
 	stdin := blocked{t.Context()}
 	status := run(ctx, strings.Fields("checkout cancel --attention --reason r --server "+b.url), surroundings{
-		in: stdin, out: &out, err: prompt, now: func() time.Time { return noon }, terminal: true, getenv: func(string) string { return "" },
+		in: stdin, out: printer{&out}, err: printer{prompt}, now: func() time.Time { return noon }, terminal: true, getenv: func(string) string { return "" },
 	})
 	require.Equal(t, exitFailed, status)
 	require.Contains(t, prompt.String(), "nothing was changed")

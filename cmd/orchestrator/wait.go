@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"time"
 
 	"connectrpc.com/connect"
@@ -105,14 +103,14 @@ const reconnect = 500 * time.Millisecond
 
 // watch calls use with the checkout now and after each change, until it is final or settled.
 func watch(ctx context.Context, api checkoutv1connect.CheckoutServiceClient, orderID string, settled, known bool, use func(*checkoutv1.Checkout) error) error {
-	return follow(ctx, known, func() (*connect.ServerStreamForClient[checkoutv1.WatchResponse], error) {
+	return follow(ctx, orderID, known, func() (*connect.ServerStreamForClient[checkoutv1.WatchResponse], error) {
 		return api.Watch(ctx, connect.NewRequest(&checkoutv1.WatchRequest{OrderId: orderID, UntilSettled: settled}))
 	}, func(m *checkoutv1.WatchResponse) error { return use(m.Checkout) })
 }
 
 // follow calls use with each message of a stream about a checkout, until the server ends it. Once the checkout is known to
 // exist, a server that goes away is waited for until ctx ends: the checkout outlives it, so the wait does too.
-func follow[M any](ctx context.Context, known bool, open func() (*connect.ServerStreamForClient[M], error), use func(*M) error) error {
+func follow[M any](ctx context.Context, orderID string, known bool, open func() (*connect.ServerStreamForClient[M], error), use func(*M) error) error {
 	for {
 		stream, err := open()
 		if err == nil {
@@ -127,15 +125,25 @@ func follow[M any](ctx context.Context, known bool, open func() (*connect.Server
 		if err == nil {
 			return nil
 		}
+		if _, stopped := stoppedBy(ctx); stopped {
+			return waitCutShort(ctx, orderID, known)
+		}
 		if !known || ctx.Err() != nil || isVerdict(err) {
 			return err
 		}
 		select {
 		case <-time.After(reconnect):
-		case <-ctx.Done():
-			return ctx.Err()
+		case <-ctx.Done(): // The next attempt tells why.
 		}
 	}
+}
+
+// waitCutShort is the end of a wait by a signal. The checkout goes on, if there is one.
+func waitCutShort(ctx context.Context, orderID string, known bool) error {
+	if !known {
+		return cutShort(ctx, "nothing was heard of %s so far; see: orchestrator checkout status %s", orderID, orderID)
+	}
+	return news(cutShort(ctx, "%s goes on; see it with: orchestrator checkout wait %s", orderID, orderID))
 }
 
 // isVerdict tells an answer that would be the same next time from a connection that broke, for which there are many codes.
@@ -148,7 +156,7 @@ func isVerdict(err error) bool {
 }
 
 // tellProgress writes a line for everything that has changed.
-func tellProgress(w io.Writer, before, now *checkoutv1.Checkout) {
+func tellProgress(p printer, before, now *checkoutv1.Checkout) {
 	known := make(map[string]*checkoutv1.Step)
 	for _, s := range before.GetSteps() {
 		known[s.Name] = s
@@ -158,17 +166,17 @@ func tellProgress(w io.Writer, before, now *checkoutv1.Checkout) {
 		switch {
 		case s.State == was.GetState() && s.Attempts == was.GetAttempts(), s.State == "pending", s.State == "skipped":
 		case s.Error != "" && s.Attempts == 0: // A person's word.
-			fmt.Fprintf(w, "%s  %-17s %s: %s\n", now.OrderId, s.Name, s.State, visible(s.Error))
+			p.say("%s  %-17s %s: %s", now.OrderId, s.Name, s.State, s.Error)
 		case s.Error != "":
-			fmt.Fprintf(w, "%s  %-17s %s, attempt %d: %s\n", now.OrderId, s.Name, s.State, s.Attempts, visible(s.Error))
+			p.say("%s  %-17s %s, attempt %d: %s", now.OrderId, s.Name, s.State, s.Attempts, s.Error)
 		default:
-			fmt.Fprintf(w, "%s  %-17s %s\n", now.OrderId, s.Name, s.State)
+			p.say("%s  %-17s %s", now.OrderId, s.Name, s.State)
 		}
 		if s.Compensation != was.GetCompensation() && s.Compensation != "not-needed" {
-			fmt.Fprintf(w, "%s  %-17s undoing it: %s\n", now.OrderId, s.Name, s.Compensation)
+			p.say("%s  %-17s undoing it: %s", now.OrderId, s.Name, s.Compensation)
 		}
 	}
 	if now.Status != before.GetStatus() {
-		fmt.Fprintf(w, "%s  %s\n", now.OrderId, statusWord(now.Status))
+		p.say("%s  %s", now.OrderId, statusWord(now.Status))
 	}
 }

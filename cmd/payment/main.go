@@ -1,5 +1,5 @@
 // Command payment is the participant that moves money, with its sandbox card network. It reads PAYMENT_DATABASE_URL,
-// PAYMENT_LISTEN (or APP_PORT, default 127.0.0.1:8082), LOG_LEVEL, and what `dapr run` sets.
+// PAYMENT_LISTEN (or APP_PORT, default 127.0.0.1:8082), PAYMENT_HOSTS, LOG_LEVEL, and what `dapr run` sets.
 package main
 
 import (

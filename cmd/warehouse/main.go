@@ -1,5 +1,5 @@
 // Command warehouse is the participant that keeps stock. It reads WAREHOUSE_DATABASE_URL, WAREHOUSE_LISTEN (or APP_PORT, default
-// 127.0.0.1:8081), LOG_LEVEL, and what `dapr run` sets.
+// 127.0.0.1:8081), WAREHOUSE_HOSTS, LOG_LEVEL, and what `dapr run` sets.
 package main
 
 import (

@@ -63,7 +63,7 @@ var rules = []rule{
 		because: "the engine seam runs any workflow and knows no checkout",
 	},
 	{
-		packages: []string{"internal/bus", "internal/invoke", "internal/outbox", "internal/inbox", "internal/deadletter", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack", "internal/event", "internal/eventrpc", "internal/process", "internal/sidecar", "internal/breaker", "internal/pause", "internal/redact", "internal/localenv"},
+		packages: []string{"internal/bus", "internal/invoke", "internal/outbox", "internal/inbox", "internal/deadletter", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack", "internal/event", "internal/eventrpc", "internal/process", "internal/sidecar", "internal/breaker", "internal/pause", "internal/money", "internal/redact", "internal/localenv"},
 		never:    []string{"internal/checkout", "internal/orchestrator", "participants", "workflows", "activities", "cmd"},
 		because:  "plumbing is used by all and knows none of them",
 	},

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,7 +14,9 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/money"
 	"github.com/checkoutsaga/orchestrator/internal/redact"
+	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/workflows/saga"
 )
 
@@ -34,6 +35,8 @@ type Config struct {
 	DatabaseURL string
 	// Listen is the API's address. Port 0 takes a free one.
 	Listen string
+	// Hosts are what the API may be called beside localhost and the address that it listens at. Others are refused.
+	Hosts rpcserver.Hosts
 	// Engine is Auto, Dapr or Embedded.
 	Engine string
 	// URLs are where the participants are called without Dapr, by name. Warehouse and payment must be there; the others are asked
@@ -43,6 +46,8 @@ type Config struct {
 	AppIDs map[string]string
 	// Bus is what the participants of the same process share with the orchestrator; nil where there are none.
 	Bus *embedded.Bus
+	// Connections are what the servers of one process share; nil where this is the only one.
+	Connections *rpcserver.Connections
 	// DaprHTTPPort and DaprGRPCPort are the sidecar's; empty without one.
 	DaprHTTPPort, DaprGRPCPort string
 	// DaprAPIToken is what the sidecar asks for; empty where it asks for none.
@@ -83,15 +88,16 @@ func (a *Amounts) Set(text string) error {
 	for _, part := range strings.Split(text, ",") {
 		currency, digits, _ := strings.Cut(strings.TrimSpace(part), "=")
 		minorUnits, err := strconv.ParseInt(digits, 10, 64)
-		if err != nil || minorUnits < 0 || !currencyPattern.MatchString(currency) {
+		if err != nil || minorUnits < 0 {
 			return fmt.Errorf("must be a currency and minor units such as EUR=50000, not %q", part)
+		}
+		if !money.Known(currency) {
+			return fmt.Errorf("must name a currency of ISO 4217 such as EUR, not %q", currency)
 		}
 		(*a)[currency] = minorUnits
 	}
 	return nil
 }
-
-var currencyPattern = regexp.MustCompile(`^[A-Z]{3}$`)
 
 // String is what Set reads.
 func (a *Amounts) String() string {
@@ -143,6 +149,7 @@ func FromEnv(getenv func(string) string) Config {
 		DaprGRPCPort:  getenv("DAPR_GRPC_PORT"),
 		DaprAPIToken:  getenv("DAPR_API_TOKEN"),
 	}
+	c.fromText("ORCHESTRATOR_HOSTS", getenv, c.Hosts.Set)
 	c.fromText("ORCHESTRATOR_APPROVAL_ABOVE", getenv, c.ApprovalAbove.Set)
 	c.fromText("ORCHESTRATOR_KEEP_WORKFLOWS", getenv, duration(&c.KeepWorkflows))
 	c.fromText("ORCHESTRATOR_KEEP_CHECKOUTS", getenv, duration(&c.KeepCheckouts))
@@ -231,6 +238,7 @@ func (c *Config) settings() []*checkoutv1.Setting {
 	list := []*checkoutv1.Setting{
 		{Name: "ORCHESTRATOR_ENGINE", Value: c.Engine},
 		{Name: "ORCHESTRATOR_LISTEN", Value: c.Listen},
+		{Name: "ORCHESTRATOR_HOSTS", Value: c.Hosts.String()},
 		{Name: "ORCHESTRATOR_DATABASE_URL", Value: redact.URL(c.DatabaseURL)},
 		{Name: "ORCHESTRATOR_APPROVAL_ABOVE", Value: c.ApprovalAbove.String()},
 		{Name: "ORCHESTRATOR_KEEP_WORKFLOWS", Value: c.KeepWorkflows.String()},

@@ -9,6 +9,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/redact"
+	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/participants/notification"
 	"github.com/checkoutsaga/orchestrator/participants/orders"
 	"github.com/checkoutsaga/orchestrator/participants/payment"
@@ -53,9 +54,9 @@ func (c *DevConfig) Validate() error {
 func (c *DevConfig) settings() []*checkoutv1.Setting {
 	list := c.Config.settings()
 	for _, name := range Participants() {
-		list = append(list, &checkoutv1.Setting{
-			Name: variable(name, "DATABASE_URL"), Value: redact.URL(c.Participants[name].DatabaseURL),
-		})
+		list = append(list,
+			&checkoutv1.Setting{Name: variable(name, "DATABASE_URL"), Value: redact.URL(c.Participants[name].DatabaseURL)},
+			&checkoutv1.Setting{Name: variable(name, "HOSTS"), Value: c.Participants[name].Hosts})
 	}
 	return list
 }
@@ -81,8 +82,11 @@ func OpenDev(ctx context.Context, config DevConfig, log *slog.Logger) (*Dev, err
 
 func (d *Dev) open(ctx context.Context, config DevConfig, log *slog.Logger) (err error) {
 	config.Bus = embedded.New()
+	config.Connections = rpcserver.NewConnections()
 	for _, kind := range config.kinds {
-		p, err := process.Open(ctx, kind, config.Participants[kind.Name], log.With("participant", kind.Name))
+		settings := config.Participants[kind.Name]
+		settings.Connections = config.Connections
+		p, err := process.Open(ctx, kind, settings, log.With("participant", kind.Name))
 		if err != nil {
 			return err
 		}

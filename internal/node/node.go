@@ -125,7 +125,10 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		n.outbox.Collector(), n.inbox.Collector(), n.breakers.Collector(), n.keeper.Collector(),
 		n.store.Collector(), n.sweeper.Collector())
-	n.server, err = rpcserver.Listen(rpcserver.Config{Address: config.Listen, Ready: n.ready, AppHealth: n.pool.Ping, Metrics: metrics, Log: n.log})
+	n.server, err = rpcserver.Listen(rpcserver.Config{
+		Address: config.Listen, Hosts: config.Hosts, Connections: config.Connections,
+		Ready: n.ready, AppHealth: n.pool.Ping, Metrics: metrics, Log: n.log,
+	})
 	if err != nil {
 		return err
 	}
@@ -263,7 +266,7 @@ func (n *Node) joinBus(together *embeddedbus.Bus, to clients) error {
 	}
 	subscriptions = append(subscriptions, n.deadLetters.Subscriptions()...)
 	if isDapr {
-		n.server.Mount(daprbus.Routes(subscriptions))
+		n.server.MountRaw(daprbus.Routes(subscriptions))
 	} else if together != nil {
 		together.Subscribe(subscriptions...)
 	}

@@ -134,10 +134,12 @@ func TestI8AStopUnderLoadIsInOrderAndTheNextProcessGoesOn(t *testing.T) {
 }
 
 func TestWrongConfigurationIsToldAllAtOnce(t *testing.T) {
-	config := node.FromEnv(func(string) string { return "" })
+	config := node.FromEnv(func(name string) string {
+		return map[string]string{"ORCHESTRATOR_HOSTS": "http://checkout.example"}[name]
+	})
 	config.Engine, config.Listen = "temporal", "here"
 	err := config.Validate()
-	for _, setting := range []string{"ORCHESTRATOR_DATABASE_URL", "ORCHESTRATOR_ENGINE", "ORCHESTRATOR_LISTEN"} {
+	for _, setting := range []string{"ORCHESTRATOR_DATABASE_URL", "ORCHESTRATOR_ENGINE", "ORCHESTRATOR_LISTEN", "ORCHESTRATOR_HOSTS"} {
 		require.ErrorContains(t, err, setting+": ")
 	}
 }

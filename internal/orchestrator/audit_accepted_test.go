@@ -51,7 +51,7 @@ func TestWhatAnOperatorTookAsDoneIsToldAndNoViolation(t *testing.T) {
 				delete(f.payment.operations, opKey("confirmed", checkout.CapturePayment))
 			},
 			accepted:   "confirmed commit-stock by ann (counted by hand): the warehouse has not committed its stock (reserve-stock applied, commit-stock not on record)",
-			violations: []string{"confirmed I1: CONFIRMED, but payment has captured nothing of 12997 EUR (capture-payment not on record)"},
+			violations: []string{"confirmed I1: CONFIRMED, but payment has captured nothing of 129.97 EUR (capture-payment not on record)"},
 		},
 		"a step, and the same is wrong with another order": {
 			orderID: "cancelled", step: checkout.ReleaseStock,

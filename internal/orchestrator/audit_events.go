@@ -306,8 +306,8 @@ func contradicts(c store.Checkout, e *eventv1.Event) string {
 	default:
 		return ""
 	}
-	if amount.GetMinorUnits() != c.Amount.MinorUnits || amount.GetCurrency() != c.Amount.Currency {
-		return fmt.Sprintf("says %d %s, and the order is for %d %s", amount.GetMinorUnits(), amount.GetCurrency(), c.Amount.MinorUnits, c.Amount.Currency)
+	if says := (checkout.Money{Currency: amount.GetCurrency(), MinorUnits: amount.GetMinorUnits()}); says != c.Amount {
+		return fmt.Sprintf("says %s, and the order is for %s", inWords(says), inWords(c.Amount))
 	}
 	return ""
 }

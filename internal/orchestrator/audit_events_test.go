@@ -117,7 +117,7 @@ func TestI5AuditFindsEachWayInWhichEventsAreWrong(t *testing.T) {
 		},
 		"another amount": {
 			app: "payment", sql: `UPDATE outbox SET payload = replace(payload::text, '12997', '12998')::json WHERE topic = 'payments.payment.completed'`,
-			want: []string{"confirmed I5: payments.payment.completed (payment:order:confirmed:2) says 12998 EUR, and the order is for 12997 EUR"},
+			want: []string{"confirmed I5: payments.payment.completed (payment:order:confirmed:2) says 129.98 EUR, and the order is for 129.97 EUR"},
 		},
 		"what no consumer can take": {
 			app: "warehouse", sql: `UPDATE outbox SET payload = '{"lines": 7}' WHERE topic = 'warehouse.inventory.committed'`,

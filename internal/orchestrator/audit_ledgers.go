@@ -15,6 +15,7 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/money"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 )
@@ -124,11 +125,11 @@ func disagreements(c store.Checkout, b books) []finding {
 	}
 	switch {
 	case confirmed && !stands(capture):
-		differs(checkout.CapturePayment, "payment has captured nothing of %s (capture-payment %s)", money(c.Amount), describe(capture))
-	case confirmed && moneyOf(capture) != money(c.Amount):
-		differs(checkout.CapturePayment, "payment has captured %s of %s", moneyOf(capture), money(c.Amount))
+		differs(checkout.CapturePayment, "payment has captured nothing of %s (capture-payment %s)", inWords(c.Amount), describe(capture))
+	case confirmed && moneyOf(capture) != c.Amount:
+		differs(checkout.CapturePayment, "payment has captured %s of %s", inWords(moneyOf(capture)), inWords(c.Amount))
 	case !confirmed && stands(capture):
-		differs(checkout.CapturePayment, "payment has captured %s and not given it back (capture-payment %s)", moneyOf(capture), describe(capture))
+		differs(checkout.CapturePayment, "payment has captured %s and not given it back (capture-payment %s)", inWords(moneyOf(capture)), describe(capture))
 	case !confirmed && unsettled(capture):
 		differs(checkout.CapturePayment, "payment does not know yet whether it captured")
 	case !confirmed && (stands(authorize) || unsettled(authorize)) && !consumed(capture) && !lapsed(capture):
@@ -227,13 +228,11 @@ func goods[T any](lines []T, of func(T) (sku string, quantity int32)) string {
 	return strings.Join(words, " ")
 }
 
-// money is an amount that tells itself.
-type money checkout.Money
+// inWords is an amount as people read it.
+func inWords(m checkout.Money) string { return money.Format(m.MinorUnits, m.Currency) }
 
-func (m money) String() string { return fmt.Sprintf("%d %s", m.MinorUnits, m.Currency) }
-
-func moneyOf(op *operationv1.Operation) money {
-	return money{Currency: op.GetAmount().GetCurrency(), MinorUnits: op.GetAmount().GetMinorUnits()}
+func moneyOf(op *operationv1.Operation) checkout.Money {
+	return checkout.Money{Currency: op.GetAmount().GetCurrency(), MinorUnits: op.GetAmount().GetMinorUnits()}
 }
 
 // lookForStrangers reports operations of orders that were never accepted here. Those of a checkout that is no longer kept are known.
@@ -299,13 +298,17 @@ func (a *audit) checkBooks(ctx context.Context, participant, orderID string) err
 	if err != nil {
 		return err
 	}
+	unit := ""
+	if participant == checkout.Payment {
+		unit = " minor units"
+	}
 	var violations []*checkoutv1.Violation
 	for _, d := range again {
 		if !before[[2]string{d.About, d.Figure}] || orderID != "" && d.About != orderID {
 			continue
 		}
-		v := &checkoutv1.Violation{Invariant: invariantSums, What: fmt.Sprintf("%s states %d as %s of %s, and its own records come to %d",
-			participant, d.Stated, d.Figure, d.About, d.Counted)}
+		v := &checkoutv1.Violation{Invariant: invariantSums, What: fmt.Sprintf("%s states %d%s as %s of %s, and its own records come to %d",
+			participant, d.Stated, unit, d.Figure, d.About, d.Counted)}
 		if isOrder[d.About] {
 			v.OrderId = d.About
 		}

@@ -235,11 +235,11 @@ func takenWrongly(o store.Open, capture *operationv1.Operation) string {
 	switch {
 	case !stands(capture):
 		return ""
-	case moneyOf(capture) != money(o.Amount):
-		return fmt.Sprintf("payment has captured %s and the order is for %s", moneyOf(capture), money(o.Amount))
+	case moneyOf(capture) != o.Amount:
+		return fmt.Sprintf("payment has captured %s and the order is for %s", inWords(moneyOf(capture)), inWords(o.Amount))
 	// Nobody may be asked to capture before the pivot. In a choreographed checkout the event that tells of it is on its way.
 	case o.Phase == checkout.Forward && o.Coordination == event.Orchestrated:
-		return fmt.Sprintf("payment has captured %s while it is in phase %s", moneyOf(capture), o.Phase)
+		return fmt.Sprintf("payment has captured %s while it is in phase %s", inWords(moneyOf(capture)), o.Phase)
 	}
 	return ""
 }

@@ -202,7 +202,7 @@ func TestI1MoneyOfAnOpenCheckoutThatIsRightAtTheSecondLookIsNoViolation(t *testi
 
 	f.serve(t, f.warehouse, wrong, nil)
 	h = f.auditAll(t, &checkoutv1.AuditRequest{})
-	require.Equal(t, []string{"open I1: RUNNING, but payment has captured 1 EUR and the order is for 12997 EUR"}, h.violations)
+	require.Equal(t, []string{"open I1: RUNNING, but payment has captured 0.01 EUR and the order is for 129.97 EUR"}, h.violations)
 }
 
 func TestOfWhichRunsNothingIsKnownIsNoted(t *testing.T) {

@@ -219,10 +219,10 @@ func TestI1I3I4I5AuditFindsEverySeededWrongStateOnRealParticipants(t *testing.T)
 
 	s.cancelled(t, "captured", checkout.AuthorizePayment)
 	s.call(t, checkout.Order{ID: "captured", Amount: checkout.Money{Currency: "EUR", MinorUnits: 12997}}, checkout.CapturePayment, false)
-	seed("captured", "I1: CANCELLED, but payment has captured 12997 EUR and not given it back (capture-payment applied)")
+	seed("captured", "I1: CANCELLED, but payment has captured 129.97 EUR and not given it back (capture-payment applied)")
 
 	s.walk(t, "not-captured", "", map[string]func(*checkout.Order) bool{checkout.CapturePayment: nothing})
-	seed("not-captured", "I1: CONFIRMED, but payment has captured nothing of 12997 EUR (capture-payment not on record)")
+	seed("not-captured", "I1: CONFIRMED, but payment has captured nothing of 129.97 EUR (capture-payment not on record)")
 
 	s.walk(t, "not-shipped", "", map[string]func(*checkout.Order) bool{checkout.CommitStock: nothing})
 	seed("not-shipped", "I1: CONFIRMED, but the warehouse has not committed its stock (reserve-stock applied, commit-stock not on record)")
@@ -236,15 +236,15 @@ func TestI1I3I4I5AuditFindsEverySeededWrongStateOnRealParticipants(t *testing.T)
 	more := func(o *checkout.Order) bool { o.Amount.MinorUnits++; return true }
 	dearer := map[string]func(*checkout.Order) bool{checkout.AuthorizePayment: more, checkout.CapturePayment: more}
 	s.walk(t, "dearer", "", dearer)
-	seed("dearer", "I1: CONFIRMED, but payment has captured 12998 EUR of 12997 EUR",
-		"I5: payments.payment.completed (payment:order:dearer:2) says 12998 EUR, and the order is for 12997 EUR")
+	seed("dearer", "I1: CONFIRMED, but payment has captured 129.98 EUR of 129.97 EUR",
+		"I5: payments.payment.completed (payment:order:dearer:2) says 129.98 EUR, and the order is for 129.97 EUR")
 
 	s.walk(t, "dearer-and-open", checkout.CapturePayment, dearer)
-	seed("dearer-and-open", "I1: RUNNING, but payment has captured 12998 EUR and the order is for 12997 EUR")
+	seed("dearer-and-open", "I1: RUNNING, but payment has captured 129.98 EUR and the order is for 129.97 EUR")
 
 	s.walk(t, "captured-too-early", checkout.AuthorizePayment, nil)
 	s.call(t, checkout.Order{ID: "captured-too-early", Amount: checkout.Money{Currency: "EUR", MinorUnits: 12997}}, checkout.CapturePayment, false)
-	seed("captured-too-early", "I1: RUNNING, but payment has captured 12997 EUR while it is in phase forward")
+	seed("captured-too-early", "I1: RUNNING, but payment has captured 129.97 EUR while it is in phase forward")
 
 	s.call(t, checkout.Order{ID: "stranger", Items: []checkout.Item{{SKU: "LAMP-BRASS", Quantity: 1}}}, checkout.ReserveStock, false)
 	seed("stranger", "I1: warehouse has a record of reserve-stock (applied) for an order that was never accepted here")
@@ -342,7 +342,7 @@ func TestI1ARefundedCheckoutIsInOrder(t *testing.T) {
 	s.sql(t, "payment", `UPDATE operations SET undo_state = 'started', undo_key = 'k', ask_at = now() + interval '1 hour'
 		WHERE order_id = 'refunded' AND step = 'capture-payment'`)
 	h = s.auditAll(t, &checkoutv1.AuditRequest{OrderId: "refunded"})
-	require.Contains(t, h.violations[0], "refunded I1: CANCELLED, but payment has captured 12997 EUR and not given it back (capture-payment applied, undo unknown)")
+	require.Contains(t, h.violations[0], "refunded I1: CANCELLED, but payment has captured 129.97 EUR and not given it back (capture-payment applied, undo unknown)")
 }
 
 // refunded is a checkout that ended cancelled after the pivot: its stock released, then its money given back.

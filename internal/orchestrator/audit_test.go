@@ -107,13 +107,13 @@ var waysToDisagree = map[string]struct {
 		func(w *fakeWarehouse, p *fakePayment) {
 			p.operations[opKey("confirmed", checkout.CapturePayment)].Amount.MinorUnits--
 		},
-		"confirmed I1: CONFIRMED, but payment has captured 12996 EUR of 12997 EUR",
+		"confirmed I1: CONFIRMED, but payment has captured 129.96 EUR of 129.97 EUR",
 	},
 	"a confirmed order whose money was given back": {
 		func(w *fakeWarehouse, p *fakePayment) {
 			p.operations[opKey("confirmed", checkout.CapturePayment)].Undo = opApplied
 		},
-		"confirmed I1: CONFIRMED, but payment has captured nothing of 12997 EUR (capture-payment applied, undo applied)",
+		"confirmed I1: CONFIRMED, but payment has captured nothing of 129.97 EUR (capture-payment applied, undo applied)",
 	},
 	"a declined order that still holds stock": {
 		func(w *fakeWarehouse, p *fakePayment) {
@@ -139,7 +139,7 @@ var waysToDisagree = map[string]struct {
 				OrderId: "cancelled", Step: checkout.CapturePayment, Do: opApplied, Amount: &operationv1.Money{Currency: "EUR", MinorUnits: 5},
 			}
 		},
-		"cancelled I1: CANCELLED, but payment has captured 5 EUR and not given it back",
+		"cancelled I1: CANCELLED, but payment has captured 0.05 EUR and not given it back",
 	},
 }
 

@@ -52,18 +52,18 @@ func (s *Service) cancel(ctx context.Context, req *checkoutv1.CancelRequest) (st
 
 // tooLate says why a checkout cannot be cancelled, and what is so instead.
 func tooLate(c store.Checkout) error {
-	money := fmt.Sprintf("%s %d (minor units)", c.Amount.Currency, c.Amount.MinorUnits)
+	amount := inWords(c.Amount)
 	var why string
 	switch {
 	case c.Status == checkout.Confirmed:
-		why = "it is CONFIRMED: " + money + " was captured and the stock is shipped"
+		why = "it is CONFIRMED: " + amount + " was captured and the stock is shipped"
 	case c.Phase == checkout.Final:
 		why = fmt.Sprintf("it ended %s (%s): nothing is held and nothing is charged", c.Status, c.Reason)
 	case inPlace(c, checkout.CapturePayment):
-		why = money + " was captured, so it goes forward; while the stock is not shipped, " +
+		why = amount + " was captured, so it goes forward; while the stock is not shipped, " +
 			"`checkout resolve --step " + c.AtStep() + " --as refund` releases it and gives the money back"
 	default:
-		why = "the capture of " + money + " is under way, so it goes forward unless the payment refuses"
+		why = "the capture of " + amount + " is under way, so it goes forward unless the payment refuses"
 	}
 	return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("too late to cancel %s: %s", c.OrderID, why))
 }

@@ -29,8 +29,8 @@ func (s *Service) Start(ctx context.Context, req *connect.Request[checkoutv1.Sta
 		return nil, err
 	}
 	if order.Approval > 0 && order.Coordination == event.Choreographed {
-		return nil, badInput([]*checkoutv1.BadField{badField("coordination", "an order of %d %s needs approval, so it can only be %s",
-			order.Amount.MinorUnits, order.Amount.Currency, event.Orchestrated)})
+		return nil, badInput([]*checkoutv1.BadField{badField("coordination", "an order of %s needs approval, so it can only be %s",
+			inWords(order.Amount), event.Orchestrated)})
 	}
 	if order.Coordination == event.Choreographed && !s.hasBus {
 		return nil, connect.NewError(connect.CodeFailedPrecondition,

@@ -227,7 +227,7 @@ func TestACancelThatIsTooLateSaysWhatIsSo(t *testing.T) {
 		"confirmed": "it is CONFIRMED",
 		"rejected":  "it ended REJECTED",
 		"captured":  "was captured, so it goes forward",
-		"capturing": "the capture of EUR 12997 (minor units) is under way",
+		"capturing": "the capture of 129.97 EUR is under way",
 	} {
 		for _, dryRun := range []bool{true, false} {
 			_, err := f.cancel(t, &checkoutv1.CancelRequest{OrderId: orderID, Reason: "late", DryRun: dryRun})

@@ -9,9 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	sdk "github.com/dapr/go-sdk/client"
 	"github.com/prometheus/client_golang/prometheus"
@@ -60,13 +58,11 @@ type Kind struct {
 // variable is the name of an environment variable of the participant, such as WAREHOUSE_LISTEN.
 func (k Kind) variable(suffix string) string { return strings.ToUpper(k.Name) + suffix }
 
-// Main runs a participant as a program of its own: until SIGTERM or an interrupt, which finishes what is in hand. It reads
-// <NAME>_DATABASE_URL, <NAME>_LISTEN (or APP_PORT), LOG_LEVEL, and what `dapr run` sets; without a sidecar its events stay in its
+// Main runs a participant as a program of its own: until an interrupt, SIGTERM or SIGHUP, which finishes what is in hand. It reads
+// <NAME>_DATABASE_URL, <NAME>_LISTEN (or APP_PORT), <NAME>_HOSTS, LOG_LEVEL, and what `dapr run` sets; without a sidecar its events stay in its
 // outbox and it receives none.
 func Main(k Kind) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, k, os.Getenv); err != nil {
+	if err := run(UntilSignal(), k, os.Getenv); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %s\n", k.Name, redact.Text(err.Error()))
 		os.Exit(1)
 	}
@@ -89,6 +85,7 @@ func run(ctx context.Context, k Kind, getenv func(string) string) error {
 	settings := Settings{
 		DatabaseURL: getenv(k.variable("_DATABASE_URL")),
 		Listen:      rpcserver.AddressFromEnv(k.variable("_LISTEN"), k.Listen),
+		Hosts:       getenv(k.variable("_HOSTS")),
 	}
 	p, err := Opened(ctx, log, func(ctx context.Context) (*Participant, error) { return Open(ctx, k, settings, log) })
 	if err != nil {
@@ -118,6 +115,10 @@ type Settings struct {
 	DatabaseURL string
 	// Listen is its address. Port 0 takes a free one.
 	Listen string
+	// Hosts are what it may be called beside localhost and the address that it listens at, separated by commas.
+	Hosts string
+	// Connections are what the servers of one process share; nil where it is the only one.
+	Connections *rpcserver.Connections
 }
 
 // Participant is an open participant: choose its bus, run its parts, close it.
@@ -144,14 +145,18 @@ func Open(ctx context.Context, k Kind, s Settings, log *slog.Logger) (*Participa
 		return nil, fmt.Errorf("open %s: %w", k.Name, err)
 	}
 	p := &Participant{kind: k, service: service, keeper: NewKeeper(log), log: log}
-	if err := p.listen(s.Listen); err != nil {
+	if err := p.listen(s); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("open %s: %w", k.Name, err)
 	}
 	return p, nil
 }
 
-func (p *Participant) listen(address string) (err error) {
+func (p *Participant) listen(s Settings) (err error) {
+	hosts, err := p.kind.hosts(s)
+	if err != nil {
+		return err
+	}
 	if in := p.service.Inbox(); in != nil {
 		if p.subscriptions, err = in.Subscriptions(); err != nil {
 			return err
@@ -165,7 +170,9 @@ func (p *Participant) listen(address string) (err error) {
 	if in := p.service.Inbox(); in != nil {
 		metrics.MustRegister(in.Collector())
 	}
-	config := rpcserver.Config{Address: address, Ready: p.ready, AppHealth: p.service.Ready, Metrics: metrics, Log: p.log}
+	config := rpcserver.Config{
+		Address: s.Listen, Hosts: hosts, Connections: s.Connections, Ready: p.ready, AppHealth: p.service.Ready, Metrics: metrics, Log: p.log,
+	}
 	if p.server, err = rpcserver.Listen(config); err != nil {
 		return err
 	}
@@ -187,7 +194,7 @@ func (p *Participant) UseDapr(client sdk.Client) {
 			return carrier.Stream(ctx, p.subscriptions)
 		}
 	} else if len(p.subscriptions) > 0 {
-		p.server.Mount(dapr.Routes(p.subscriptions))
+		p.server.MountRaw(dapr.Routes(p.subscriptions))
 	}
 }
 
@@ -244,12 +251,27 @@ func (k Kind) Check(s Settings) error {
 	if _, _, err := net.SplitHostPort(s.Listen); err != nil {
 		wrong = append(wrong, fmt.Errorf("%s: must be an address such as %s, not %q", k.variable("_LISTEN"), k.Listen, s.Listen))
 	}
+	if _, err := k.hosts(s); err != nil {
+		wrong = append(wrong, err)
+	}
 	return errors.Join(wrong...)
+}
+
+func (k Kind) hosts(s Settings) (hosts rpcserver.Hosts, err error) {
+	if s.Hosts == "" {
+		return nil, nil
+	}
+	if err := hosts.Set(s.Hosts); err != nil {
+		return nil, fmt.Errorf("%s: %w", k.variable("_HOSTS"), err)
+	}
+	return hosts, nil
 }
 
 // FromEnv reads the settings from environment variables.
 func (k Kind) FromEnv(getenv func(string) string) Settings {
-	s := Settings{DatabaseURL: getenv(k.variable("_DATABASE_URL")), Listen: getenv(k.variable("_LISTEN"))}
+	s := Settings{
+		DatabaseURL: getenv(k.variable("_DATABASE_URL")), Listen: getenv(k.variable("_LISTEN")), Hosts: getenv(k.variable("_HOSTS")),
+	}
 	if s.Listen == "" {
 		s.Listen = k.Listen
 	}

@@ -194,6 +194,26 @@ func TestOnlyWhoIsPushedEventsHasARouteForThem(t *testing.T) {
 	}
 }
 
+func TestAParticipantAnswersForTheHostsThatItWasTold(t *testing.T) {
+	t.Parallel()
+	k := orders(t).kind("orders")
+	p, err := Open(t.Context(), k, Settings{DatabaseURL: "not read", Listen: k.Listen, Hosts: "orders.example"}, discard)
+	require.NoError(t, err)
+	t.Cleanup(p.Close)
+	defer runParts(t, p.Parts()[:1])()
+	for host, want := range map[string]int{"orders.example": http.StatusOK, "evil.example": http.StatusMisdirectedRequest} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, p.URL()+"/hello", nil)
+		require.NoError(t, err)
+		req.Host = host
+		res, err := http.DefaultClient.Do(req)
+		require.NoError(t, err)
+		res.Body.Close()
+		require.Equal(t, want, res.StatusCode)
+	}
+	_, err = Open(t.Context(), k, Settings{DatabaseURL: "not read", Listen: k.Listen, Hosts: "http://orders"}, discard)
+	require.ErrorContains(t, err, "open orders: ORDERS_HOSTS: must be hosts without a port")
+}
+
 func TestWhatCannotBeOpenedIsClosed(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -238,10 +258,13 @@ func TestAProgramWithoutASidecarServesUntilItIsStopped(t *testing.T) {
 func TestWrongSettingsAreNamedAllAtOnce(t *testing.T) {
 	t.Parallel()
 	k := Kind{Name: "warehouse", Listen: "127.0.0.1:8081"}
-	err := k.Check(Settings{Listen: "8081"})
+	err := k.Check(Settings{Listen: "8081", Hosts: "warehouse:8081"})
 	require.ErrorContains(t, err, "WAREHOUSE_DATABASE_URL: is missing")
 	require.ErrorContains(t, err, `WAREHOUSE_LISTEN: must be an address such as 127.0.0.1:8081, not "8081"`)
-	s := k.FromEnv(func(name string) string { return map[string]string{"WAREHOUSE_DATABASE_URL": "postgres:///x"}[name] })
-	require.Equal(t, Settings{DatabaseURL: "postgres:///x", Listen: "127.0.0.1:8081"}, s)
+	require.ErrorContains(t, err, `WAREHOUSE_HOSTS: must be hosts without a port`)
+	s := k.FromEnv(func(name string) string {
+		return map[string]string{"WAREHOUSE_DATABASE_URL": "postgres:///x", "WAREHOUSE_HOSTS": "warehouse"}[name]
+	})
+	require.Equal(t, Settings{DatabaseURL: "postgres:///x", Listen: "127.0.0.1:8081", Hosts: "warehouse"}, s)
 	require.NoError(t, k.Check(s))
 }

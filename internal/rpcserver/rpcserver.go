@@ -21,8 +21,6 @@ import (
 )
 
 const (
-	// maxMessage bounds a request; the largest that anybody sends rightly, 1,000 order ids, has 70 kB.
-	maxMessage = 1 << 20
 	// minCompressed is where answers begin to be compressed: a checkout's, of a few hundred bytes, would cost more CPU than it
 	// saves on any wire.
 	minCompressed = 4 << 10
@@ -41,6 +39,11 @@ type Config struct {
 	AppHealth func(context.Context) error
 	// Metrics is what /metrics shows; the server's own metrics are added to it. Nil makes a registry of the server's own.
 	Metrics *prometheus.Registry
+	// Hosts are what the server may be called beside loopback's names, its Address and the address that a connection comes in at.
+	// Requests for others are refused. Who is called through a name, such as a service's in a cluster, must be told it.
+	Hosts Hosts
+	// Connections bounds them together with those of the other servers of the process. Nil bounds this server's alone.
+	Connections *Connections
 	// CallTimeout bounds a unary call whose caller set no shorter deadline. Zero means 30 s. Too small ends calls that are
 	// meant to wait; too large lets a hanging database pile up calls. Streams are not bounded.
 	CallTimeout time.Duration
@@ -62,6 +65,7 @@ func AddressFromEnv(variable, otherwise string) string {
 // Server listens from Listen on and serves while Run runs.
 type Server struct {
 	config   Config
+	limits   limits
 	listener net.Listener
 	mux      *http.ServeMux
 	http     *http.Server
@@ -73,12 +77,17 @@ type Server struct {
 
 // Listen takes the address. Connections wait until Run serves them, so whoever knows the URL may call at once. The caller
 // runs the server, or closes it.
-func Listen(c Config) (*Server, error) {
+func Listen(c Config) (*Server, error) { return listen(c, standardLimits()) }
+
+func listen(c Config, l limits) (*Server, error) {
 	if c.CallTimeout == 0 {
 		c.CallTimeout = 30 * time.Second
 	}
 	if c.Metrics == nil {
 		c.Metrics = prometheus.NewRegistry()
+	}
+	if c.Connections == nil {
+		c.Connections = NewConnections()
 	}
 	if c.Ready == nil {
 		c.Ready = func(context.Context) error { return nil }
@@ -90,7 +99,7 @@ func Listen(c Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", c.Address, err)
 	}
-	s := &Server{config: c, listener: listener, mux: http.NewServeMux()}
+	s := &Server{config: c, limits: l, listener: countingListener{listener.(*net.TCPListener), c.Connections}, mux: http.NewServeMux()}
 	s.stopping, s.stop = context.WithCancel(context.Background())
 	// A caller's trace goes on here, and an answer tells no address.
 	tracing, err := otelconnect.NewInterceptor(otelconnect.WithTrustRemote(), otelconnect.WithoutMetrics(), otelconnect.WithoutServerPeerAttributes())
@@ -99,10 +108,12 @@ func Listen(c Config) (*Server, error) {
 	}
 	s.options = []connect.HandlerOption{
 		connect.WithReadMaxBytes(maxMessage),
+		withBoundedGzip(),
 		connect.WithCompressMinBytes(minCompressed),
 		connect.WithCodec(protoNamesJSON{name: "json"}),
 		connect.WithCodec(protoNamesJSON{name: "json; charset=utf-8"}),
-		connect.WithInterceptors(tracing, &edge{server: s, durations: newDurations(c.Metrics)}),
+		connect.WithInterceptors(tracing, &edge{server: s, durations: newDurations(c.Metrics)},
+			newStreams(l, c.Connections.max, c.Metrics)),
 		// Innermost, so that the edge counts a panic as the error it becomes.
 		connect.WithRecover(s.recovered),
 	}
@@ -111,15 +122,21 @@ func Listen(c Config) (*Server, error) {
 	s.mux.HandleFunc("GET /apphealthz", s.answers(c.AppHealth))
 	s.mux.Handle("GET /metrics", promhttp.HandlerFor(c.Metrics, promhttp.HandlerOpts{}))
 
+	c.Metrics.MustRegister(c.Connections)
+
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	s.http = &http.Server{
-		Handler:           s.mux,
+		Handler:           newAnswersFor(c.Address, c.Hosts).only(sameSite(s.held(s.mux))),
 		Protocols:         protocols,
-		ReadHeaderTimeout: 5 * time.Second,
-		// No ReadTimeout or WriteTimeout: they would also end a stream that somebody watches. Messages are bounded instead.
-		IdleTimeout: 2 * time.Minute,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: streamsPerConnection},
+		ConnContext:       withConnection,
+		MaxHeaderBytes:    maxHeader,
+		ReadHeaderTimeout: headerTime,
+		ReadTimeout:       l.requestTime,
+		// No WriteTimeout: it would also end a stream that somebody watches. Each piece of an answer is bounded instead.
+		IdleTimeout: idleTime,
 		ErrorLog:    slog.NewLogLogger(c.Log.Handler(), slog.LevelWarn),
 	}
 	return s, nil
@@ -128,8 +145,13 @@ func Listen(c Config) (*Server, error) {
 // Options go to a Connect handler when it is made: s.Mount(warehousev1connect.NewWarehouseServiceHandler(svc, s.Options()...)).
 func (s *Server) Options() []connect.HandlerOption { return s.options }
 
-// Mount serves a handler under a path. It must be called before Run.
-func (s *Server) Mount(path string, handler http.Handler) { s.mux.Handle(path, handler) }
+// Mount serves a Connect handler under a path. It must be called before Run.
+func (s *Server) Mount(path string, handler http.Handler) {
+	s.mux.Handle(path, http.MaxBytesHandler(handler, maxBody))
+}
+
+// MountRaw serves any other handler, which bounds by itself what it reads of a body. It must be called before Run.
+func (s *Server) MountRaw(pattern string, handler http.Handler) { s.mux.Handle(pattern, handler) }
 
 // URL is where the server really listens, such as "http://127.0.0.1:41231".
 func (s *Server) URL() string { return "http://" + s.listener.Addr().String() }

@@ -95,9 +95,7 @@ func TestErrorsBecomeCodesAndOnlyOursAreLogged(t *testing.T) {
 
 func TestRunFinishesWhatIsInHand(t *testing.T) {
 	t.Parallel()
-	h2c := &http.Transport{Protocols: new(http.Protocols)}
-	h2c.Protocols.SetUnencryptedHTTP2(true)
-	for name, transport := range map[string]*http.Transport{"over HTTP/1.1": {}, "over HTTP/2 without TLS": h2c} {
+	for name, transport := range map[string]*http.Transport{"over HTTP/1.1": {}, "over HTTP/2 without TLS": h2c()} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			defer transport.CloseIdleConnections()
@@ -145,7 +143,7 @@ func TestRunEndsStreams(t *testing.T) {
 func TestReadyzTellsWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	lacks := errors.New("the database does not answer")
-	s := startWith(t, Config{Ready: func(context.Context) error { return lacks }}, nil)
+	s := startWith(t, Config{Ready: func(context.Context) error { return lacks }}, standardLimits(), nil)
 	require.Equal(t, "ok\n", get(t, s.URL()+"/healthz"))
 	res, err := http.Get(s.URL() + "/readyz")
 	require.NoError(t, err)
@@ -180,25 +178,41 @@ type running struct {
 
 func start(t *testing.T, getStock func(context.Context) error) *running {
 	t.Helper()
-	return startWith(t, Config{}, getStock)
+	return startWith(t, Config{}, standardLimits(), getStock)
 }
 
-func startWith(t *testing.T, c Config, getStock func(context.Context) error) *running {
+func startWith(t *testing.T, c Config, l limits, getStock func(context.Context) error) *running {
+	t.Helper()
+	r := newStopped(t, c, l)
+	r.Mount(warehousev1connect.NewWarehouseServiceHandler(scripted{getStock: getStock}, r.Options()...))
+	r.Mount(checkoutv1connect.NewCheckoutServiceHandler(watched{}, r.Options()...))
+	r.run(t)
+	return r
+}
+
+// newStopped is a server without services that does not run yet.
+func newStopped(t *testing.T, c Config, l limits) *running {
 	t.Helper()
 	log := &lockedBuffer{}
-	c.Address, c.Log, c.CallTimeout = "127.0.0.1:0", slog.New(slog.NewTextHandler(log, nil)), time.Second
-	s, err := Listen(c)
+	c.Log, c.CallTimeout = slog.New(slog.NewTextHandler(log, nil)), time.Second
+	if c.Address == "" {
+		c.Address = "127.0.0.1:0"
+	}
+	s, err := listen(c, l)
 	require.NoError(t, err)
-	s.Mount(warehousev1connect.NewWarehouseServiceHandler(scripted{getStock: getStock}, s.Options()...))
-	s.Mount(checkoutv1connect.NewCheckoutServiceHandler(watched{}, s.Options()...))
-	ctx, stop := context.WithCancel(context.Background())
-	r := &running{Server: s, stop: stop, ran: make(chan error, 1), log: log}
-	go func() { r.ran <- s.Run(ctx) }()
+	return &running{Server: s, ran: make(chan error, 1), log: log}
+}
+
+// run runs the server until the test ends.
+func (r *running) run(t *testing.T) {
+	t.Helper()
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(context.Background())
+	go func() { r.ran <- r.Run(ctx) }()
 	t.Cleanup(func() {
-		stop()
+		r.stop()
 		require.NoError(t, <-r.ran)
 	})
-	return r
 }
 
 type scripted struct {
@@ -224,6 +238,19 @@ func (watched) Watch(ctx context.Context, _ *connect.Request[checkoutv1.WatchReq
 	}
 	<-ctx.Done()
 	return ctx.Err()
+}
+
+// FollowHistory sends three entries, the last two after the request's time is up where it is hurried.
+func (watched) FollowHistory(ctx context.Context, _ *connect.Request[checkoutv1.FollowHistoryRequest], stream *connect.ServerStream[checkoutv1.FollowHistoryResponse]) error {
+	if err := stream.Send(&checkoutv1.FollowHistoryResponse{}); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(2 * soon):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return errors.Join(stream.Send(&checkoutv1.FollowHistoryResponse{}), stream.Send(&checkoutv1.FollowHistoryResponse{}))
 }
 
 // lockedBuffer is a log that a test reads while the server writes.

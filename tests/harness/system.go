@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -284,10 +285,14 @@ func (s *System) AwaitAllEnded(t testing.TB, limit time.Duration) time.Duration 
 	t.Helper()
 	return Within(t, limit, "all checkouts to end", func(ctx context.Context) error {
 		open, err := s.Judge.Open(ctx)
-		if err == nil && open > 0 {
-			err = fmt.Errorf("%d are open", open)
+		if err != nil || open == 0 {
+			return err
 		}
-		return err
+		some, err := s.Judge.StillOpen(ctx)
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("%d are open: %s", open, strings.Join(some, "; "))
 	})
 }
 

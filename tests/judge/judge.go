@@ -110,6 +110,21 @@ func (j *Judge) Open(ctx context.Context) (int, error) {
 	return open, err
 }
 
+// StillOpen tells of a few checkouts that are not final how they stand.
+func (j *Judge) StillOpen(ctx context.Context) (some []string, err error) {
+	const query = `
+		SELECT order_id || ' is ' || status || ', ' || coordination || ', at ' || coalesce((SELECT string_agg(name || ' ' || state, ', ')
+			FROM steps WHERE steps.order_id = checkouts.order_id AND state NOT IN ('pending', 'done')), 'no step')
+		FROM checkouts WHERE check_at IS NOT NULL ORDER BY started_at LIMIT 5`
+	err = each(ctx, j.orchestrator, query, func(row pgx.CollectableRow) error {
+		var line string
+		err := row.Scan(&line)
+		some = append(some, line)
+		return err
+	})
+	return some, err
+}
+
 // Final counts the checkouts that are final, by status.
 func (j *Judge) Final(ctx context.Context) (map[string]int, error) {
 	final := make(map[string]int)

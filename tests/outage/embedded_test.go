@@ -103,11 +103,14 @@ func startDev(t *testing.T, dir string) dev {
 // anything.
 func (s dev) goOn(t *testing.T, load *load, back time.Time) {
 	t.Helper()
+	open := openNow(t, &s.System)
 	first := requireProgress(t, &s.System, back, goesOnWithin)
 	accepted := load.stop(t)
 	s.AwaitAllEnded(t, time.Minute)
 	t.Logf("I8: it went on %s after the database was back; %d orders were accepted, and %d calls answered unavailable; all had ended after %s",
 		first.Round(time.Millisecond), accepted, load.unavailable.Load(), time.Since(back).Round(time.Millisecond))
+	last, after := lastProgress(t, &s.System, open, back)
+	t.Logf("of the %d that were open then the last to go on was %s, after %s", len(open), last, after.Round(time.Millisecond))
 	require.True(t, s.Process.Running())
 	require.Equal(t, s.pid, s.Process.PID(), "the process stays")
 	s.Process.AwaitReady(t)

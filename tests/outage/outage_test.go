@@ -190,6 +190,39 @@ func requireProgress(t *testing.T, s *harness.System, back time.Time, within tim
 	return first.Sub(back)
 }
 
+// openNow are the orders that have not ended.
+func openNow(t *testing.T, s *harness.System) (orders []string) {
+	t.Helper()
+	harness.Eventually(t, "the open orders to be told", func(ctx context.Context) error {
+		conn, err := pgx.Connect(ctx, s.Databases["orchestrator"])
+		if err != nil {
+			return err
+		}
+		defer conn.Close(context.WithoutCancel(ctx))
+		return conn.QueryRow(ctx, `SELECT coalesce(array_agg(order_id), '{}') FROM checkouts WHERE phase <> 'final'`).Scan(&orders)
+	})
+	return orders
+}
+
+// lastProgress tells which of the orders was the last to go on, when nothing had happened to it since a moment, and after how long.
+func lastProgress(t *testing.T, s *harness.System, orders []string, since time.Time) (order string, after time.Duration) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), s.Databases["orchestrator"])
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	const query = `
+		SELECT order_id || ' (' || coordination || ')', first FROM checkouts
+		JOIN (SELECT order_id, min(at) AS first FROM entries WHERE at > $2 GROUP BY order_id) went_on USING (order_id)
+		WHERE order_id = ANY($1) ORDER BY first DESC LIMIT 1`
+	var at time.Time
+	err = conn.QueryRow(t.Context(), query, orders, since).Scan(&order, &at)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "none", 0
+	}
+	require.NoError(t, err)
+	return order, at.Sub(since)
+}
+
 // awaitSaying waits until /readyz of a process says something.
 func awaitSaying(t *testing.T, url, text string) {
 	t.Helper()

@@ -43,7 +43,7 @@ var expected = map[string]map[verb]string{
 	},
 	"RUNNING, pivoted: the capture fails": {
 		nothing:     "→ CONFIRMED",
-		cancel:      "refused: too late to cancel ORDER: the capture of EUR 4999 (minor units) is under way, so it goes forward → CONFIRMED",
+		cancel:      "refused: too late to cancel ORDER: the capture of 49.99 EUR is under way, so it goes forward → CONFIRMED",
 		approve:     "refused: ORDER: it needs no approval, and it is RUNNING → CONFIRMED",
 		reject:      "refused: ORDER: it needs no approval, and it is RUNNING → CONFIRMED",
 		retry:       "capture-payment is tried at once → CONFIRMED",
@@ -108,7 +108,7 @@ var expected = map[string]map[verb]string{
 	},
 	"NEEDS_ATTENTION, pivoted: approved, and the warehouse knows another commit": {
 		nothing:     "→ CONFIRMED",
-		cancel:      "refused: too late to cancel ORDER: USD 5498 (minor units) was captured, so it goes forward; while the stock is not shipped, `checkout resolve --step commit-stock --as refund` releases it → CONFIRMED",
+		cancel:      "refused: too late to cancel ORDER: 54.98 USD was captured, so it goes forward; while the stock is not shipped, `checkout resolve --step commit-stock --as refund` releases it → CONFIRMED",
 		approve:     "it is NEEDS_ATTENTION → CONFIRMED",
 		reject:      "refused: ORDER: it was approved before, and it is NEEDS_ATTENTION → CONFIRMED",
 		retry:       "commit-stock is tried at once → CONFIRMED",
@@ -160,7 +160,7 @@ var expected = map[string]map[verb]string{
 	},
 	"CONFIRMED": {
 		nothing:     "→ CONFIRMED",
-		cancel:      "refused: too late to cancel ORDER: it is CONFIRMED: EUR 4999 (minor units) was captured and the stock is shipped → CONFIRMED",
+		cancel:      "refused: too late to cancel ORDER: it is CONFIRMED: 49.99 EUR was captured and the stock is shipped → CONFIRMED",
 		approve:     "refused: ORDER: it needs no approval, and it is CONFIRMED → CONFIRMED",
 		reject:      "refused: ORDER: it needs no approval, and it is CONFIRMED → CONFIRMED",
 		retry:       "refused: ORDER: it is CONFIRMED, and nothing of it is open → CONFIRMED",

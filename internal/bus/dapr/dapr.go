@@ -14,7 +14,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"mime"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -112,19 +114,42 @@ func Routes(subscriptions []bus.Subscription) (pattern string, handler http.Hand
 			http.Error(w, fmt.Sprintf("not subscribed to %s", topic), http.StatusNotFound)
 			return
 		}
+		if contentType := r.Header.Get("Content-Type"); !isSidecars(contentType) {
+			http.Error(w, fmt.Sprintf("an event must come as application/cloudevents+json or application/json, not %q", contentType), http.StatusUnsupportedMediaType)
+			return
+		}
 		limit := int64(maxMessage)
 		if bus.IsDeadLetters(topic) {
 			limit = maxLetter
 		}
 		message, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
 		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
+			http.Error(w, err.Error(), statusOf(err))
 			return
 		}
 		answer := handle(r.Context(), opened(topic, message))
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(map[string]string{"status": answer.String()}) // Who has hung up delivers again.
 	})
+}
+
+// isSidecars tells whether a sidecar sends this: application/cloudevents+json, raw payloads included, and application/json for
+// several at once. A web page can send neither to another site without being let to, unlike text/plain.
+func isSidecars(contentType string) bool {
+	mediaType, _, err := mime.ParseMediaType(contentType)
+	return err == nil && (mediaType == "application/cloudevents+json" || mediaType == "application/json")
+}
+
+// statusOf is the answer to a body that could not be read. All of them have the sidecar deliver again.
+func statusOf(err error) int {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return http.StatusRequestEntityTooLarge
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return http.StatusRequestTimeout
+	}
+	return http.StatusBadRequest
 }
 
 // opened reads what the sidecar sends. Subscriptions to dead letters ask for raw payloads: for them the sidecar puts the message

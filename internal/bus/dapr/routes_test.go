@@ -7,10 +7,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	sdk "github.com/dapr/go-sdk/client"
@@ -61,7 +63,7 @@ func TestADeadLetterIsTheMessageAsItWas(t *testing.T) {
 func TestAMessageOfAnySizeIsNotRead(t *testing.T) {
 	t.Parallel()
 	got, res := push(t, topic, strings.Repeat(" ", maxMessage+1), bus.Success)
-	require.Equal(t, http.StatusBadRequest, res.Code)
+	require.Equal(t, http.StatusRequestEntityTooLarge, res.Code)
 	require.Empty(t, got)
 }
 
@@ -72,8 +74,40 @@ func TestADeadLetterMayBeLargerThanWhatASidecarPublishes(t *testing.T) {
 	require.True(t, bytes.Equal(message, got[0].Data))
 }
 
+func TestWhatNoSidecarSendsIsNoEvent(t *testing.T) {
+	t.Parallel()
+	for contentType, want := range map[string]int{
+		"application/cloudevents+json":                http.StatusOK, // One event, as raw payload too (daprd's postman/http).
+		"application/cloudevents+json; charset=utf-8": http.StatusOK,
+		"Application/JSON":                            http.StatusOK, // Several at once.
+		"text/plain":                                  http.StatusUnsupportedMediaType,
+		"text/plain; application/json":                http.StatusUnsupportedMediaType,
+		"application/x-www-form-urlencoded":           http.StatusUnsupportedMediaType,
+		"multipart/form-data; boundary=x":             http.StatusUnsupportedMediaType,
+		"":                                            http.StatusUnsupportedMediaType,
+	} {
+		for _, to := range []string{topic, bus.DeadLettersOf(topic)} {
+			got, res := pushAs(t, contentType, to, strings.NewReader(`{"id": "e-1", "data": {}}`), bus.Success)
+			require.Equal(t, want, res.Code, contentType)
+			require.Equal(t, want == http.StatusOK, len(got) == 1, contentType)
+		}
+	}
+}
+
+func TestAMessageThatArrivesTooSlowlyIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	got, res := pushAs(t, "application/json", topic, iotest.ErrReader(os.ErrDeadlineExceeded), bus.Success)
+	require.Equal(t, http.StatusRequestTimeout, res.Code)
+	require.Empty(t, got)
+}
+
 // push posts a message to the routes of an app that is subscribed to topic and its dead letters.
 func push(t *testing.T, to, message string, answer bus.Answer) (got []bus.Delivery, res *httptest.ResponseRecorder) {
+	t.Helper()
+	return pushAs(t, "application/cloudevents+json", to, strings.NewReader(message), answer)
+}
+
+func pushAs(t *testing.T, contentType, to string, message io.Reader, answer bus.Answer) (got []bus.Delivery, res *httptest.ResponseRecorder) {
 	t.Helper()
 	handle := func(_ context.Context, d bus.Delivery) bus.Answer {
 		got = append(got, d)
@@ -82,7 +116,9 @@ func push(t *testing.T, to, message string, answer bus.Answer) (got []bus.Delive
 	mux := http.NewServeMux()
 	mux.Handle(Routes([]bus.Subscription{{Topic: topic, Handle: handle}, {Topic: bus.DeadLettersOf(topic), Handle: handle}}))
 	res = httptest.NewRecorder()
-	mux.ServeHTTP(res, httptest.NewRequest(http.MethodPost, "/events/"+to, strings.NewReader(message)))
+	req := httptest.NewRequest(http.MethodPost, "/events/"+to, message)
+	req.Header.Set("Content-Type", contentType)
+	mux.ServeHTTP(res, req)
 	return got, res
 }
 
