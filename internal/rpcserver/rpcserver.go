@@ -10,12 +10,15 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/otelconnect"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 )
 
 const (
@@ -101,8 +104,9 @@ func Listen(c Config) (*Server, error) {
 		connect.WithCodec(protoNamesJSON{name: "json"}),
 		connect.WithCodec(protoNamesJSON{name: "json; charset=utf-8"}),
 		connect.WithInterceptors(tracing, &edge{server: s, durations: newDurations(c.Metrics)}),
-		// Innermost, so that the edge counts a panic as the error it becomes.
+		// Below the edge, so that it counts a panic as the error it becomes.
 		connect.WithRecover(s.recovered),
+		connect.WithInterceptors(contract.Interceptor{}),
 	}
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	s.mux.HandleFunc("GET /readyz", s.answers(c.Ready))
@@ -127,7 +131,10 @@ func Listen(c Config) (*Server, error) {
 func (s *Server) Options() []connect.HandlerOption { return s.options }
 
 // Mount serves a handler under a path. It must be called before Run.
-func (s *Server) Mount(path string, handler http.Handler) { s.mux.Handle(path, handler) }
+func (s *Server) Mount(path string, handler http.Handler) {
+	contract.Prepare(strings.Trim(path, "/")) // The path of a Connect handler is its service's name.
+	s.mux.Handle(path, handler)
+}
 
 // URL is where the server really listens, such as "http://127.0.0.1:41231".
 func (s *Server) URL() string { return "http://" + s.listener.Addr().String() }
