@@ -156,6 +156,14 @@ func TestI9WhatCostsMoreThanCanBePaidIsToldByLine(t *testing.T) {
 	}
 }
 
+func TestI9APriceInACurrencyThatIsNoneIsNotLearned(t *testing.T) {
+	_, err := setPrice(nil)(t.Context(), nil, &pricingv1.PriceUpdated{
+		Header: &eventv1.Header{Sku: "A"}, UnitPrice: &operationv1.Money{Currency: "ZZZ", MinorUnits: 1},
+	})
+	require.ErrorIs(t, err, event.ErrBad)
+	require.ErrorContains(t, err, `unit_price.currency: there is no currency "ZZZ"`)
+}
+
 // named is an engine of which no more is asked than its name.
 type named struct{ engine.Engine }
 
