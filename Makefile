@@ -31,12 +31,14 @@ clean: ## down, and remove the data under .local/
 	@$(STACK) clean
 
 ##@ Tests and measurements
-.PHONY: test test-fast bench
+.PHONY: test test-fast fuzz bench
 test: install build ## every test, on real PostgreSQL, real Dapr and real Redis
 	@$(STACK) test-env
 	@status=0; go test -timeout 30m ./... || status=$$?; $(STACK) test-down; exit $$status
 test-fast: install ## what needs no Dapr and takes no minutes: the inner loop
 	@go test -short -timeout 10m $(FAST)
+fuzz: install ## arbitrary requests to every procedure of every service, for as long as FUZZ says (10m)
+	@FUZZ=$(or $(FUZZ),10m) go test -count=1 -timeout 0 -v ./tests/fuzz
 bench: install build ## the benchmarks: a table, and bench/out/*.json
 	@$(STACK) test-env
 	@status=0; go run ./bench || status=$$?; $(STACK) test-down; exit $$status
@@ -57,13 +59,13 @@ check-lint:
 	@$(TOOLS) staticcheck ./...
 # A breaking change of a contract fails here; see `generate` for one that only adds.
 check-proto:
-	@$(TOOLS) buf lint
-	@$(TOOLS) buf breaking --against proto/baseline.binpb
+	@$(TOOLS) buf lint proto
+	@$(TOOLS) buf breaking proto --against proto/baseline.binpb
 check-generated:
 	@made=$$(mktemp -d) && trap 'rm -rf "$$made"' EXIT && \
-	{ $(TOOLS) buf generate -o "$$made" && diff -r gen "$$made/gen" && \
-	  $(TOOLS) buf build --exclude-source-info -o "$$made/baseline.binpb" && cmp proto/baseline.binpb "$$made/baseline.binpb" && \
-	  $(TOOLS) buf build -o - | go run ./tools/topics "$$made" && diff docs/topics.md "$$made/docs/topics.md" && \
+	{ $(TOOLS) buf generate proto -o "$$made" && diff -r gen "$$made/gen" && \
+	  $(TOOLS) buf build proto --exclude-source-info -o "$$made/baseline.binpb" && cmp proto/baseline.binpb "$$made/baseline.binpb" && \
+	  $(TOOLS) buf build proto -o - | go run ./tools/topics "$$made" && diff docs/topics.md "$$made/docs/topics.md" && \
 	  diff components/subscriptions.yaml "$$made/components/subscriptions.yaml"; } || \
 	{ echo "what is generated is not that of proto/: run make generate"; exit 1; }
 check-imports:
@@ -83,7 +85,7 @@ tools: ## build buf and the linter into the user's cache, once per version (chec
 	@$(STACK) tools
 # The baseline follows each change that only adds, so that what was added is held to as well.
 generate: tools ## generate from proto/ code, docs/topics.md and Dapr's subscriptions; refuses what breaks what is out there
-	@$(TOOLS) buf breaking --against proto/baseline.binpb
-	@$(TOOLS) buf generate
-	@$(TOOLS) buf build --exclude-source-info -o proto/baseline.binpb
-	@$(TOOLS) buf build -o - | go run ./tools/topics .
+	@$(TOOLS) buf breaking proto --against proto/baseline.binpb
+	@$(TOOLS) buf generate proto
+	@$(TOOLS) buf build proto --exclude-source-info -o proto/baseline.binpb
+	@$(TOOLS) buf build proto -o - | go run ./tools/topics .

@@ -9,13 +9,12 @@ import (
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/requests"
 )
 
 func authorizePayment(payment paymentv1connect.PaymentServiceClient) call {
 	return func(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
-		answer, err := payment.Authorize(ctx, connect.NewRequest(&paymentv1.AuthorizeRequest{
-			OrderId: order.ID, CustomerId: order.CustomerID, Amount: money(order.Amount), PaymentMethod: order.PaymentMethod,
-		}))
+		answer, err := payment.Authorize(ctx, connect.NewRequest(requests.Authorize(order)))
 		if err != nil {
 			return nil, err
 		}
@@ -35,9 +34,7 @@ func voidAuthorization(payment paymentv1connect.PaymentServiceClient) call {
 
 func capturePayment(payment paymentv1connect.PaymentServiceClient) call {
 	return func(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
-		answer, err := payment.Capture(ctx, connect.NewRequest(&paymentv1.CaptureRequest{
-			OrderId: order.ID, Amount: money(order.Amount),
-		}))
+		answer, err := payment.Capture(ctx, connect.NewRequest(requests.Capture(order)))
 		if err != nil {
 			return nil, err
 		}
@@ -53,8 +50,4 @@ func refundPayment(payment paymentv1connect.PaymentServiceClient) call {
 		}
 		return answer.Msg.GetResult(), nil
 	}
-}
-
-func money(m checkout.Money) *operationv1.Money {
-	return &operationv1.Money{Currency: m.Currency, MinorUnits: m.MinorUnits}
 }

@@ -9,15 +9,12 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/requests"
 )
 
 func reserveStock(warehouse warehousev1connect.WarehouseServiceClient) call {
 	return func(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
-		lines := make([]*warehousev1.Line, len(order.Items))
-		for i, item := range order.Items {
-			lines[i] = &warehousev1.Line{Sku: item.SKU, Quantity: item.Quantity}
-		}
-		answer, err := warehouse.Reserve(ctx, connect.NewRequest(&warehousev1.ReserveRequest{OrderId: order.ID, Lines: lines}))
+		answer, err := warehouse.Reserve(ctx, connect.NewRequest(requests.Reserve(order)))
 		if err != nil {
 			return nil, err
 		}

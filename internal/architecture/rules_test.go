@@ -46,7 +46,7 @@ var rules = []rule{
 		because: "workflow code is replayed: it may not reach the outside, the clock or chance, and meets activities by name only",
 	},
 	{
-		packages: []string{"activities"}, mayOnly: []string{"internal/checkout", "internal/invoke", "internal/pause", "gen", "workflows/saga$"},
+		packages: []string{"activities"}, mayOnly: []string{"internal/checkout", "internal/invoke", "internal/pause", "internal/requests", "gen", "workflows/saga$"},
 		never:   []string{"database/sql", "github.com/jackc/pgx"},
 		because: "activities meet workflows through payloads, participants through proto, and the database through Journal",
 	},
@@ -63,7 +63,7 @@ var rules = []rule{
 		because: "the engine seam runs any workflow and knows no checkout",
 	},
 	{
-		packages: []string{"internal/bus", "internal/invoke", "internal/outbox", "internal/inbox", "internal/deadletter", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack", "internal/event", "internal/eventrpc", "internal/process", "internal/sidecar", "internal/breaker", "internal/pause", "internal/money", "internal/redact", "internal/localenv"},
+		packages: []string{"internal/bus", "internal/invoke", "internal/outbox", "internal/inbox", "internal/deadletter", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack", "internal/event", "internal/eventrpc", "internal/process", "internal/sidecar", "internal/breaker", "internal/pause", "internal/money", "internal/redact", "internal/localenv", "internal/contract"},
 		never:    []string{"internal/checkout", "internal/orchestrator", "participants", "workflows", "activities", "cmd"},
 		because:  "plumbing is used by all and knows none of them",
 	},

@@ -3,10 +3,7 @@
 // the standard library only, and nobody's database, wire format or engine.
 package checkout
 
-import (
-	"regexp"
-	"time"
-)
+import "time"
 
 // Names that live in stored histories and rows. Renaming one is a migration.
 const (
@@ -154,9 +151,6 @@ type Order struct {
 	// TraceParent is the W3C trace context of the checkout's start.
 	TraceParent string
 }
-
-// OrderIDPattern is what an order id looks like; an id is unique for ever.
-var OrderIDPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 
 // Attempt identifies one attempt of a run at a step, or at undoing it.
 type Attempt struct {

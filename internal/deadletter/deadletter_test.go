@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -16,7 +18,9 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
+	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/bus"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
 )
@@ -24,7 +28,7 @@ import (
 func TestI5WhatAConsumerCannotTakeIsADeadLetterWithItsCause(t *testing.T) {
 	w := setup(t)
 	w.orders.set(errors.New("column status does not exist"), false)
-	w.write(t, "ord-1", &checkoutv1.OrderCreated{Order: &checkoutv1.Order{CustomerId: "cus-1"}})
+	w.write(t, "ord-1", &checkoutv1.OrderCreated{Order: anOrder})
 
 	l := w.only(t)
 	require.Equal(t, "dl-1", l.Id)
@@ -73,7 +77,7 @@ func TestI5AnythingIsKeptByteForByteWithWhatIsWrongWithIt(t *testing.T) {
 		"no data":                {[]byte(`{"id":"x"}`), "data is missing", "x", ""},
 		"an event without a key": {[]byte(`{"data":{"header":{"event_id":"evt-2"}}}`), "header.topic: must be", "evt-2", ""},
 		"another type":           {cloudEvent(t, cancelled, `{"header":{"event_id":7,"order_id":"ord-7"}}`), "it is not the JSON of", "evt-1", "ord-7"},
-		"a zero byte in the ids": {cloudEvent(t, cancelled, `{"header":{"event_id":"a\u0000b","order_id":"c\u0000"}}`), "header.event_id: must be", "a?b", "c?"},
+		"a zero byte in the ids": {cloudEvent(t, cancelled, `{"header":{"event_id":"a\u0000b","order_id":"c\u0000"}}`), "header.topic: must be", "a?b", "c?"},
 		"a text for a time":      {cloudEvent(t, cancelled, `{"header":{"occurred_at":"soon","order_id":"ord-8"}}`), "it is not the JSON of", "evt-1", "ord-8"},
 		"an endless id":          {[]byte(`{"id":"` + strings.Repeat("i", 5000) + `","data":{}}`), "header: is missing", strings.Repeat("i", 200), ""},
 		"another owner":          {cloudEvent(t, cancelled, header(`,"producer":"orders"`)), "duplicate", "evt-1", "ord-1"},
@@ -150,7 +154,7 @@ func TestI5BothConsumersOfAMessageAreNamed(t *testing.T) {
 	w := setup(t)
 	w.orders.set(fmt.Errorf("%w: orders cannot", event.ErrBad), false)
 	w.warehouse.set(fmt.Errorf("%w: warehouse cannot", event.ErrBad), false)
-	w.write(t, "ord-1", &checkoutv1.OrderCreated{})
+	w.write(t, "ord-1", &checkoutv1.OrderCreated{Order: anOrder})
 	l := w.only(t)
 	require.ElementsMatch(t, []string{"orders", "warehouse"}, l.Consumers)
 	require.Contains(t, l.Cause, "orders: bad event: orders cannot")
@@ -164,7 +168,7 @@ func TestI5AConsumerThatTookItInTheEndIsNotNamed(t *testing.T) {
 	w.orders.set(errors.New("deadlock detected"), false)
 	w.orders.once = true
 	w.warehouse.set(fmt.Errorf("%w: poison", event.ErrBad), false)
-	w.write(t, "ord-1", &checkoutv1.OrderCreated{})
+	w.write(t, "ord-1", &checkoutv1.OrderCreated{Order: anOrder})
 	require.Equal(t, []string{"warehouse"}, w.only(t).Consumers)
 	require.Equal(t, "bad event: poison", w.only(t).Cause)
 }
@@ -189,7 +193,7 @@ func TestI5AnAnswerAboutAnEarlierArrivalLeavesTheLaterOneToBeAsked(t *testing.T)
 func TestI5AConsumerThatIsDownIsAskedAgainAndOnceForAllLetters(t *testing.T) {
 	w := setup(t)
 	w.orders.set(fmt.Errorf("%w: poison", event.ErrBad), true)
-	w.write(t, "ord-1", slices.Repeat([]event.Message{&checkoutv1.OrderCancelled{}}, 30)...)
+	w.write(t, "ord-1", slices.Repeat([]event.Message{&checkoutv1.OrderCancelled{Order: anOrder, Status: "CANCELLED"}}, 30)...)
 	for _, l := range w.list(t, nil) {
 		require.Equal(t, "orders could not be asked yet; nothing is wrong with the message itself that could be seen here", l.Cause)
 	}
@@ -210,7 +214,7 @@ func TestI5CausesAreLearnedInTheBackgroundToo(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ran := make(chan error, 1)
 	go func() { ran <- w.service.Run(ctx) }()
-	w.write(t, "ord-1", &checkoutv1.OrderCancelled{})
+	w.write(t, "ord-1", &checkoutv1.OrderCancelled{Order: anOrder, Status: "CANCELLED"})
 	require.Eventually(t, func() bool {
 		var n int
 		return w.pool.QueryRow(t.Context(), `SELECT count(*) FROM dead_letter_failures`).Scan(&n) == nil && n == 1
@@ -228,7 +232,7 @@ func TestI5WithoutItsDatabaseALetterIsNotTakenAndComesAgain(t *testing.T) {
 func TestI2ReplayReachesTheConsumerThatFailedAndTheOthersAbsorbIt(t *testing.T) {
 	w := setup(t)
 	w.orders.set(fmt.Errorf("%w: not yet known", event.ErrBad), false)
-	w.write(t, "ord-1", &checkoutv1.OrderCreated{})
+	w.write(t, "ord-1", &checkoutv1.OrderCreated{Order: anOrder})
 	w.orders.set(nil, false)
 
 	require.Equal(t, []string{"dl-1"}, w.replay(t, nil).Replayed)
@@ -252,7 +256,7 @@ func TestI2ReplayReachesTheConsumerThatFailedAndTheOthersAbsorbIt(t *testing.T) 
 func TestI5AReplayThatFailsAgainIsOpenAgain(t *testing.T) {
 	w := setup(t)
 	w.orders.set(fmt.Errorf("%w: first", event.ErrBad), false)
-	w.write(t, "ord-1", &checkoutv1.OrderCancelled{})
+	w.write(t, "ord-1", &checkoutv1.OrderCancelled{Order: anOrder, Status: "CANCELLED"})
 	w.orders.set(fmt.Errorf("%w: second", event.ErrBad), false)
 	require.Equal(t, []string{"dl-1"}, w.replay(t, nil).Replayed)
 	l := w.only(t)
@@ -362,17 +366,21 @@ func TestListGoesPageByPage(t *testing.T) {
 }
 
 func TestI9BadInputIsRefusedAndSaysWhere(t *testing.T) {
-	w := setup(t)
+	mux := http.NewServeMux()
+	mux.Handle(deadletterv1connect.NewDeadLetterServiceHandler(setup(t).service, connect.WithInterceptors(contract.Interceptor{})))
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	api := deadletterv1connect.NewDeadLetterServiceClient(server.Client(), server.URL)
 	for want, selection := range map[string]*deadletterv1.Selection{
 		"selection.topic: ":    {Topic: "checkout.order.eaten"},
 		"selection.consumer: ": {Consumer: "ordrs"},
 		"selection.state: ":    {State: "closed"},
-		"selection.ids: ":      {Ids: make([]string, 1001)},
+		"selection.ids: ":      {Ids: slices.Repeat([]string{"dl-1"}, 1001)},
 	} {
-		_, err := w.service.List(t.Context(), connect.NewRequest(&deadletterv1.ListRequest{Selection: selection}))
+		_, err := api.List(t.Context(), connect.NewRequest(&deadletterv1.ListRequest{Selection: selection}))
 		require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err))
 		require.ErrorContains(t, err, want)
-		_, err = w.service.Replay(t.Context(), connect.NewRequest(&deadletterv1.ReplayRequest{Selection: selection, Reason: "r"}))
+		_, err = api.Replay(t.Context(), connect.NewRequest(&deadletterv1.ReplayRequest{Selection: selection, Reason: "r"}))
 		require.ErrorContains(t, err, want)
 	}
 	for want, act := range map[string]*deadletterv1.ReplayRequest{
@@ -380,13 +388,13 @@ func TestI9BadInputIsRefusedAndSaysWhere(t *testing.T) {
 		"reason: must be":    {Reason: "a\nb"},
 		"actor: must be":     {Reason: "r", Actor: strings.Repeat("a", 200)},
 	} {
-		_, err := w.service.Replay(t.Context(), connect.NewRequest(act))
+		_, err := api.Replay(t.Context(), connect.NewRequest(act))
 		require.ErrorContains(t, err, want)
-		_, err = w.service.Archive(t.Context(), connect.NewRequest(&deadletterv1.ArchiveRequest{Reason: act.Reason, Actor: act.Actor}))
+		_, err = api.Archive(t.Context(), connect.NewRequest(&deadletterv1.ArchiveRequest{Reason: act.Reason, Actor: act.Actor}))
 		require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err))
 	}
 	for want, req := range map[string]*deadletterv1.ListRequest{"page_size: ": {PageSize: 1001}, "page_token: ": {PageToken: "x"}} {
-		_, err := w.service.List(t.Context(), connect.NewRequest(req))
+		_, err := api.List(t.Context(), connect.NewRequest(req))
 		require.ErrorContains(t, err, want)
 	}
 }
@@ -412,7 +420,7 @@ func TestSettledLettersAreForgottenAfterAWhileAndOpenOnesNever(t *testing.T) {
 func TestHeldTellsWhichEventsNobodyHasReplayed(t *testing.T) {
 	w := setup(t)
 	w.orders.set(fmt.Errorf("%w: poison", event.ErrBad), false)
-	w.write(t, "ord-1", &checkoutv1.OrderCreated{})
+	w.write(t, "ord-1", &checkoutv1.OrderCreated{Order: anOrder})
 	const id = "orchestrator:order:ord-1:1"
 	held, err := w.service.HeldOf(t.Context(), []string{id, "another"})
 	require.NoError(t, err)

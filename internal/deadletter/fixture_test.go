@@ -17,6 +17,7 @@ import (
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus"
 	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
@@ -130,6 +131,12 @@ type consumer struct {
 	// down says that it cannot be asked; asked counts how often it was.
 	down  bool
 	asked int
+}
+
+// anOrder is what events tell of an order.
+var anOrder = &checkoutv1.Order{
+	CustomerId: "cus-1", Items: []*checkoutv1.Item{{Sku: "CHAIR-OAK", Quantity: 1}},
+	Amount: &operationv1.Money{Currency: "EUR", MinorUnits: 4730}, PaymentMethod: "tok_visa",
 }
 
 func newConsumer(t *testing.T, app string) *consumer {

@@ -1,29 +1,27 @@
 package deadletter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
 )
 
 const (
 	defaultPage = 100
-	// maxPage bounds pages, and the letters that are changed at a time.
+	// maxPage bounds the letters that are changed at a time.
 	maxPage = 1000
-	// maxReason and maxActor bound what people write, in characters.
-	maxReason, maxActor = 500, 128
 	// lanes is how many messages are replayed side by side; those of one order go one after the other.
 	lanes = 16
 )
@@ -35,16 +33,13 @@ func (s *Service) List(ctx context.Context, req *connect.Request[deadletterv1.Li
 		return nil, err
 	}
 	size := int(req.Msg.PageSize)
-	if size < 0 || size > maxPage {
-		return nil, badInput("page_size: must be 0 to %d", maxPage)
-	}
 	if size == 0 {
 		size = defaultPage
 	}
 	var after int64
 	if token := req.Msg.PageToken; token != "" {
 		if after, err = strconv.ParseInt(token, 10, 64); err != nil {
-			return nil, badInput("page_token: must be one that a page ended with")
+			return nil, contract.BadInput(contract.BadField("page_token", "must be one that a page ended with"))
 		}
 	}
 	s.learnCauses(ctx)
@@ -73,7 +68,7 @@ func (s *Service) Get(ctx context.Context, req *connect.Request[deadletterv1.Get
 		return nil, err
 	}
 	if len(found) == 0 {
-		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("%w: %q", errGone, clean(req.Msg.Id, maxID)))
+		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("%w: %q", errGone, req.Msg.Id))
 	}
 	message, _, err := s.letters.message(ctx, id)
 	if err != nil {
@@ -92,10 +87,7 @@ func (s *Service) Get(ctx context.Context, req *connect.Request[deadletterv1.Get
 
 // Replay publishes messages again, oldest first.
 func (s *Service) Replay(ctx context.Context, req *connect.Request[deadletterv1.ReplayRequest]) (*connect.Response[deadletterv1.ReplayResponse], error) {
-	by, err := readAct(req.Msg.Actor, req.Msg.Reason)
-	if err != nil {
-		return nil, err
-	}
+	by := actOf(req.Msg.Actor, req.Msg.Reason)
 	found, refused, err := s.selected(ctx, req.Msg.Selection)
 	if err != nil {
 		return nil, err
@@ -169,10 +161,7 @@ func (s *Service) replay(ctx context.Context, e bus.Event, by act) error {
 
 // Archive puts messages away.
 func (s *Service) Archive(ctx context.Context, req *connect.Request[deadletterv1.ArchiveRequest]) (*connect.Response[deadletterv1.ArchiveResponse], error) {
-	by, err := readAct(req.Msg.Actor, req.Msg.Reason)
-	if err != nil {
-		return nil, err
-	}
+	by := actOf(req.Msg.Actor, req.Msg.Reason)
 	found, refused, err := s.selected(ctx, req.Msg.Selection)
 	if err != nil {
 		return nil, err
@@ -205,7 +194,7 @@ func (s *Service) selected(ctx context.Context, wire *deadletterv1.Selection) ([
 		return nil, nil, err
 	}
 	if len(found) > maxPage {
-		return nil, nil, badInput("selection: fits more than %d dead letters, which are the most at a time; name ids page by page", maxPage)
+		return nil, nil, contract.BadInput(contract.BadField("selection", "fits more than %d dead letters, which are the most at a time; name ids page by page", maxPage))
 	}
 	has := make(map[string]bool)
 	for _, l := range found {
@@ -232,54 +221,26 @@ func fits(wire *deadletterv1.Selection) string {
 // readSelection holds a selection to what there is.
 func readSelection(wire *deadletterv1.Selection) (selection, error) {
 	s := selection{topic: wire.GetTopic(), consumer: wire.GetConsumer(), state: wire.GetState(), named: len(wire.GetIds()) > 0}
-	if len(wire.GetIds()) > maxPage {
-		return s, badInput("selection.ids: must be at most %d", maxPage)
-	}
 	for _, id := range wire.GetIds() {
 		s.ids = append(s.ids, parseID(id))
 	}
 	if _, exists := event.Find(s.topic); s.topic != "" && !exists {
-		return s, badInput("selection.topic: there is no topic %q", clean(s.topic, maxID))
+		return s, contract.BadInput(contract.BadField("selection.topic", "there is no topic %q", s.topic))
 	}
 	if s.consumer != "" && len(event.ConsumedBy(s.consumer)) == 0 {
-		return s, badInput("selection.consumer: %q receives no events", clean(s.consumer, maxID))
+		return s, contract.BadInput(contract.BadField("selection.consumer", "%q receives no events", s.consumer))
 	}
 	switch {
 	case s.state == "" && s.named:
 		s.state = all
 	case s.state == "":
 		s.state = open
-	case s.state != open && s.state != replayed && s.state != archived && s.state != all:
-		return s, badInput("selection.state: must be %s, %s, %s or %s", open, replayed, archived, all)
 	}
 	return s, nil
 }
 
-func readAct(actor, reason string) (act, error) {
-	if actor == "" {
-		actor = "api"
-	}
-	switch {
-	case reason == "":
-		return act{}, badInput("reason: is missing")
-	case !printable(reason, maxReason):
-		return act{}, badInput("reason: must be at most %d printable characters", maxReason)
-	case !printable(actor, maxActor):
-		return act{}, badInput("actor: must be at most %d printable characters", maxActor)
-	}
-	return act{Actor: actor, Reason: reason}, nil
-}
-
-func printable(s string, most int) bool {
-	if !utf8.ValidString(s) || utf8.RuneCountInString(s) > most {
-		return false
-	}
-	for _, r := range s {
-		if !unicode.IsPrint(r) {
-			return false
-		}
-	}
-	return true
+func actOf(actor, reason string) act {
+	return act{Actor: cmp.Or(actor, "api"), Reason: reason}
 }
 
 func toWire(l letter) *deadletterv1.DeadLetter {
@@ -292,8 +253,4 @@ func toWire(l letter) *deadletterv1.DeadLetter {
 		out.SettledAt = timestamppb.New(*l.settledAt)
 	}
 	return out
-}
-
-func badInput(format string, args ...any) error {
-	return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf(format, args...))
 }

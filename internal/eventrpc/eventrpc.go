@@ -3,20 +3,19 @@ package eventrpc
 
 import (
 	"context"
-	"fmt"
 	"strconv"
-	"strings"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 )
 
-// maxPage bounds pages, and the orders, events and messages that a request may name.
+// maxPage is how many a page has that does not say, which is the most.
 const maxPage = 1000
 
 // Service answers for one process. Either part may be nil: an app that writes no events, or receives none.
@@ -29,21 +28,16 @@ var _ eventv1connect.EventServiceHandler = Service{}
 
 // ListEvents lists events of the outbox.
 func (s Service) ListEvents(ctx context.Context, req *connect.Request[eventv1.ListEventsRequest]) (*connect.Response[eventv1.ListEventsResponse], error) {
-	selection, err := SelectionOf(req.Msg.Selection)
-	if err != nil {
-		return nil, err
-	}
+	selection := selectionOf(req.Msg.Selection)
 	size := int(req.Msg.PageSize)
-	if size < 0 || size > maxPage {
-		return nil, badInput("page_size: must be 0 to %d", maxPage)
-	}
 	if size == 0 {
 		size = maxPage
 	}
 	var place int64
 	if token := req.Msg.PageToken; token != "" {
+		var err error
 		if place, err = strconv.ParseInt(token, 10, 64); err != nil {
-			return nil, badInput("page_token: must be one that a page ended with")
+			return nil, contract.BadInput(contract.BadField("page_token", "must be one that a page ended with"))
 		}
 	}
 	res := &eventv1.ListEventsResponse{}
@@ -84,10 +78,7 @@ func Event(e outbox.Listed) *eventv1.Event {
 
 // Republish has events of the outbox published again.
 func (s Service) Republish(ctx context.Context, req *connect.Request[eventv1.RepublishRequest]) (*connect.Response[eventv1.RepublishResponse], error) {
-	selection, err := SelectionOf(req.Msg.Selection)
-	if err != nil {
-		return nil, err
-	}
+	selection := selectionOf(req.Msg.Selection)
 	res := &eventv1.RepublishResponse{}
 	if s.Outbox == nil {
 		return connect.NewResponse(res), nil
@@ -96,35 +87,23 @@ func (s Service) Republish(ctx context.Context, req *connect.Request[eventv1.Rep
 	if req.Msg.DryRun {
 		republish = s.Outbox.Count
 	}
+	var err error
 	if res.Events, err = republish(ctx, selection); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(res), nil
 }
 
-// SelectionOf reads a selection of events.
-func SelectionOf(wire *eventv1.Selection) (outbox.Selection, error) {
+func selectionOf(wire *eventv1.Selection) outbox.Selection {
 	s := outbox.Selection{OrderIDs: wire.GetOrderIds(), Topic: wire.GetTopic(), Unpublished: wire.GetUnpublished()}
-	if err := checkList("selection.order_ids", s.OrderIDs); err != nil {
-		return s, err
-	}
-	if err := checkList("selection.topic", []string{s.Topic}); err != nil {
-		return s, err
-	}
 	if since := wire.GetSince(); since != nil {
-		if since.CheckValid() != nil {
-			return s, badInput("selection.since: must be a time")
-		}
 		s.Since = since.AsTime()
 	}
-	return s, nil
+	return s
 }
 
 // CheckReceived tells which events the inbox has.
 func (s Service) CheckReceived(ctx context.Context, req *connect.Request[eventv1.CheckReceivedRequest]) (*connect.Response[eventv1.CheckReceivedResponse], error) {
-	if err := checkList("event_ids", req.Msg.EventIds); err != nil {
-		return nil, err
-	}
 	res := &eventv1.CheckReceivedResponse{}
 	if s.Inbox == nil {
 		return connect.NewResponse(res), nil
@@ -141,9 +120,6 @@ func (s Service) CheckReceived(ctx context.Context, req *connect.Request[eventv1
 
 // ListFailures tells why handlers failed.
 func (s Service) ListFailures(ctx context.Context, req *connect.Request[eventv1.ListFailuresRequest]) (*connect.Response[eventv1.ListFailuresResponse], error) {
-	if err := checkList("message_ids", req.Msg.MessageIds); err != nil {
-		return nil, err
-	}
 	res := &eventv1.ListFailuresResponse{}
 	if s.Inbox == nil {
 		return connect.NewResponse(res), nil
@@ -159,21 +135,4 @@ func (s Service) ListFailures(ctx context.Context, req *connect.Request[eventv1.
 		})
 	}
 	return connect.NewResponse(res), nil
-}
-
-// checkList refuses more than a request may name, and what no row can hold.
-func checkList(field string, texts []string) error {
-	if len(texts) > maxPage {
-		return badInput("%s: must be at most %d", field, maxPage)
-	}
-	for _, text := range texts {
-		if strings.ContainsRune(text, 0) {
-			return badInput("%s: must not have a zero byte, as %q has", field, text)
-		}
-	}
-	return nil
-}
-
-func badInput(format string, args ...any) error {
-	return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf(format, args...))
 }

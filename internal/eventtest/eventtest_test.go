@@ -90,7 +90,7 @@ func canonical(a, b []byte) (string, string, error) {
 func TestWhatAContractLostIsSeenInItsGoldenPayload(t *testing.T) {
 	g := find(t, "checkout.order.cancelled/v1.json")
 	for change, c := range map[string]struct{ old, new, want string }{
-		"field removed or renamed":        {`"payment_method"`, `"paid_by"`, "removed or renamed"},
+		"field removed or renamed":        {`"reason"`, `"cause"`, "removed or renamed"},
 		"header's field renamed":          {`"traceparent"`, `"trace"`, "removed or renamed"},
 		"type changed":                    {`"quantity": 2`, `"quantity": "two"`, "not the JSON of checkout.v1.OrderCancelled"},
 		"type changed, and still read":    {`"minor_units": "4730"`, `"minor_units": 4730`, "changed its meaning"},

@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	ordersv1 "github.com/checkoutsaga/orchestrator/gen/orders/v1"
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus"
@@ -203,7 +204,7 @@ func TestAParticipantTakesNoNoticeOfOrchestratedCheckouts(t *testing.T) {
 		m := &warehousev1.InventoryReserved{Header: &eventv1.Header{
 			EventId: coordination, Topic: "warehouse.inventory.reserved", Producer: "warehouse", OrderId: "ord-1", Seq: int64(seq) + 1,
 			SchemaVersion: 1, Coordination: coordination, OccurredAt: timestamppb.Now(),
-		}}
+		}, Payment: &warehousev1.PaymentRequest{CustomerId: "cus-1", Amount: &operationv1.Money{Currency: "EUR", MinorUnits: 1}, PaymentMethod: "tok_visa"}}
 		require.Equal(t, bus.Success, subscriptions[0].Handle(t.Context(), bus.Delivery{Topic: m.Header.Topic, ID: coordination, Data: encode(t, m)}))
 	}
 	require.Equal(t, 1, handled)
@@ -398,7 +399,7 @@ func changed(seq int64) *ordersv1.OrderStatusChanged {
 			EventId: fmt.Sprintf("orders:order:ord-1:%d", seq), Topic: "orders.order.status_changed", Producer: "orders", OrderId: "ord-1", Seq: seq,
 			SchemaVersion: 1, Coordination: event.Orchestrated, OccurredAt: timestamppb.Now(),
 		},
-		Status: "placed",
+		CustomerId: "cus-1", Status: "placed",
 	}
 }
 

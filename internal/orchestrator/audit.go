@@ -54,14 +54,7 @@ func (s *Service) Audit(ctx context.Context, req *connect.Request[checkoutv1.Aud
 	if err := a.report(nil); err != nil {
 		return err
 	}
-	return failureOrNil(a.run(ctx, req.Msg.OrderId))
-}
-
-func failureOrNil(err error) error {
-	if err == nil {
-		return nil
-	}
-	return failure(err)
+	return a.run(ctx, req.Msg.OrderId)
 }
 
 // audit is one run of Audit.

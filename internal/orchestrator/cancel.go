@@ -14,25 +14,18 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 )
 
-const (
-	// maxReason bounds what a person gives as a reason.
-	maxReason = 500
-	// wakeTimeout bounds the word to the engine while a caller waits. The row has been written by then.
-	wakeTimeout = 3 * time.Second
-)
+// wakeTimeout bounds the word to the engine while a caller waits. The row has been written by then.
+const wakeTimeout = 3 * time.Second
 
 // Cancel asks that a checkout be undone. The row decides whether that is still possible; a checkout that is being undone,
 // or ended cancelled, is fine.
 func (s *Service) Cancel(ctx context.Context, req *connect.Request[checkoutv1.CancelRequest]) (*connect.Response[checkoutv1.CancelResponse], error) {
-	if bad := validateAct(req.Msg); len(bad) > 0 {
-		return nil, badInput(bad)
-	}
 	answer, err := s.cancel(ctx, req.Msg)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, noSuchCheckout(req.Msg.OrderId)
 	}
 	if err != nil {
-		return nil, failure(err)
+		return nil, err
 	}
 	if answer.Outcome == store.CancelTooLate {
 		return nil, tooLate(answer.Checkout)

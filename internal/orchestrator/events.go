@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -17,7 +16,7 @@ import (
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
-	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/deadletter"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 )
@@ -40,21 +39,17 @@ type DeadLetters interface {
 // ListEvents lists events of all apps, with whom of their consumers received them. An app that gives no answer costs its own part
 // of the answer only, and is named.
 func (s *Service) ListEvents(ctx context.Context, req *connect.Request[checkoutv1.ListEventsRequest]) (*connect.Response[checkoutv1.ListEventsResponse], error) {
-	bad := badSelection(req.Msg.Selection)
+	if err := contract.BadInput(badSelection(req.Msg.Selection)...); err != nil {
+		return nil, err
+	}
 	limit := int(req.Msg.Limit)
-	if limit < 0 || limit > maxPage {
-		bad = append(bad, badField("limit", "must be 1 to %d, or 0 for %d", maxPage, defaultPage))
-	}
-	if len(bad) > 0 {
-		return nil, badInput(bad)
-	}
 	if limit == 0 {
 		limit = defaultPage
 	}
 	written, more, away := s.newestEvents(ctx, req.Msg.Selection, limit)
 	deliveries, consumersAway, err := s.deliveries(ctx, askTimeout, written)
 	if err != nil {
-		return nil, failure(err)
+		return nil, err
 	}
 	maps.Copy(away, consumersAway)
 	res := &checkoutv1.ListEventsResponse{More: more, Unreachable: sentences(away)}
@@ -72,16 +67,10 @@ func (s *Service) ListEvents(ctx context.Context, req *connect.Request[checkoutv
 func (s *Service) RepublishEvents(ctx context.Context, req *connect.Request[checkoutv1.RepublishEventsRequest]) (*connect.Response[checkoutv1.RepublishEventsResponse], error) {
 	bad := badSelection(req.Msg.Selection)
 	if sel := req.Msg.Selection; len(sel.GetOrderIds()) == 0 && sel.GetTopic() == "" && !sel.GetUnpublished() && sel.GetSince() == nil {
-		bad = append(bad, badField("selection", "selects nothing; a time long ago in since selects everything"))
+		bad = append(bad, contract.BadField("selection", "selects nothing; a time long ago in since selects everything"))
 	}
-	if req.Msg.Reason != "" && !printable(req.Msg.Reason, maxReason) {
-		bad = append(bad, badField("reason", "must be at most %d printable characters", maxReason))
-	}
-	if req.Msg.Actor != "" && !printable(req.Msg.Actor, maxToken) {
-		bad = append(bad, badField("actor", "must be at most %d printable characters", maxToken))
-	}
-	if len(bad) > 0 {
-		return nil, badInput(bad)
+	if err := contract.BadInput(bad...); err != nil {
+		return nil, err
 	}
 	var mu sync.Mutex
 	res := &checkoutv1.RepublishEventsResponse{}
@@ -103,24 +92,11 @@ func (s *Service) RepublishEvents(ctx context.Context, req *connect.Request[chec
 	return connect.NewResponse(res), nil
 }
 
-func badSelection(sel *eventv1.Selection) []*checkoutv1.BadField {
-	var bad []*checkoutv1.BadField
-	if len(sel.GetOrderIds()) > maxPage {
-		bad = append(bad, badField("selection.order_ids", "must be at most %d", maxPage))
-	}
-	for i, id := range sel.GetOrderIds() {
-		if !checkout.OrderIDPattern.MatchString(id) {
-			bad = append(bad, badField(fmt.Sprintf("selection.order_ids[%d]", i), "%q is no order id", clip(id)))
-			break
-		}
-	}
+func badSelection(sel *eventv1.Selection) []*contract.Problem {
 	if _, exists := event.Find(sel.GetTopic()); sel.GetTopic() != "" && !exists {
-		bad = append(bad, badField("selection.topic", "there is no topic %q", clip(sel.GetTopic())))
+		return []*contract.Problem{contract.BadField("selection.topic", "there is no topic %q", sel.GetTopic())}
 	}
-	if since := sel.GetSince(); since != nil && since.CheckValid() != nil {
-		bad = append(bad, badField("selection.since", "must be a time"))
-	}
-	return bad
+	return nil
 }
 
 // producersOf are the apps that may have written events of a selection.

@@ -151,7 +151,7 @@ func newWorld(t *testing.T) *world {
 	inbox.On(warehouse.Inbox, effect[*paymentv1.PaymentFailed](warehouse, nil))
 	inbox.On(payment.Inbox, effect[*warehousev1.InventoryReserved](payment, nil))
 	tell := func(ctx context.Context, tx pgx.Tx, h *eventv1.Header, status string) error {
-		return orders.Outbox.Write(ctx, tx, outbox.Order(h.OrderId, h.Coordination), &ordersv1.OrderStatusChanged{Status: status})
+		return orders.Outbox.Write(ctx, tx, outbox.Order(h.OrderId, h.Coordination), &ordersv1.OrderStatusChanged{CustomerId: "cus-17", Status: status})
 	}
 	inbox.On(orders.Inbox, effect(orders, func(ctx context.Context, tx pgx.Tx, m *checkoutv1.OrderCreated) error {
 		return tell(ctx, tx, m.Header, "placed")

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 
+	"github.com/bojanz/currency"
 	"github.com/jackc/pgx/v5"
 
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
@@ -49,15 +49,11 @@ func learn[M event.Message](s *store.Store, fact store.Fact) func(context.Contex
 	}
 }
 
-// currencyPattern is what an ISO 4217 code looks like.
-var currencyPattern = regexp.MustCompile(`^[A-Z]{3}$`)
-
 func setPrice(s *store.Store) func(context.Context, pgx.Tx, *pricingv1.PriceUpdated) (inbox.Result, error) {
 	return func(ctx context.Context, tx pgx.Tx, m *pricingv1.PriceUpdated) (inbox.Result, error) {
-		price := checkout.Money{Currency: m.UnitPrice.GetCurrency(), MinorUnits: m.UnitPrice.GetMinorUnits()}
-		if !currencyPattern.MatchString(price.Currency) || price.MinorUnits < 1 {
-			return inbox.Result{}, fmt.Errorf("%w: unit_price: must be more than nothing, in an ISO 4217 currency, not %d %q",
-				event.ErrBad, price.MinorUnits, price.Currency)
+		price := checkout.Money{Currency: m.UnitPrice.Currency, MinorUnits: m.UnitPrice.MinorUnits}
+		if !currency.IsValid(price.Currency) {
+			return inbox.Result{}, fmt.Errorf("%w: unit_price.currency: there is no currency %q", event.ErrBad, price.Currency)
 		}
 		news, err := s.SetPrice(ctx, tx, m.Header.Sku, price, m.Header.Seq)
 		return inbox.Result{Late: !news}, err

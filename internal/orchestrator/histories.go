@@ -33,7 +33,7 @@ func (s *Service) ListOpenHistories(ctx context.Context, _ *connect.Request[chec
 	for {
 		page, err := s.store.OpenRuns(ctx, s.engine.Name(), after, historiesPage)
 		if err != nil {
-			return failure(err)
+			return err
 		}
 		if len(page) == 0 {
 			return nil

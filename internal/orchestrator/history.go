@@ -30,11 +30,11 @@ func (s *Service) History(ctx context.Context, req *connect.Request[checkoutv1.H
 	}
 	h, err := s.store.History(ctx, req.Msg.OrderId)
 	if err != nil {
-		return nil, failure(err)
+		return nil, err
 	}
 	answer := &checkoutv1.HistoryResponse{OrderId: req.Msg.OrderId, Request: &checkoutv1.StartRequest{}, Checkout: toWire(c)}
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(h.Request, answer.Request); err != nil {
-		return nil, failure(fmt.Errorf("decode stored request of %s: %w", req.Msg.OrderId, err))
+		return nil, fmt.Errorf("decode stored request of %s: %w", req.Msg.OrderId, err)
 	}
 	for _, p := range h.Prices {
 		answer.Prices = append(answer.Prices, &checkoutv1.Price{Sku: p.SKU, UnitPrice: toWireMoney(p.Unit)})
@@ -93,7 +93,7 @@ func (s *Service) FollowHistory(ctx context.Context, req *connect.Request[checko
 		}
 		h, err := s.store.History(ctx, req.Msg.OrderId)
 		if err != nil {
-			return failure(err)
+			return err
 		}
 		entries, unreachable := s.entries(ctx, req.Msg.OrderId, h)
 		entries = slices.DeleteFunc(entries, func(e *checkoutv1.Entry) bool { return told[identity(e)] })
@@ -118,7 +118,7 @@ func (s *Service) FollowHistory(ctx context.Context, req *connect.Request[checko
 		case <-changed:
 		case <-again.C:
 		case <-ctx.Done():
-			return failure(ctx.Err())
+			return ctx.Err()
 		}
 	}
 }

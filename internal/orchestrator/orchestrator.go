@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 
 	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -19,6 +18,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 )
@@ -91,24 +91,25 @@ func (s *Service) Get(ctx context.Context, req *connect.Request[checkoutv1.GetRe
 	return connect.NewResponse(&checkoutv1.GetResponse{Checkout: toWire(c)}), nil
 }
 
-// Bounds of a page of List.
 const (
+	// defaultPage is how many a page of a list has that does not say.
 	defaultPage = 100
-	maxPage     = 1000
+	// maxPage is the most that a page of the event service may have.
+	maxPage = 1000
 )
 
 // List tells of the checkouts that fit, newest first.
 func (s *Service) List(ctx context.Context, req *connect.Request[checkoutv1.ListRequest]) (*connect.Response[checkoutv1.ListResponse], error) {
-	filter, bad := toFilter(req.Msg)
-	if len(bad) > 0 {
-		return nil, badInput(bad)
+	filter, err := toFilter(req.Msg)
+	if err != nil {
+		return nil, err
 	}
 	page, next, err := s.store.List(ctx, filter)
 	if errors.Is(err, store.ErrBadPageToken) {
-		return nil, badInput([]*checkoutv1.BadField{{Field: "page_token", Problem: "is not a page token of this list"}})
+		return nil, contract.BadInput(contract.BadField("page_token", "must be one that a page ended with"))
 	}
 	if err != nil {
-		return nil, failure(err)
+		return nil, err
 	}
 	answer := &checkoutv1.ListResponse{NextPageToken: next}
 	for _, c := range page {
@@ -117,8 +118,7 @@ func (s *Service) List(ctx context.Context, req *connect.Request[checkoutv1.List
 	return connect.NewResponse(answer), nil
 }
 
-func toFilter(req *checkoutv1.ListRequest) (store.Filter, []*checkoutv1.BadField) {
-	var bad []*checkoutv1.BadField
+func toFilter(req *checkoutv1.ListRequest) (store.Filter, error) {
 	f := store.Filter{
 		CustomerID: req.CustomerId, Step: req.Step, AmountOver: req.AmountOver, OlderThan: req.OlderThan.AsDuration(),
 		Attention: req.Attention, ReasonCode: req.ReasonCode, Limit: int(req.Limit), PageToken: req.PageToken,
@@ -129,26 +129,17 @@ func toFilter(req *checkoutv1.ListRequest) (store.Filter, []*checkoutv1.BadField
 	for i, wire := range req.Statuses {
 		status, ok := fromWireStatus(wire)
 		if !ok {
-			bad = append(bad, badField(fmt.Sprintf("statuses[%d]", i), "is no status"))
+			return f, contract.BadInput(contract.BadField(fmt.Sprintf("statuses[%d]", i), "is no status"))
 		}
 		f.Statuses = append(f.Statuses, status)
 	}
 	if f.Step != "" && !isStepOrCompensation(f.Step) {
-		bad = append(bad, badField("step", "is neither a step nor a compensation: %q", f.Step))
-	}
-	if f.AmountOver < 0 {
-		bad = append(bad, badField("amount_over", "must not be negative"))
-	}
-	if f.OlderThan < 0 {
-		bad = append(bad, badField("older_than", "must not be negative"))
-	}
-	if f.Limit < 0 || f.Limit > maxPage {
-		bad = append(bad, badField("limit", "must be 1 to %d, or 0 for %d", maxPage, defaultPage))
+		return f, contract.BadInput(contract.BadField("step", "is neither a step nor a compensation: %q", f.Step))
 	}
 	if f.Limit == 0 {
 		f.Limit = defaultPage
 	}
-	return f, bad
+	return f, nil
 }
 
 // find reads a checkout, or says that there is none.
@@ -158,7 +149,7 @@ func (s *Service) find(ctx context.Context, orderID string) (store.Checkout, err
 		return c, noSuchCheckout(orderID)
 	}
 	if err != nil {
-		return c, failure(err)
+		return c, err
 	}
 	return c, nil
 }
@@ -166,27 +157,3 @@ func (s *Service) find(ctx context.Context, orderID string) (store.Checkout, err
 func noSuchCheckout(orderID string) error {
 	return connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no checkout %q", orderID))
 }
-
-// badInput is one error about all fields that are wrong: a sentence for people and a detail for each field.
-func badInput(fields []*checkoutv1.BadField) error {
-	sentences := make([]string, len(fields))
-	for i, f := range fields {
-		sentences[i] = f.Field + ": " + f.Problem
-	}
-	err := connect.NewError(connect.CodeInvalidArgument, errors.New(strings.Join(sentences, "; ")))
-	for _, f := range fields {
-		detail, detailErr := connect.NewErrorDetail(f)
-		if detailErr != nil {
-			continue // The sentence tells it all the same.
-		}
-		err.AddDetail(detail)
-	}
-	return err
-}
-
-func badField(field, problem string, args ...any) *checkoutv1.BadField {
-	return &checkoutv1.BadField{Field: field, Problem: fmt.Sprintf(problem, args...)}
-}
-
-// failure leaves an error of ours to the server's edge, which knows what a caller may be told of it.
-func failure(err error) error { return err }

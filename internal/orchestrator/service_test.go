@@ -23,6 +23,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
@@ -64,7 +65,7 @@ func setup(t *testing.T) *fixture {
 		Settings: []*checkoutv1.Setting{{Name: "ORCHESTRATOR_LISTEN", Value: "127.0.0.1:0"}},
 	})
 	mux := http.NewServeMux()
-	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service))
+	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service, connect.WithInterceptors(contract.Interceptor{})))
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	f.api = checkoutv1connect.NewCheckoutServiceClient(server.Client(), server.URL)

@@ -12,6 +12,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
@@ -29,8 +30,8 @@ func (s *Service) Start(ctx context.Context, req *connect.Request[checkoutv1.Sta
 		return nil, err
 	}
 	if order.Approval > 0 && order.Coordination == event.Choreographed {
-		return nil, badInput([]*checkoutv1.BadField{badField("coordination", "an order of %s needs approval, so it can only be %s",
-			inWords(order.Amount), event.Orchestrated)})
+		return nil, contract.BadInput(contract.BadField("coordination", "an order of %s needs approval, so it can only be %s",
+			inWords(order.Amount), event.Orchestrated))
 	}
 	if order.Coordination == event.Choreographed && !s.hasBus {
 		return nil, connect.NewError(connect.CodeFailedPrecondition,
@@ -41,7 +42,7 @@ func (s *Service) Start(ctx context.Context, req *connect.Request[checkoutv1.Sta
 		return nil, connect.NewError(connect.CodeAlreadyExists, whatDiffers(err))
 	}
 	if err != nil {
-		return nil, failure(err)
+		return nil, err
 	}
 	if created {
 		s.accepted.Inc()
@@ -56,10 +57,15 @@ func (s *Service) Start(ctx context.Context, req *connect.Request[checkoutv1.Sta
 func (s *Service) price(ctx context.Context, req *checkoutv1.StartRequest, key string) (store.NewCheckout, error) {
 	list, err := s.priceListFor(ctx, req)
 	if err != nil {
-		return store.NewCheckout{}, failure(err)
+		return store.NewCheckout{}, err
 	}
-	if bad := validate(req, key, list); len(bad) > 0 {
-		return store.NewCheckout{}, badInput(bad)
+	return s.priceBy(list, req, key)
+}
+
+// priceBy is price with a price list.
+func (s *Service) priceBy(list priceList, req *checkoutv1.StartRequest, key string) (store.NewCheckout, error) {
+	if err := contract.BadInput(validate(req, key, list)...); err != nil {
+		return store.NewCheckout{}, err
 	}
 
 	named := proto.CloneOf(req)
@@ -71,7 +77,7 @@ func (s *Service) price(ctx context.Context, req *checkoutv1.StartRequest, key s
 	}
 	request, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(named)
 	if err != nil {
-		return store.NewCheckout{}, failure(fmt.Errorf("encode request: %w", err))
+		return store.NewCheckout{}, fmt.Errorf("encode request: %w", err)
 	}
 	order := store.NewCheckout{
 		OrderID: named.OrderId, IdempotencyKey: key, Digest: digest(named), Engine: s.engine.Name(), Request: request,
@@ -89,6 +95,9 @@ func (s *Service) price(ctx context.Context, req *checkoutv1.StartRequest, key s
 		order.Items = append(order.Items, checkout.Item{SKU: item.Sku, Quantity: item.Quantity})
 		order.Prices = append(order.Prices, store.Price{SKU: item.Sku, Unit: checkout.Money{Currency: named.Currency, MinorUnits: unit}})
 		order.Amount.MinorUnits += unit * int64(item.Quantity)
+	}
+	if err := contract.BadInput(unacceptable(order)...); err != nil {
+		return store.NewCheckout{}, err
 	}
 	if above, set := s.approval[order.Amount.Currency]; set && order.Amount.MinorUnits > above {
 		order.Approval = defaultApproval

@@ -11,17 +11,15 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 )
 
-// engineNames are the engines that a checkout can be moved to.
-var engineNames = []string{"dapr", "embedded"}
-
 // Approve lets a checkout that awaits approval go on.
 func (s *Service) Approve(ctx context.Context, req *connect.Request[checkoutv1.ApproveRequest]) (*connect.Response[checkoutv1.ApproveResponse], error) {
-	steered, err := s.steer(ctx, req.Msg, nil, s.store.Approve)
+	steered, err := s.steer(ctx, req.Msg, s.store.Approve)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +29,7 @@ func (s *Service) Approve(ctx context.Context, req *connect.Request[checkoutv1.A
 
 // Reject turns back a checkout that awaits approval.
 func (s *Service) Reject(ctx context.Context, req *connect.Request[checkoutv1.RejectRequest]) (*connect.Response[checkoutv1.RejectResponse], error) {
-	steered, err := s.steer(ctx, req.Msg, nil, s.store.Reject)
+	steered, err := s.steer(ctx, req.Msg, s.store.Reject)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +39,10 @@ func (s *Service) Reject(ctx context.Context, req *connect.Request[checkoutv1.Re
 
 // Resolve settles what a checkout cannot settle by itself.
 func (s *Service) Resolve(ctx context.Context, req *connect.Request[checkoutv1.ResolveRequest]) (*connect.Response[checkoutv1.ResolveResponse], error) {
-	steered, err := s.steer(ctx, req.Msg, validateResolve(req.Msg), func(ctx context.Context, w store.Wish) (store.Steered, error) {
+	if err := contract.BadInput(validateResolve(req.Msg)...); err != nil {
+		return nil, err
+	}
+	steered, err := s.steer(ctx, req.Msg, func(ctx context.Context, w store.Wish) (store.Steered, error) {
 		switch req.Msg.As {
 		case checkoutv1.Resolution_RESOLUTION_RETRY:
 			return s.store.Retry(ctx, w, req.Msg.Step)
@@ -78,11 +79,7 @@ func (s *Service) Resolve(ctx context.Context, req *connect.Request[checkoutv1.R
 
 // Redrive hands a checkout to a new run.
 func (s *Service) Redrive(ctx context.Context, req *connect.Request[checkoutv1.RedriveRequest]) (*connect.Response[checkoutv1.RedriveResponse], error) {
-	var bad []*checkoutv1.BadField
-	if e := req.Msg.Engine; e != "" && e != engineNames[0] && e != engineNames[1] {
-		bad = append(bad, badField("engine", "must be %s, not %q", strings.Join(engineNames, " or "), clip(e)))
-	}
-	steered, err := s.steer(ctx, req.Msg, bad, func(ctx context.Context, w store.Wish) (store.Steered, error) {
+	steered, err := s.steer(ctx, req.Msg, func(ctx context.Context, w store.Wish) (store.Steered, error) {
 		return s.store.Redrive(ctx, w, req.Msg.Engine)
 	})
 	if err != nil {
@@ -102,11 +99,8 @@ type steering interface {
 	GetDryRun() bool
 }
 
-// steer checks a wish, has it fulfilled, and gives its errors their codes.
-func (s *Service) steer(ctx context.Context, req steering, bad []*checkoutv1.BadField, fulfil func(context.Context, store.Wish) (store.Steered, error)) (store.Steered, error) {
-	if bad = append(validateAct(req), bad...); len(bad) > 0 {
-		return store.Steered{}, badInput(bad)
-	}
+// steer has a wish fulfilled, and gives its errors their codes.
+func (s *Service) steer(ctx context.Context, req steering, fulfil func(context.Context, store.Wish) (store.Steered, error)) (store.Steered, error) {
 	steered, err := fulfil(ctx, store.Wish{OrderID: req.GetOrderId(), Actor: actorOf(req), Reason: req.GetReason(), DryRun: req.GetDryRun()})
 	switch {
 	case errors.Is(err, store.ErrNotFound):
@@ -115,7 +109,7 @@ func (s *Service) steer(ctx context.Context, req steering, bad []*checkoutv1.Bad
 		_, sentence, _ := strings.Cut(err.Error(), store.ErrState.Error()+": ")
 		return steered, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s: %s", req.GetOrderId(), sentence))
 	case err != nil:
-		return steered, failure(err)
+		return steered, err
 	}
 	return steered, nil
 }
@@ -145,37 +139,13 @@ func (s *Service) recordAgainst(ctx context.Context, c store.Checkout, name stri
 		step.Participant, step.Name, describe(op), orYourWord), nil
 }
 
-func validateResolve(req *checkoutv1.ResolveRequest) []*checkoutv1.BadField {
-	var bad []*checkoutv1.BadField
-	switch {
-	case req.Step == "":
-		bad = append(bad, badField("step", "is missing"))
-	case !isStepOrCompensation(req.Step):
-		bad = append(bad, badField("step", "is neither a step nor a compensation: %q", clip(req.Step)))
+func validateResolve(req *checkoutv1.ResolveRequest) []*contract.Problem {
+	var bad []*contract.Problem
+	if !isStepOrCompensation(req.Step) {
+		bad = append(bad, contract.BadField("step", "is neither a step nor a compensation: %q", req.Step))
 	}
-	switch req.As {
-	case checkoutv1.Resolution_RESOLUTION_RETRY, checkoutv1.Resolution_RESOLUTION_REFUND:
-		if req.WithoutProof {
-			bad = append(bad, badField("without_proof", "goes with RESOLUTION_DONE only"))
-		}
-	case checkoutv1.Resolution_RESOLUTION_DONE:
-	default:
-		bad = append(bad, badField("as", "must be RESOLUTION_RETRY, RESOLUTION_DONE or RESOLUTION_REFUND"))
-	}
-	return bad
-}
-
-// validateAct checks what every wish of an operator must say.
-func validateAct(req steering) []*checkoutv1.BadField {
-	var bad []*checkoutv1.BadField
-	switch {
-	case req.GetReason() == "":
-		bad = append(bad, badField("reason", "is missing"))
-	case !printable(req.GetReason(), maxReason):
-		bad = append(bad, badField("reason", "must be at most %d printable characters", maxReason))
-	}
-	if actor := req.GetActor(); actor != "" && !printable(actor, maxToken) {
-		bad = append(bad, badField("actor", "must be at most %d printable characters", maxToken))
+	if req.WithoutProof && req.As != checkoutv1.Resolution_RESOLUTION_DONE {
+		bad = append(bad, contract.BadField("without_proof", "goes with RESOLUTION_DONE only"))
 	}
 	return bad
 }

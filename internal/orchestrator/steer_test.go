@@ -99,11 +99,14 @@ func TestI9BadFiltersAreToldByField(t *testing.T) {
 	}))
 	require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err))
 	require.Equal(t, []string{
-		"statuses[0]: is no status", `step: is neither a step nor a compensation: "juggle"`, "amount_over: must not be negative",
-		"older_than: must not be negative", "limit: must be 1 to 1000, or 0 for 100",
+		"statuses[0]: must be STATUS_RUNNING, STATUS_AWAITING_APPROVAL, STATUS_COMPENSATING, STATUS_NEEDS_ATTENTION, STATUS_CONFIRMED, " +
+			"STATUS_REJECTED, STATUS_CANCELLED or STATUS_EXPIRED",
+		"amount_over: must not be negative", "older_than: must not be negative", "limit: must be 0 to 1000, not 1001",
 	}, badFields(t, err))
+	_, err = f.api.List(t.Context(), connect.NewRequest(&checkoutv1.ListRequest{Step: "juggle"}))
+	require.Equal(t, []string{`step: is neither a step nor a compensation: "juggle"`}, badFields(t, err))
 	_, err = f.api.List(t.Context(), connect.NewRequest(&checkoutv1.ListRequest{PageToken: "!"}))
-	require.Equal(t, []string{"page_token: is not a page token of this list"}, badFields(t, err))
+	require.Equal(t, []string{"page_token: must be one that a page ended with"}, badFields(t, err))
 }
 
 func TestWatchEndsWithTheFinalState(t *testing.T) {

@@ -7,25 +7,20 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/proto"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
+	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/requests"
 )
 
-// Limits of an order.
 const (
-	maxLines        = 100
-	maxQuantity     = 10_000
-	maxName         = 64
-	maxToken        = 128
+	// maxKey bounds an Idempotency-Key, in bytes. It is a header, so no rule of the contracts holds it.
 	maxKey          = 255
-	maxSKU          = 64
 	defaultDeadline = 15 * time.Minute
 	defaultApproval = 24 * time.Hour
-	minDeadline     = time.Second
-	maxDeadline     = 30 * 24 * time.Hour
 )
 
 // priceList is what is needed of the price list to judge an order.
@@ -37,141 +32,86 @@ type priceList struct {
 	prices map[string]int64
 }
 
-// validate tells all that is wrong with an order, in the order of its fields; nothing if it can be accepted.
-func validate(req *checkoutv1.StartRequest, key string, list priceList) []*checkoutv1.BadField {
-	var bad []*checkoutv1.BadField
+// validate tells what is wrong with an order that keeps the contract's rules and yet cannot be accepted, in the order of its fields.
+func validate(req *checkoutv1.StartRequest, key string, list priceList) []*contract.Problem {
+	var bad []*contract.Problem
 	refuse := func(field, problem string, args ...any) {
-		bad = append(bad, badField(field, problem, args...))
+		bad = append(bad, contract.BadField(field, problem, args...))
 	}
-
-	switch {
-	case req.OrderId == "" && key == "":
+	if req.OrderId == "" && key == "" {
 		refuse("order_id", "is missing, and so is the Idempotency-Key header; a start needs one of them to be repeatable")
-	case req.OrderId != "" && !checkout.OrderIDPattern.MatchString(req.OrderId):
-		refuse("order_id", "must be 1 to 64 letters, digits, dots, underscores and hyphens and begin with a letter or a digit")
 	}
-	if key != "" && !printable(key, maxKey) {
+	if !printable(key) {
 		refuse("Idempotency-Key", "must be at most %d printable characters", maxKey)
-	}
-	switch {
-	case req.CustomerId == "":
-		refuse("customer_id", "is missing")
-	case wrongName(req.CustomerId) != "":
-		refuse("customer_id", "%s", wrongName(req.CustomerId))
 	}
 	currencyKnown := false
 	for _, c := range list.currencies {
 		currencyKnown = currencyKnown || c == req.Currency
 	}
-	switch {
-	case req.Currency == "":
-		refuse("currency", "is missing")
-	case !currencyKnown:
-		refuse("currency", "%q is unknown; prices are in %s", clip(req.Currency), strings.Join(list.currencies, ", "))
+	if !currencyKnown {
+		refuse("currency", "%q is unknown; prices are in %s", req.Currency, strings.Join(list.currencies, ", "))
 	}
-	switch {
-	case len(req.Items) == 0:
-		refuse("items", "is empty; an order has 1 to %d lines", maxLines)
-	case len(req.Items) > maxLines:
-		refuse("items", "has %d lines; an order has at most %d", len(req.Items), maxLines)
-	}
-	bad = append(bad, validateItems(req, list, currencyKnown)...)
-	switch {
-	case req.PaymentMethod == "":
-		refuse("payment_method", "is missing")
-	case wrongName(req.PaymentMethod) != "":
-		refuse("payment_method", "%s", wrongName(req.PaymentMethod))
-	}
-	if wrongDeadline(req.Deadline) {
-		refuse("deadline", "must be 1 second to 30 days")
-	}
-	if c := req.Coordination; c != "" && c != event.Orchestrated && c != event.Choreographed {
-		refuse("coordination", "must be %s or %s, not %q", event.Orchestrated, event.Choreographed, clip(c))
-	}
-	if wrongDeadline(req.ApprovalDeadline) {
-		refuse("approval_deadline", "must be 1 second to 30 days")
-	}
-	return bad
-}
-
-func wrongDeadline(d *durationpb.Duration) bool {
-	return d != nil && (d.CheckValid() != nil || d.AsDuration() < minDeadline || d.AsDuration() > maxDeadline)
-}
-
-func validateItems(req *checkoutv1.StartRequest, list priceList, currencyKnown bool) []*checkoutv1.BadField {
-	var bad []*checkoutv1.BadField
-	seen := make(map[string]int)
-	for i, item := range head(req.Items) {
-		field := fmt.Sprintf("items[%d].", i)
-		first, twice := seen[item.Sku]
-		switch {
-		case item.Sku == "":
-			bad = append(bad, badField(field+"sku", "is missing"))
-		case twice:
-			// Refused and not merged: two lines for one article are as likely a slip as a wish.
-			bad = append(bad, badField(field+"sku", "%s is also items[%d]; put the quantities together", clip(item.Sku), first))
+	for i, item := range req.Items {
+		switch field := fmt.Sprintf("items[%d].sku", i); {
 		case !list.known[item.Sku]:
-			bad = append(bad, badField(field+"sku", "there is no article %q", clip(item.Sku)))
+			refuse(field, "there is no article %q", item.Sku)
 		case currencyKnown && list.prices[item.Sku] == 0:
-			bad = append(bad, badField(field+"sku", "%s has no price in %s", item.Sku, req.Currency))
-		}
-		if !twice {
-			seen[item.Sku] = i
-		}
-		if item.Quantity < 1 || item.Quantity > maxQuantity {
-			bad = append(bad, badField(field+"quantity", "must be 1 to %d, not %d", maxQuantity, item.Quantity))
+			refuse(field, "%s has no price in %s", item.Sku, req.Currency)
 		}
 	}
 	return bad
 }
 
-// head is the lines that are looked at: all that a good order can have, so that a huge one costs no more.
-func head(items []*checkoutv1.Item) []*checkoutv1.Item {
-	return items[:min(len(items), maxLines)]
+// unacceptable tells why a priced order cannot be carried out: what participants will be asked and told of it, held to the rules
+// that they hold it to. An order that one of them will not even read could never end.
+func unacceptable(order store.NewCheckout) []*contract.Problem {
+	if bad := tooDear(order); len(bad) > 0 {
+		return bad
+	}
+	var bad []*contract.Problem
+	told := order.Order()
+	for _, m := range []proto.Message{
+		requests.Reserve(told), requests.Authorize(told), requests.Capture(told), &checkoutv1.OrderCreated{Order: requests.Told(told)},
+	} {
+		bad = append(bad, contract.Check(m)...)
+	}
+	return bad
 }
 
-// articles are the names that are worth asking the price list about.
-func articles(items []*checkoutv1.Item) []string {
-	var skus []string
-	for _, item := range head(items) {
-		if printable(item.Sku, maxSKU) {
-			skus = append(skus, item.Sku)
+// tooDear tells which lines cost more than may be paid for an order or, where none does by itself, that all of them together do. A
+// price is looked at first, so that no product of it leaves 64 bits.
+func tooDear(order store.NewCheckout) []*contract.Problem {
+	var bad []*contract.Problem
+	judge := func(amount int64, field, what string, args ...any) bool {
+		problems := contract.Check(requests.Money(checkout.Money{Currency: order.Amount.Currency, MinorUnits: amount}))
+		for _, p := range problems {
+			bad = append(bad, contract.BadField(field, "%s: %s %s", fmt.Sprintf(what, args...), strings.ReplaceAll(p.Field, "_", " "), p.Problem))
 		}
+		return len(problems) == 0
+	}
+	for i, item := range order.Items {
+		unit := order.Prices[i].Unit.MinorUnits
+		if judge(unit, fmt.Sprintf("items[%d].sku", i), "the price of %s is no price that can be paid in %s", item.SKU, order.Amount.Currency) {
+			judge(unit*int64(item.Quantity), fmt.Sprintf("items[%d].quantity", i), "%d of %s cost more %s than can be paid for an order",
+				item.Quantity, item.SKU, order.Amount.Currency)
+		}
+	}
+	if len(bad) == 0 {
+		judge(order.Amount.MinorUnits, "items", "together they cost more %s than can be paid for an order", order.Amount.Currency)
+	}
+	return bad
+}
+
+// articles are the names to ask the price list about.
+func articles(items []*checkoutv1.Item) []string {
+	skus := make([]string, len(items))
+	for i, item := range items {
+		skus[i] = item.Sku
 	}
 	return skus
 }
 
-// printable tells whether s has 1 to most characters, all of which can be seen. PostgreSQL would refuse some of the others.
-func printable(s string, most int) bool {
-	if s == "" || !utf8.ValidString(s) || utf8.RuneCountInString(s) > most {
-		return false
-	}
-	for _, r := range s {
-		if !unicode.IsPrint(r) {
-			return false
-		}
-	}
-	return true
-}
-
-// wrongName tells what is wrong with a name that payment is given too; empty if nothing is. It must refuse all that a
-// participant refuses as malformed: an accepted order that a participant will not even read could never end.
-func wrongName(s string) string {
-	switch {
-	case !printable(s, maxName):
-		return fmt.Sprintf("must be at most %d printable characters", maxName)
-	case len(s) > maxName:
-		return fmt.Sprintf("must be at most %d bytes", maxName)
-	case strings.ContainsFunc(s, unicode.IsSpace):
-		return "must not contain spaces"
-	}
-	return ""
-}
-
-// clip keeps what a caller sent from filling an error message.
-func clip(s string) string {
-	if runes := []rune(s); len(runes) > maxSKU {
-		return string(runes[:maxSKU]) + "…"
-	}
-	return s
+// printable tells whether an Idempotency-Key can be kept. A header may bring any bytes.
+func printable(key string) bool {
+	return len(key) <= maxKey && utf8.ValidString(key) && !strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) })
 }

@@ -48,7 +48,7 @@ func (s *Service) Watch(ctx context.Context, req *connect.Request[checkoutv1.Wat
 		case <-changed:
 		case <-again.C:
 		case <-ctx.Done():
-			return failure(ctx.Err())
+			return ctx.Err()
 		}
 	}
 }

@@ -67,7 +67,7 @@ func TestAnEventIsWhatItsContractAsksFor(t *testing.T) {
 		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled}))
 	require.NoError(t, pg.InTx(t.Context(), o.pool, func(tx pgx.Tx) error {
 		return errors.Join(
-			o.Write(traced, tx, Order("ord-1", event.Choreographed), reserved("Schraube M8 “ü”")),
+			o.Write(traced, tx, Order("ord-1", event.Orchestrated), reserved("Schraube-M8-“ü”")),
 			o.Write(t.Context(), tx, Article("A"), &warehousev1.InventoryStockChanged{}))
 	}))
 	listed, err := o.List(t.Context(), Selection{}, 0, 10)
@@ -76,14 +76,14 @@ func TestAnEventIsWhatItsContractAsksFor(t *testing.T) {
 
 	m, err := event.Decode("warehouse.inventory.reserved", listed[0].Data)
 	require.NoError(t, err)
-	require.Equal(t, "Schraube M8 “ü”", m.(*warehousev1.InventoryReserved).Lines[0].Sku)
+	require.Equal(t, "Schraube-M8-“ü”", m.(*warehousev1.InventoryReserved).Lines[0].Sku)
 	h := m.GetHeader()
 	require.Equal(t, listed[0].Header.String(), h.String())
 	require.WithinDuration(t, time.Now(), h.OccurredAt.AsTime(), time.Minute)
 	h.OccurredAt = nil
 	require.Equal(t, (&eventv1.Header{
 		EventId: "warehouse:order:ord-1:1", Topic: "warehouse.inventory.reserved", Producer: "warehouse", OrderId: "ord-1", Seq: 1,
-		SchemaVersion: 1, Coordination: event.Choreographed, Traceparent: "00-01000000000000000000000000000000-0200000000000000-01",
+		SchemaVersion: 1, Coordination: event.Orchestrated, Traceparent: "00-01000000000000000000000000000000-0200000000000000-01",
 	}).String(), h.String())
 
 	// A message of zeros is nothing but its header.

@@ -103,7 +103,7 @@ func runParts(t *testing.T, parts []Part) (stop func()) {
 func write(t *testing.T, o *outbox.Outbox, pool *pgxpool.Pool, order string) {
 	t.Helper()
 	require.NoError(t, pg.InTx(t.Context(), pool, func(tx pgx.Tx) error {
-		return o.Write(t.Context(), tx, outbox.Order(order, event.Orchestrated), &ordersv1.OrderStatusChanged{Status: "placed"})
+		return o.Write(t.Context(), tx, outbox.Order(order, event.Orchestrated), &ordersv1.OrderStatusChanged{CustomerId: "cus-1", Status: "placed"})
 	}))
 }
 

@@ -2,6 +2,7 @@ package rpcserver
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
@@ -15,8 +16,12 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
+// errorIDLength is how long the id of an internal error is, in characters of 5 bits: enough for a day's log, and to be read out.
+const errorIDLength = 8
+
 // edge is what happens to every call: it is bounded, timed, and an error that its handler did not mean for the caller is
-// logged here, once, and answered with code internal.
+// logged here, once, and answered with code internal and the id of its line in the log. What the error says stays inside: it may
+// quote SQL, rows or addresses.
 type edge struct {
 	server    *Server
 	durations *prometheus.HistogramVec
@@ -97,12 +102,17 @@ func (e *edge) told(ctx context.Context, procedure string, err error) *connect.E
 		e.server.config.Log.WarnContext(ctx, "call could not be served at present", "procedure", procedure, "error", err)
 		return connect.NewError(connect.CodeUnavailable, errAway)
 	}
-	e.server.config.Log.ErrorContext(ctx, "call failed", "procedure", procedure, "error", err)
-	return connect.NewError(connect.CodeInternal, err)
+	return e.server.internal(ctx, "call failed", procedure, "error", err)
 }
 
 // recovered turns a handler's panic into an answer, so that one bad request does not end the process and all that it does.
 func (s *Server) recovered(ctx context.Context, spec connect.Spec, _ http.Header, panicked any) error {
-	s.config.Log.ErrorContext(ctx, "handler panicked", "procedure", spec.Procedure, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
-	return connect.NewError(connect.CodeInternal, errors.New("the handler panicked; the server's log has the stack"))
+	return s.internal(ctx, "handler panicked", spec.Procedure, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+}
+
+// internal logs an error of ours, and returns what the caller is told of it: the id by which to find the line in the log.
+func (s *Server) internal(ctx context.Context, what, procedure string, details ...any) *connect.Error {
+	id := rand.Text()[:errorIDLength]
+	s.config.Log.ErrorContext(ctx, what, append([]any{"error_id", id, "procedure", procedure}, details...)...)
+	return connect.NewError(connect.CodeInternal, fmt.Errorf("internal error %s; the server's log has a line with this id", id))
 }

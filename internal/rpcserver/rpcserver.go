@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -17,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
 
@@ -114,8 +116,9 @@ func listen(c Config, l limits) (*Server, error) {
 		connect.WithCodec(protoNamesJSON{name: "json; charset=utf-8"}),
 		connect.WithInterceptors(tracing, &edge{server: s, durations: newDurations(c.Metrics)},
 			newStreams(l, c.Connections.max, c.Metrics)),
-		// Innermost, so that the edge counts a panic as the error it becomes.
+		// Below the edge, so that it counts a panic as the error it becomes.
 		connect.WithRecover(s.recovered),
+		connect.WithInterceptors(contract.Interceptor{}),
 	}
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	s.mux.HandleFunc("GET /readyz", s.answers(c.Ready))
@@ -147,6 +150,7 @@ func (s *Server) Options() []connect.HandlerOption { return s.options }
 
 // Mount serves a Connect handler under a path. It must be called before Run.
 func (s *Server) Mount(path string, handler http.Handler) {
+	contract.Prepare(strings.Trim(path, "/")) // The path of a Connect handler is its service's name.
 	s.mux.Handle(path, http.MaxBytesHandler(handler, maxBody))
 }
 

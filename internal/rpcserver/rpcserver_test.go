@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -73,7 +74,7 @@ func TestErrorsBecomeCodesAndOnlyOursAreLogged(t *testing.T) {
 			t.Parallel()
 			s := start(t, tc.handler)
 			client := warehousev1connect.NewWarehouseServiceClient(http.DefaultClient, s.URL())
-			_, err := client.GetStock(t.Context(), connect.NewRequest(&warehousev1.GetStockRequest{}))
+			_, err := client.GetStock(t.Context(), connect.NewRequest(&warehousev1.GetStockRequest{Sku: "A"}))
 			require.Equal(t, tc.code, connect.CodeOf(err), err)
 			if tc.logged == "" {
 				require.Empty(t, s.log.String())
@@ -85,12 +86,39 @@ func TestErrorsBecomeCodesAndOnlyOursAreLogged(t *testing.T) {
 				}
 				require.Equal(t, 1, strings.Count(s.log.String(), level), s.log.String())
 				require.Contains(t, s.log.String(), tc.logged)
+				require.NotContains(t, err.Error(), tc.logged, "what an error of ours says stays inside")
+				told := regexp.MustCompile(`^internal: internal error ([A-Z2-7]{8}); the server's log has a line with this id$`).FindStringSubmatch(err.Error())
+				require.NotNil(t, told, err.Error())
+				require.Contains(t, s.log.String(), "error_id="+told[1]+" procedure=/warehouse.v1.WarehouseService/GetStock")
 			}
-			_, err = client.SetStock(t.Context(), connect.NewRequest(&warehousev1.SetStockRequest{}))
+			_, err = client.SetStock(t.Context(), connect.NewRequest(&warehousev1.SetStockRequest{Sku: "A"}))
 			require.NoError(t, err, "the process lives on")
 			require.Contains(t, get(t, s.URL()+"/metrics"), `rpc_server_duration_seconds_count{code="`+tc.code.String()+`",procedure="/warehouse.v1.WarehouseService/GetStock"} 1`)
 		})
 	}
+}
+
+func TestI9WhatBreaksAContractReachesNoHandler(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(context.Context) error { panic("it was called") })
+	_, unary := warehousev1connect.NewWarehouseServiceClient(http.DefaultClient, s.URL()).
+		GetStock(t.Context(), connect.NewRequest(&warehousev1.GetStockRequest{Sku: "a\x00b"}))
+	stream, err := checkoutv1connect.NewCheckoutServiceClient(http.DefaultClient, s.URL()).
+		Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{OrderId: "a\x00b"}))
+	require.NoError(t, err)
+	require.False(t, stream.Receive(), "the stream must not begin")
+	for field, err := range map[string]error{"sku": unary, "order_id": stream.Err()} {
+		var wire *connect.Error
+		require.ErrorAs(t, err, &wire)
+		require.Equal(t, connect.CodeInvalidArgument, wire.Code())
+		require.Contains(t, wire.Message(), field+": must ")
+		require.Len(t, wire.Details(), 1)
+		detail, err := wire.Details()[0].Value()
+		require.NoError(t, err)
+		require.Equal(t, field, detail.(*checkoutv1.BadField).Field)
+	}
+	require.Empty(t, s.log.String())
+	require.Contains(t, get(t, s.URL()+"/metrics"), `rpc_server_duration_seconds_count{code="invalid_argument",procedure="/warehouse.v1.WarehouseService/GetStock"} 1`)
 }
 
 func TestRunFinishesWhatIsInHand(t *testing.T) {
@@ -108,7 +136,7 @@ func TestRunFinishesWhatIsInHand(t *testing.T) {
 			client := warehousev1connect.NewWarehouseServiceClient(&http.Client{Transport: transport}, s.URL(), connect.WithGRPCWeb())
 			answered := make(chan error, 1)
 			go func() {
-				_, err := client.GetStock(context.WithoutCancel(t.Context()), connect.NewRequest(&warehousev1.GetStockRequest{}))
+				_, err := client.GetStock(context.WithoutCancel(t.Context()), connect.NewRequest(&warehousev1.GetStockRequest{Sku: "A"}))
 				answered <- err
 			}()
 			<-begun
@@ -130,7 +158,7 @@ func TestRunEndsStreams(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil)
 	stream, err := checkoutv1connect.NewCheckoutServiceClient(http.DefaultClient, s.URL()).
-		Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{}))
+		Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{OrderId: "ord-1"}))
 	require.NoError(t, err)
 	require.True(t, stream.Receive(), "the stream began")
 	s.stop()

@@ -19,7 +19,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 )
 
 //go:embed migrations/*.sql
@@ -121,11 +120,6 @@ func (s *Service) onStatusChanged(ctx context.Context, tx pgx.Tx, m *ordersv1.Or
 
 // ListNotifications lists what was or is to be sent about an order, oldest first; nothing where no event told of it yet.
 func (s *Service) ListNotifications(ctx context.Context, req *connect.Request[notificationv1.ListNotificationsRequest]) (*connect.Response[notificationv1.ListNotificationsResponse], error) {
-	var bad input.Problems
-	bad.OrderID("order_id", req.Msg.OrderId)
-	if err := bad.Err(); err != nil {
-		return nil, err
-	}
 	found, err := s.store.list(ctx, req.Msg.OrderId)
 	if err != nil {
 		return nil, err

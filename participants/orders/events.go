@@ -28,10 +28,7 @@ func (s *Service) onCancelled(ctx context.Context, tx pgx.Tx, m *checkoutv1.Orde
 
 // learn keeps what an event tells of an order and, if that changes the status, tells so in the same transaction.
 func (s *Service) learn(ctx context.Context, tx pgx.Tx, h *eventv1.Header, o *checkoutv1.Order, now status, reason string) (inbox.Result, error) {
-	told, err := toldBy(h, o, now, reason)
-	if err != nil {
-		return inbox.Result{}, err
-	}
+	told := toldBy(h, o, now, reason)
 	before, late, err := keep(ctx, tx, told)
 	switch {
 	case err != nil:

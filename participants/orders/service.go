@@ -17,12 +17,12 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	ordersv1 "github.com/checkoutsaga/orchestrator/gen/orders/v1"
 	"github.com/checkoutsaga/orchestrator/gen/orders/v1/ordersv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 )
 
 //go:embed migrations/*.sql
@@ -33,8 +33,8 @@ const (
 	name = "orders"
 	// maxConns bounds the connections to the database. Fewer make deliveries wait for each other.
 	maxConns = 10
-	// maxPage bounds a page of orders, usualPage is the size of one where none is asked for.
-	maxPage, usualPage = 1000, 100
+	// usualPage is how many orders a page has that does not say.
+	usualPage = 100
 )
 
 // Kind is what a process needs to know to run it.
@@ -94,11 +94,6 @@ func (s *Service) Close() { s.store.pool.Close() }
 
 // GetOrder tells of one order; code not_found for one that no event told of yet.
 func (s *Service) GetOrder(ctx context.Context, req *connect.Request[ordersv1.GetOrderRequest]) (*connect.Response[ordersv1.GetOrderResponse], error) {
-	var bad input.Problems
-	bad.OrderID("order_id", req.Msg.OrderId)
-	if err := bad.Err(); err != nil {
-		return nil, err
-	}
 	o, err := s.store.get(ctx, req.Msg.OrderId)
 	if errors.Is(err, errNoOrder) {
 		return nil, connect.NewError(connect.CodeNotFound, fmt.Errorf("get order %s: %w", req.Msg.OrderId, err))
@@ -111,21 +106,13 @@ func (s *Service) GetOrder(ctx context.Context, req *connect.Request[ordersv1.Ge
 
 // ListOrders lists a customer's orders, newest first.
 func (s *Service) ListOrders(ctx context.Context, req *connect.Request[ordersv1.ListOrdersRequest]) (*connect.Response[ordersv1.ListOrdersResponse], error) {
-	var bad input.Problems
-	bad.Name("customer_id", req.Msg.CustomerId)
 	size := int(req.Msg.PageSize)
-	if size < 0 || size > maxPage {
-		bad.Add("page_size", "must be 0 to %d", maxPage)
-	}
 	if size == 0 {
 		size = usualPage
 	}
 	after, err := parsePlace(req.Msg.PageToken)
 	if err != nil {
-		bad.Add("page_token", "must be one that a page ended with")
-	}
-	if err := bad.Err(); err != nil {
-		return nil, err
+		return nil, contract.BadInput(contract.BadField("page_token", "must be one that a page ended with"))
 	}
 	// One more than the page, to know whether there is a next.
 	found, err := s.store.list(ctx, req.Msg.CustomerId, after, size+1)
@@ -172,10 +159,8 @@ func parsePlace(token string) (place, error) {
 		return place{}, err
 	}
 	at, orderID, _ := strings.Cut(string(text), " ")
-	var bad input.Problems
-	bad.OrderID("order_id", orderID)
 	micro, err := strconv.ParseInt(at, 10, 64)
-	if err != nil || micro < 0 || micro > newest.placedAt.UnixMicro() || bad.Err() != nil {
+	if err != nil || micro < 0 || micro > newest.placedAt.UnixMicro() || len(contract.Check(&ordersv1.GetOrderRequest{OrderId: orderID})) > 0 {
 		return place{}, errors.New("not a place")
 	}
 	return place{placedAt: time.UnixMicro(micro), orderID: orderID}, nil

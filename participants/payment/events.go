@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
-	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 )
 
@@ -27,14 +25,6 @@ func (s *Service) onInventoryReserved(ctx context.Context, tx pgx.Tx, m *warehou
 	r := request{
 		orderID: m.Header.OrderId, coordination: m.Header.Coordination,
 		customerID: m.GetPayment().GetCustomerId(), method: m.GetPayment().GetPaymentMethod(), amount: amountOf(m.GetPayment().GetAmount()),
-	}
-	var bad input.Problems
-	bad.OrderID("header.order_id", r.orderID)
-	bad.Name("payment.customer_id", r.customerID)
-	bad.Money("payment.amount", m.GetPayment().GetAmount())
-	bad.Name("payment.payment_method", r.method)
-	if len(bad) > 0 {
-		return inbox.Result{}, fmt.Errorf("%w: %s", event.ErrBad, strings.Join(bad, "; "))
 	}
 	p, err := lockPayment(ctx, tx, r.orderID)
 	if err != nil {

@@ -404,10 +404,10 @@ func TestI9AReservationThatCanNeverBePaidIsDroppedWithItsCause(t *testing.T) {
 		m     *warehousev1.InventoryReserved
 		cause string
 	}{
-		"no-payment":           {spoilt(func(m *warehousev1.InventoryReserved) { m.Payment = nil }), "payment.customer_id: is missing; payment.amount.currency:"},
+		"no-payment":           {spoilt(func(m *warehousev1.InventoryReserved) { m.Payment = nil }), "payment: is missing in a choreographed checkout"},
 		"no-customer":          {spoilt(func(m *warehousev1.InventoryReserved) { m.Payment.CustomerId = "" }), "payment.customer_id: is missing"},
 		"no-method":            {spoilt(func(m *warehousev1.InventoryReserved) { m.Payment.PaymentMethod = "" }), "payment.payment_method: is missing"},
-		"no-amount":            {spoilt(func(m *warehousev1.InventoryReserved) { m.Payment.Amount = nil }), "payment.amount.minor_units:"},
+		"no-amount":            {spoilt(func(m *warehousev1.InventoryReserved) { m.Payment.Amount = nil }), "payment.amount: is missing"},
 		"a-negative-amount":    {spoilt(func(m *warehousev1.InventoryReserved) { m.Payment.Amount.MinorUnits = -1 }), "payment.amount.minor_units:"},
 		"a-strange-currency":   {spoilt(func(m *warehousev1.InventoryReserved) { m.Payment.Amount.Currency = "euro" }), "payment.amount.currency:"},
 		"no-order-id":          {reserved("-ord", "tok_visa"), "header.order_id: must be"},

@@ -434,12 +434,12 @@ func TestI9BadInputIsRefusedWithTheNameOfTheField(t *testing.T) {
 		return &paymentv1.AuthorizeRequest{OrderId: "ord-1", CustomerId: "cus-1", PaymentMethod: "tok_visa", Amount: &operationv1.Money{Currency: "EUR", MinorUnits: 1}}
 	}
 	for field, spoil := range map[string]func(*paymentv1.AuthorizeRequest){
-		"order_id:":            func(r *paymentv1.AuthorizeRequest) { r.OrderId = "-ord" },
-		"customer_id:":         func(r *paymentv1.AuthorizeRequest) { r.CustomerId = "" },
-		"payment_method:":      func(r *paymentv1.AuthorizeRequest) { r.PaymentMethod = strings.Repeat("t", 65) },
-		"amount.currency:":     func(r *paymentv1.AuthorizeRequest) { r.Amount.Currency = "eur" },
-		"amount.minor_units:":  func(r *paymentv1.AuthorizeRequest) { r.Amount.MinorUnits = 0 },
-		"amount.minor_units: ": func(r *paymentv1.AuthorizeRequest) { r.Amount = nil },
+		"order_id:":           func(r *paymentv1.AuthorizeRequest) { r.OrderId = "-ord" },
+		"customer_id:":        func(r *paymentv1.AuthorizeRequest) { r.CustomerId = "" },
+		"payment_method:":     func(r *paymentv1.AuthorizeRequest) { r.PaymentMethod = strings.Repeat("t", 65) },
+		"amount.currency:":    func(r *paymentv1.AuthorizeRequest) { r.Amount.Currency = "eur" },
+		"amount.minor_units:": func(r *paymentv1.AuthorizeRequest) { r.Amount.MinorUnits = 0 },
+		"amount: is missing":  func(r *paymentv1.AuthorizeRequest) { r.Amount = nil },
 	} {
 		req := good()
 		spoil(req)

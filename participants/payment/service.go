@@ -21,7 +21,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 	"github.com/checkoutsaga/orchestrator/participants/payment/sandbox"
 )
@@ -209,14 +208,6 @@ func (s *Service) ask(ctx context.Context, op ledger.Operation, d ledger.Directi
 
 // Authorize holds money on the customer's card.
 func (s *Service) Authorize(ctx context.Context, req *connect.Request[paymentv1.AuthorizeRequest]) (*connect.Response[paymentv1.AuthorizeResponse], error) {
-	var bad input.Problems
-	bad.OrderID("order_id", req.Msg.OrderId)
-	bad.Name("customer_id", req.Msg.CustomerId)
-	bad.Money("amount", req.Msg.Amount)
-	bad.Name("payment_method", req.Msg.PaymentMethod)
-	if err := bad.Err(); err != nil {
-		return nil, err
-	}
 	op, err := s.store.beginAuthorize(ctx, request{
 		orderID: req.Msg.OrderId, coordination: event.Orchestrated,
 		customerID: req.Msg.CustomerId, method: req.Msg.PaymentMethod, amount: amountOf(req.Msg.Amount),
@@ -239,9 +230,6 @@ func (s *Service) Authorize(ctx context.Context, req *connect.Request[paymentv1.
 
 // Void makes the authorization be gone, also one that is still to arrive.
 func (s *Service) Void(ctx context.Context, req *connect.Request[paymentv1.VoidRequest]) (*connect.Response[paymentv1.VoidResponse], error) {
-	if err := checkOrderID(req.Msg.OrderId); err != nil {
-		return nil, err
-	}
 	op, err := s.store.beginVoid(ctx, req.Msg.OrderId)
 	result, err := s.outcome(ctx, op, ledger.Undoing, err)
 	if err != nil {
@@ -252,12 +240,6 @@ func (s *Service) Void(ctx context.Context, req *connect.Request[paymentv1.VoidR
 
 // Capture takes the authorized money.
 func (s *Service) Capture(ctx context.Context, req *connect.Request[paymentv1.CaptureRequest]) (*connect.Response[paymentv1.CaptureResponse], error) {
-	var bad input.Problems
-	bad.OrderID("order_id", req.Msg.OrderId)
-	bad.Money("amount", req.Msg.Amount)
-	if err := bad.Err(); err != nil {
-		return nil, err
-	}
 	op, err := s.store.beginCapture(ctx, req.Msg.OrderId, amountOf(req.Msg.Amount))
 	result, err := s.outcome(ctx, op, ledger.Doing, err)
 	if err != nil {
@@ -268,9 +250,6 @@ func (s *Service) Capture(ctx context.Context, req *connect.Request[paymentv1.Ca
 
 // Refund gives captured money back, whole.
 func (s *Service) Refund(ctx context.Context, req *connect.Request[paymentv1.RefundRequest]) (*connect.Response[paymentv1.RefundResponse], error) {
-	if err := checkOrderID(req.Msg.OrderId); err != nil {
-		return nil, err
-	}
 	op, err := s.store.beginRefund(ctx, req.Msg.OrderId)
 	result, err := s.outcome(ctx, op, ledger.Undoing, err)
 	if err != nil {
@@ -302,9 +281,6 @@ func (s *Service) outcome(ctx context.Context, op ledger.Operation, d ledger.Dir
 
 // GetPayment tells what is held and what was taken for an order: nothing, where there is no payment.
 func (s *Service) GetPayment(ctx context.Context, req *connect.Request[paymentv1.GetPaymentRequest]) (*connect.Response[paymentv1.GetPaymentResponse], error) {
-	if err := checkOrderID(req.Msg.OrderId); err != nil {
-		return nil, err
-	}
 	p, err := s.store.paymentOf(ctx, req.Msg.OrderId)
 	if err != nil {
 		return nil, err
@@ -328,12 +304,6 @@ func (s *Service) CheckBooks(ctx context.Context, _ *connect.Request[operationv1
 		return nil, err
 	}
 	return connect.NewResponse(&operationv1.CheckBooksResponse{Discrepancies: found}), nil
-}
-
-func checkOrderID(orderID string) error {
-	var bad input.Problems
-	bad.OrderID("order_id", orderID)
-	return bad.Err()
 }
 
 func amountOf(m *operationv1.Money) ledger.Amount {

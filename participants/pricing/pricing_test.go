@@ -166,11 +166,12 @@ func TestI9BadInputIsRefusedWithItsField(t *testing.T) {
 		{"", "EUR", 1, "sku: is missing"},
 		{"OAK CHAIR", "EUR", 1, "sku: must not contain spaces"},
 		{strings.Repeat("A", 65), "EUR", 1, "sku: must not be longer"},
-		{"CHAIR-OAK", "euro", 1, "unit_price.currency: "},
+		{"CHAIR-OAK", "euro", 1, "unit_price.currency: must be a currency's three letters, such as EUR"},
+		{"CHAIR-OAK", "ZZZ", 1, `unit_price.currency: there is no currency "ZZZ"`},
 		{"CHAIR-OAK", "EUR", 0, "unit_price.minor_units: "},
 		{"CHAIR-OAK", "EUR", -1, "unit_price.minor_units: "},
 		{"CHAIR-OAK", "EUR", 1_000_000_000_001, "unit_price.minor_units: "},
-		{"", "", 0, "sku: is missing; unit_price.currency: must be a currency's three letters, such as EUR; unit_price.minor_units: "},
+		{"", "", 0, "sku: is missing; unit_price.currency: is missing; unit_price.minor_units: "},
 	} {
 		_, err := p.set(t.Context(), c.sku, c.currency, c.units)
 		require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err), c.says)

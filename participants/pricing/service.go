@@ -6,17 +6,18 @@ import (
 	"log/slog"
 
 	"connectrpc.com/connect"
+	"github.com/bojanz/currency"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	pricingv1 "github.com/checkoutsaga/orchestrator/gen/pricing/v1"
 	"github.com/checkoutsaga/orchestrator/gen/pricing/v1/pricingv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 )
 
 //go:embed migrations/*.sql
@@ -78,11 +79,8 @@ func (s *Service) Close() { s.store.pool.Close() }
 
 // SetPrice sets what an article costs in one currency, or takes it into the catalogue.
 func (s *Service) SetPrice(ctx context.Context, req *connect.Request[pricingv1.SetPriceRequest]) (*connect.Response[pricingv1.SetPriceResponse], error) {
-	var bad input.Problems
-	bad.Name("sku", req.Msg.Sku)
-	bad.Money("unit_price", req.Msg.UnitPrice)
-	if err := bad.Err(); err != nil {
-		return nil, err
+	if code := req.Msg.UnitPrice.Currency; !currency.IsValid(code) {
+		return nil, contract.BadInput(contract.BadField("unit_price.currency", "there is no currency %q", code))
 	}
 	p, changed, err := s.store.set(ctx, price{
 		sku: req.Msg.Sku, currency: req.Msg.UnitPrice.Currency, minorUnits: req.Msg.UnitPrice.MinorUnits,
@@ -95,13 +93,6 @@ func (s *Service) SetPrice(ctx context.Context, req *connect.Request[pricingv1.S
 
 // ListPrices lists the prices of one article, or all.
 func (s *Service) ListPrices(ctx context.Context, req *connect.Request[pricingv1.ListPricesRequest]) (*connect.Response[pricingv1.ListPricesResponse], error) {
-	if req.Msg.Sku != "" {
-		var bad input.Problems
-		bad.Name("sku", req.Msg.Sku)
-		if err := bad.Err(); err != nil {
-			return nil, err
-		}
-	}
 	found, err := s.store.list(ctx, req.Msg.Sku)
 	if err != nil {
 		return nil, err

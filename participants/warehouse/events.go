@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -13,7 +12,6 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
-	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 )
 
@@ -34,15 +32,6 @@ func (s *Service) onOrderCreated(ctx context.Context, tx pgx.Tx, m *checkoutv1.O
 	}
 	for _, item := range order.GetItems() {
 		w.lines = append(w.lines, line{sku: item.GetSku(), quantity: item.GetQuantity()})
-	}
-	var bad input.Problems
-	bad.OrderID("header.order_id", w.orderID)
-	checkLines(&bad, w.lines)
-	bad.Name("order.customer_id", w.payment.CustomerId)
-	bad.Money("order.amount", w.payment.Amount)
-	bad.Name("order.payment_method", w.payment.PaymentMethod)
-	if len(bad) > 0 {
-		return inbox.Result{}, fmt.Errorf("%w: %s", event.ErrBad, strings.Join(bad, "; "))
 	}
 	w.lines = inOrder(w.lines)
 	side, err := s.store.reserveIn(ctx, tx, w)

@@ -279,12 +279,12 @@ func TestI9AnEventThatCanNeverBeTakenIsDroppedWithItsCause(t *testing.T) {
 		m     event.Message
 		cause string
 	}{
-		"no order":          {spoilt(func(m *checkoutv1.OrderCreated) { m.Order = nil }), "lines: must be 1 to 100"},
-		"no lines":          {spoilt(func(m *checkoutv1.OrderCreated) { m.Order.Items = nil }), "lines: must be 1 to 100"},
-		"no pieces":         {spoilt(func(m *checkoutv1.OrderCreated) { m.Order.Items[0].Quantity = 0 }), "lines[0].quantity:"},
+		"no order":          {spoilt(func(m *checkoutv1.OrderCreated) { m.Order = nil }), "order: is missing"},
+		"no lines":          {spoilt(func(m *checkoutv1.OrderCreated) { m.Order.Items = nil }), "order.items: is missing"},
+		"no pieces":         {spoilt(func(m *checkoutv1.OrderCreated) { m.Order.Items[0].Quantity = 0 }), "order.items[0].quantity: must be 1 to 10000, not 0"},
 		"no customer":       {spoilt(func(m *checkoutv1.OrderCreated) { m.Order.CustomerId = "" }), "order.customer_id: is missing"},
 		"no payment method": {spoilt(func(m *checkoutv1.OrderCreated) { m.Order.PaymentMethod = "" }), "order.payment_method: is missing"},
-		"no amount":         {spoilt(func(m *checkoutv1.OrderCreated) { m.Order.Amount = nil }), "order.amount.currency:"},
+		"no amount":         {spoilt(func(m *checkoutv1.OrderCreated) { m.Order.Amount = nil }), "order.amount: is missing"},
 		"a negative amount": {spoilt(func(m *checkoutv1.OrderCreated) { m.Order.Amount.MinorUnits = -1 }), "order.amount.minor_units:"},
 		"no order id":       {created("-ord", pieces("CHAIR-OAK", 2)), "header.order_id: must be"},
 		"other lines":       {created("ord-known", pieces("CHAIR-OAK", 3)), "other content"},

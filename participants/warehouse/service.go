@@ -18,7 +18,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 )
 
@@ -106,12 +105,6 @@ func (s *Service) Reserve(ctx context.Context, req *connect.Request[warehousev1.
 	for _, l := range req.Msg.Lines {
 		lines = append(lines, line{sku: l.GetSku(), quantity: l.GetQuantity()})
 	}
-	var bad input.Problems
-	bad.OrderID("order_id", req.Msg.OrderId)
-	checkLines(&bad, lines)
-	if err := bad.Err(); err != nil {
-		return nil, err
-	}
 	side, err := s.store.reserve(ctx, wanted{orderID: req.Msg.OrderId, lines: inOrder(lines), coordination: event.Orchestrated})
 	if err != nil {
 		return nil, connectError(err)
@@ -121,9 +114,6 @@ func (s *Service) Reserve(ctx context.Context, req *connect.Request[warehousev1.
 
 // Release makes the reservation be gone, also one that is still to arrive.
 func (s *Service) Release(ctx context.Context, req *connect.Request[warehousev1.ReleaseRequest]) (*connect.Response[warehousev1.ReleaseResponse], error) {
-	if err := checkOrderID(req.Msg.OrderId); err != nil {
-		return nil, err
-	}
 	side, err := s.store.release(ctx, req.Msg.OrderId)
 	if err != nil {
 		return nil, connectError(err)
@@ -133,9 +123,6 @@ func (s *Service) Release(ctx context.Context, req *connect.Request[warehousev1.
 
 // Commit turns the reservation into a shipment.
 func (s *Service) Commit(ctx context.Context, req *connect.Request[warehousev1.CommitRequest]) (*connect.Response[warehousev1.CommitResponse], error) {
-	if err := checkOrderID(req.Msg.OrderId); err != nil {
-		return nil, err
-	}
 	side, err := s.store.commit(ctx, req.Msg.OrderId)
 	if err != nil {
 		return nil, connectError(err)
@@ -145,14 +132,6 @@ func (s *Service) Commit(ctx context.Context, req *connect.Request[warehousev1.C
 
 // SetStock counts an article anew, or takes it into the catalogue.
 func (s *Service) SetStock(ctx context.Context, req *connect.Request[warehousev1.SetStockRequest]) (*connect.Response[warehousev1.SetStockResponse], error) {
-	var bad input.Problems
-	bad.Name("sku", req.Msg.Sku)
-	if req.Msg.OnHand < 0 || req.Msg.OnHand > maxOnHand {
-		bad.Add("on_hand", "must be 0 to %d, not %d", maxOnHand, req.Msg.OnHand)
-	}
-	if err := bad.Err(); err != nil {
-		return nil, err
-	}
 	a, err := s.store.setStock(ctx, req.Msg.Sku, req.Msg.OnHand)
 	if err != nil {
 		return nil, connectError(err)
@@ -162,11 +141,6 @@ func (s *Service) SetStock(ctx context.Context, req *connect.Request[warehousev1
 
 // GetStock tells the stock of an article.
 func (s *Service) GetStock(ctx context.Context, req *connect.Request[warehousev1.GetStockRequest]) (*connect.Response[warehousev1.GetStockResponse], error) {
-	var bad input.Problems
-	bad.Name("sku", req.Msg.Sku)
-	if err := bad.Err(); err != nil {
-		return nil, err
-	}
 	a, err := s.store.stockOf(ctx, req.Msg.Sku)
 	if err != nil {
 		return nil, connectError(err)
@@ -189,9 +163,6 @@ func (s *Service) ListStock(ctx context.Context, _ *connect.Request[warehousev1.
 
 // GetReservation tells what an order holds, or held; nothing, in state unspecified, where no reservation was made.
 func (s *Service) GetReservation(ctx context.Context, req *connect.Request[warehousev1.GetReservationRequest]) (*connect.Response[warehousev1.GetReservationResponse], error) {
-	if err := checkOrderID(req.Msg.OrderId); err != nil {
-		return nil, err
-	}
 	found, err := s.store.reservations(ctx, []string{req.Msg.OrderId})
 	if err != nil {
 		return nil, err
@@ -205,14 +176,6 @@ func (s *Service) GetReservation(ctx context.Context, req *connect.Request[wareh
 
 // ListReservations tells what each of the orders holds, or held, by order id.
 func (s *Service) ListReservations(ctx context.Context, req *connect.Request[warehousev1.ListReservationsRequest]) (*connect.Response[warehousev1.ListReservationsResponse], error) {
-	var bad input.Problems
-	if len(req.Msg.OrderIds) == 0 {
-		bad.Add("order_ids", "is missing")
-	}
-	bad.OrderIDs("order_ids", req.Msg.OrderIds)
-	if err := bad.Err(); err != nil {
-		return nil, err
-	}
 	found, err := s.store.reservations(ctx, req.Msg.OrderIds)
 	if err != nil {
 		return nil, err
@@ -227,12 +190,6 @@ func (s *Service) CheckBooks(ctx context.Context, _ *connect.Request[operationv1
 		return nil, err
 	}
 	return connect.NewResponse(&operationv1.CheckBooksResponse{Discrepancies: found}), nil
-}
-
-func checkOrderID(orderID string) error {
-	var bad input.Problems
-	bad.OrderID("order_id", orderID)
-	return bad.Err()
 }
 
 // connectError gives the warehouse's errors their Connect codes; what has none is ours to mend, and the server answers internal.

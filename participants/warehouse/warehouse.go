@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
-	"github.com/checkoutsaga/orchestrator/participants/internal/input"
 	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 )
 
@@ -27,13 +26,6 @@ const (
 	unknownArticle   = "unknown_article"
 	noReservation    = "no_reservation"
 	alreadyCommitted = "already_committed"
-)
-
-const (
-	maxLines    = 100
-	maxQuantity = 10_000
-	// maxOnHand leaves room to count what was shipped over many years in an integer.
-	maxOnHand = 1_000_000_000
 )
 
 // line is a number of pieces of one article.
@@ -66,26 +58,6 @@ func (s reservationState) message() warehousev1.ReservationState {
 		return warehousev1.ReservationState_RESERVATION_STATE_RELEASED
 	default:
 		return warehousev1.ReservationState_RESERVATION_STATE_COMMITTED
-	}
-}
-
-// checkLines tells what is wrong with the lines of an order.
-func checkLines(bad *input.Problems, lines []line) {
-	if len(lines) < 1 || len(lines) > maxLines {
-		bad.Add("lines", "must be 1 to %d, not %d", maxLines, len(lines))
-		return
-	}
-	seen := make(map[string]int, len(lines))
-	for i, l := range lines {
-		bad.Name(fmt.Sprintf("lines[%d].sku", i), l.sku)
-		if l.quantity < 1 || l.quantity > maxQuantity {
-			bad.Add(fmt.Sprintf("lines[%d].quantity", i), "must be 1 to %d, not %d", maxQuantity, l.quantity)
-		}
-		if first, twice := seen[l.sku]; twice {
-			bad.Add(fmt.Sprintf("lines[%d].sku", i), "is the article of lines[%d] again; put them into one line", first)
-			continue
-		}
-		seen[l.sku] = i
 	}
 }
 

@@ -264,7 +264,7 @@ func TestI9BadInputIsRefusedWithTheNameOfTheField(t *testing.T) {
 		"quantity 0":                     {"ord-1", []*warehousev1.Line{good, pieces("LAMP-BRASS", 0)}, "lines[1].quantity:"},
 		"a negative quantity":            {"ord-1", []*warehousev1.Line{pieces("LAMP-BRASS", -1)}, "lines[0].quantity:"},
 		"quantity 10,001":                {"ord-1", []*warehousev1.Line{pieces("LAMP-BRASS", 10_001)}, "lines[0].quantity:"},
-		"an article twice":               {"ord-1", []*warehousev1.Line{good, good}, "lines[1].sku:"},
+		"an article twice":               {"ord-1", []*warehousev1.Line{good, good}, "lines: CHAIR-OAK is in several lines"},
 		"no article":                     {"ord-1", []*warehousev1.Line{pieces("", 1)}, "lines[0].sku:"},
 		"an article with control signs":  {"ord-1", []*warehousev1.Line{pieces("A\x00B", 1)}, "lines[0].sku:"},
 		"several things, all of it told": {"", []*warehousev1.Line{pieces("A", 0)}, "lines[0].quantity:"},

@@ -1,7 +1,7 @@
 // Command topics writes what follows from the events' contracts: docs/topics.md, for people, and components/subscriptions.yaml,
 // for Dapr. It is run by `make generate`:
 //
-//	buf build -o - | go run ./tools/topics <folder>
+//	buf build proto -o - | go run ./tools/topics <folder>
 //
 // Topics, owners and consumers are those that internal/event knows. Standard input brings the contracts once more as a set of
 // descriptors, because the compiled ones have lost their comments.
@@ -33,7 +33,7 @@ func main() {
 
 func run(args []string, descriptors io.Reader) error {
 	if len(args) != 1 {
-		return errors.New("usage: buf build -o - | topics <folder>")
+		return errors.New("usage: buf build proto -o - | topics <folder>")
 	}
 	contracts, err := readContracts(descriptors)
 	if err != nil {

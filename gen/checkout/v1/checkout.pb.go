@@ -9,8 +9,10 @@
 package checkoutv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	v11 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	v1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	_ "github.com/checkoutsaga/orchestrator/gen/rule/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
@@ -3403,23 +3405,25 @@ var File_checkout_v1_checkout_proto protoreflect.FileDescriptor
 
 const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\n" +
-	"\x1acheckout/v1/checkout.proto\x12\vcheckout.v1\x1a\x14event/v1/event.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\":\n" +
+	"\x1acheckout/v1/checkout.proto\x12\vcheckout.v1\x1a\x1bbuf/validate/validate.proto\x1a\x14event/v1/event.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\x1a\x12rule/v1/rule.proto\":\n" +
 	"\bBadField\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x18\n" +
-	"\aproblem\x18\x02 \x01(\tR\aproblem\"4\n" +
-	"\x04Item\x12\x10\n" +
-	"\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n" +
-	"\bquantity\x18\x02 \x01(\x05R\bquantity\"\xd9\x02\n" +
-	"\fStartRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1f\n" +
-	"\vcustomer_id\x18\x02 \x01(\tR\n" +
-	"customerId\x12\x1a\n" +
-	"\bcurrency\x18\x03 \x01(\tR\bcurrency\x12'\n" +
-	"\x05items\x18\x04 \x03(\v2\x11.checkout.v1.ItemR\x05items\x12%\n" +
-	"\x0epayment_method\x18\x05 \x01(\tR\rpaymentMethod\x125\n" +
-	"\bdeadline\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bdeadline\x12\"\n" +
-	"\fcoordination\x18\a \x01(\tR\fcoordination\x12F\n" +
-	"\x11approval_deadline\x18\b \x01(\v2\x19.google.protobuf.DurationR\x10approvalDeadline\"\\\n" +
+	"\aproblem\x18\x02 \x01(\tR\aproblem\"J\n" +
+	"\x04Item\x12\x1b\n" +
+	"\x03sku\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\x03sku\x12%\n" +
+	"\bquantity\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\xc8\xc1\x18\x01R\bquantity\"\xbc\x03\n" +
+	"\fStartRequest\x12'\n" +
+	"\border_id\x18\x01 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xc8\xc1\x18\x01R\aorderId\x12*\n" +
+	"\vcustomer_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\n" +
+	"customerId\x12%\n" +
+	"\bcurrency\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xd8\xc1\x18\x01R\bcurrency\x128\n" +
+	"\x05items\x18\x04 \x03(\v2\x11.checkout.v1.ItemB\x0f\xbaH\f\xc8\x01\x01\x92\x01\x06\xc8\xc1\x18\x01\x10dR\x05items\x120\n" +
+	"\x0epayment_method\x18\x05 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\rpaymentMethod\x12A\n" +
+	"\bdeadline\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\n" +
+	"\xbaH\a\xaa\x01\x04\xc8\xc1\x18\x01R\bdeadline\x12-\n" +
+	"\fcoordination\x18\a \x01(\tB\t\xbaH\x06r\x04\x88\xc2\x18\x01R\fcoordination\x12R\n" +
+	"\x11approval_deadline\x18\b \x01(\v2\x19.google.protobuf.DurationB\n" +
+	"\xbaH\a\xaa\x01\x04\xc8\xc1\x18\x01R\x10approvalDeadline\"\\\n" +
 	"\rStartResponse\x121\n" +
 	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\"\xf1\x05\n" +
@@ -3473,34 +3477,36 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x125\n" +
 	"\bended_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x14\n" +
 	"\x05error\x18\a \x01(\tR\x05error\x12\"\n" +
-	"\fcompensation\x18\b \x01(\tR\fcompensation\"'\n" +
+	"\fcompensation\x18\b \x01(\tR\fcompensation\"2\n" +
 	"\n" +
-	"GetRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\"@\n" +
+	"GetRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\"@\n" +
 	"\vGetResponse\x121\n" +
-	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"\xf4\x02\n" +
-	"\vListRequest\x12/\n" +
-	"\bstatuses\x18\x01 \x03(\x0e2\x13.checkout.v1.StatusR\bstatuses\x12\x1f\n" +
-	"\vcustomer_id\x18\x02 \x01(\tR\n" +
-	"customerId\x12\x12\n" +
-	"\x04step\x18\x03 \x01(\tR\x04step\x12\x1f\n" +
-	"\vamount_over\x18\x04 \x01(\x03R\n" +
-	"amountOver\x128\n" +
+	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"\xea\x03\n" +
+	"\vListRequest\x12B\n" +
+	"\bstatuses\x18\x01 \x03(\x0e2\x13.checkout.v1.StatusB\x11\xbaH\x0e\x92\x01\v\x10d\"\a\x82\x01\x04\x10\x01 \x00R\bstatuses\x12-\n" +
+	"\vcustomer_id\x18\x02 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xd0\xc1\x18\x01R\n" +
+	"customerId\x12 \n" +
+	"\x04step\x18\x03 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xd0\xc1\x18\x01R\x04step\x12*\n" +
+	"\vamount_over\x18\x04 \x01(\x03B\t\xbaH\x06\"\x04\xd0\xc1\x18\x01R\n" +
+	"amountOver\x12D\n" +
 	"\n" +
-	"older_than\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tolderThan\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1c\n" +
-	"\tattention\x18\a \x01(\bR\tattention\x12\x14\n" +
-	"\x05limit\x18\b \x01(\x05R\x05limit\x12\x1d\n" +
+	"older_than\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\n" +
+	"\xbaH\a\xaa\x01\x04\xd0\xc1\x18\x01R\tolderThan\x12<\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\n" +
+	"\xbaH\a\xb2\x01\x04\xc8\xc1\x18\x01R\x05since\x12\x1c\n" +
+	"\tattention\x18\a \x01(\bR\tattention\x12\x1f\n" +
+	"\x05limit\x18\b \x01(\x05B\t\xbaH\x06\x1a\x04\xd8\xc1\x18\x01R\x05limit\x12(\n" +
 	"\n" +
-	"page_token\x18\t \x01(\tR\tpageToken\x12\x1f\n" +
+	"page_token\x18\t \x01(\tB\t\xbaH\x06r\x04\xf0\xc1\x18\x01R\tpageToken\x12-\n" +
 	"\vreason_code\x18\n" +
-	" \x01(\tR\n" +
+	" \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xd0\xc1\x18\x01R\n" +
 	"reasonCode\"k\n" +
 	"\fListResponse\x123\n" +
 	"\tcheckouts\x18\x01 \x03(\v2\x15.checkout.v1.CheckoutR\tcheckouts\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"+\n" +
-	"\x0eHistoryRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\"\xd3\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"6\n" +
+	"\x0eHistoryRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\"\xd3\x02\n" +
 	"\x0fHistoryResponse\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x123\n" +
 	"\arequest\x18\x02 \x01(\v2\x19.checkout.v1.StartRequestR\arequest\x12*\n" +
@@ -3510,9 +3516,9 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"operations\x18\x05 \x03(\v2!.checkout.v1.ParticipantOperationR\n" +
 	"operations\x12 \n" +
 	"\vunreachable\x18\x06 \x03(\tR\vunreachable\x121\n" +
-	"\bcheckout\x18\a \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"1\n" +
-	"\x14FollowHistoryRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\"g\n" +
+	"\bcheckout\x18\a \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"<\n" +
+	"\x14FollowHistoryRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\"g\n" +
 	"\x15FollowHistoryResponse\x12,\n" +
 	"\aentries\x18\x01 \x03(\v2\x12.checkout.v1.EntryR\aentries\x12 \n" +
 	"\vunreachable\x18\x02 \x03(\tR\vunreachable\"M\n" +
@@ -3546,61 +3552,63 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"q\n" +
-	"\fWatchRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x12#\n" +
+	"updated_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"|\n" +
+	"\fWatchRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\x12#\n" +
 	"\runtil_settled\x18\x02 \x01(\bR\funtilSettled\x12!\n" +
 	"\fonly_settled\x18\x03 \x01(\bR\vonlySettled\"B\n" +
 	"\rWatchResponse\x121\n" +
-	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"q\n" +
-	"\rCancelRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x17\n" +
+	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"\x92\x01\n" +
+	"\rCancelRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\x12!\n" +
+	"\x06reason\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xe0\xc1\x18\x01R\x06reason\x12\x1f\n" +
+	"\x05actor\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xe8\xc1\x18\x01R\x05actor\x12\x17\n" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"\x95\x01\n" +
 	"\x0eCancelResponse\x121\n" +
 	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\x12\x16\n" +
 	"\x06undone\x18\x02 \x03(\tR\x06undone\x12\x17\n" +
 	"\ato_undo\x18\x03 \x03(\tR\x06toUndo\x12\x1f\n" +
 	"\vcannot_undo\x18\x04 \x03(\tR\n" +
-	"cannotUndo\"r\n" +
-	"\x0eApproveRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x17\n" +
+	"cannotUndo\"\x93\x01\n" +
+	"\x0eApproveRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\x12!\n" +
+	"\x06reason\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xe0\xc1\x18\x01R\x06reason\x12\x1f\n" +
+	"\x05actor\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xe8\xc1\x18\x01R\x05actor\x12\x17\n" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"D\n" +
 	"\x0fApproveResponse\x121\n" +
-	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"q\n" +
-	"\rRejectRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x17\n" +
+	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"\x92\x01\n" +
+	"\rRejectRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\x12!\n" +
+	"\x06reason\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xe0\xc1\x18\x01R\x06reason\x12\x1f\n" +
+	"\x05actor\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xe8\xc1\x18\x01R\x05actor\x12\x17\n" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"C\n" +
 	"\x0eRejectResponse\x121\n" +
-	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"\xd4\x01\n" +
-	"\x0eResolveRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x12\n" +
-	"\x04step\x18\x02 \x01(\tR\x04step\x12'\n" +
-	"\x02as\x18\x03 \x01(\x0e2\x17.checkout.v1.ResolutionR\x02as\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05actor\x18\x05 \x01(\tR\x05actor\x12#\n" +
+	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\"\x8c\x02\n" +
+	"\x0eResolveRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\x12\x1d\n" +
+	"\x04step\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\x04step\x123\n" +
+	"\x02as\x18\x03 \x01(\x0e2\x17.checkout.v1.ResolutionB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x02as\x12!\n" +
+	"\x06reason\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xe0\xc1\x18\x01R\x06reason\x12\x1f\n" +
+	"\x05actor\x18\x05 \x01(\tB\t\xbaH\x06r\x04\xe8\xc1\x18\x01R\x05actor\x12#\n" +
 	"\rwithout_proof\x18\x06 \x01(\bR\fwithoutProof\x12\x17\n" +
 	"\adry_run\x18\a \x01(\bR\x06dryRun\"X\n" +
 	"\x0fResolveResponse\x121\n" +
 	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\x12\x12\n" +
-	"\x04what\x18\x02 \x01(\tR\x04what\"\x8a\x01\n" +
-	"\x0eRedriveRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x16\n" +
-	"\x06engine\x18\x04 \x01(\tR\x06engine\x12\x17\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\"\xb6\x01\n" +
+	"\x0eRedriveRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\x12!\n" +
+	"\x06reason\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xe0\xc1\x18\x01R\x06reason\x12\x1f\n" +
+	"\x05actor\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xe8\xc1\x18\x01R\x05actor\x12!\n" +
+	"\x06engine\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x90\xc2\x18\x01R\x06engine\x12\x17\n" +
 	"\adry_run\x18\x05 \x01(\bR\x06dryRun\"X\n" +
 	"\x0fRedriveResponse\x121\n" +
 	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\x12\x12\n" +
-	"\x04what\x18\x02 \x01(\tR\x04what\"[\n" +
-	"\fAuditRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x120\n" +
-	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xaa\x01\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\"u\n" +
+	"\fAuditRequest\x12'\n" +
+	"\border_id\x18\x01 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xc8\xc1\x18\x01R\aorderId\x12<\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\n" +
+	"\xbaH\a\xb2\x01\x04\xc8\xc1\x18\x01R\x05since\"\xaa\x01\n" +
 	"\rAuditResponse\x12\x18\n" +
 	"\achecked\x18\x01 \x01(\x03R\achecked\x126\n" +
 	"\n" +
@@ -3618,10 +3626,10 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\tViolation\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1c\n" +
 	"\tinvariant\x18\x02 \x01(\tR\tinvariant\x12\x12\n" +
-	"\x04what\x18\x03 \x01(\tR\x04what\"\\\n" +
+	"\x04what\x18\x03 \x01(\tR\x04what\"g\n" +
 	"\x11ListEventsRequest\x121\n" +
-	"\tselection\x18\x01 \x01(\v2\x13.event.v1.SelectionR\tselection\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\x05R\x05limit\"|\n" +
+	"\tselection\x18\x01 \x01(\v2\x13.event.v1.SelectionR\tselection\x12\x1f\n" +
+	"\x05limit\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\xd8\xc1\x18\x01R\x05limit\"|\n" +
 	"\x12ListEventsResponse\x120\n" +
 	"\x06events\x18\x01 \x03(\v2\x18.checkout.v1.TracedEventR\x06events\x12 \n" +
 	"\vunreachable\x18\x02 \x03(\tR\vunreachable\x12\x12\n" +
@@ -3635,11 +3643,11 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\bconsumer\x18\x01 \x01(\tR\bconsumer\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12;\n" +
 	"\vreceived_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"receivedAt\"\x92\x01\n" +
+	"receivedAt\"\xab\x01\n" +
 	"\x16RepublishEventsRequest\x121\n" +
-	"\tselection\x18\x01 \x01(\v2\x13.event.v1.SelectionR\tselection\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x17\n" +
+	"\tselection\x18\x01 \x01(\v2\x13.event.v1.SelectionR\tselection\x12$\n" +
+	"\x06reason\x18\x02 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xe0\xc1\x18\x01R\x06reason\x12\x1f\n" +
+	"\x05actor\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xe8\xc1\x18\x01R\x05actor\x12\x17\n" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"S\n" +
 	"\x17RepublishEventsResponse\x12\x16\n" +
 	"\x06events\x18\x01 \x01(\x03R\x06events\x12 \n" +

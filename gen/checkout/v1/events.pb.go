@@ -7,8 +7,10 @@
 package checkoutv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	v11 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	v1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	_ "github.com/checkoutsaga/orchestrator/gen/rule/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -285,30 +287,31 @@ var File_checkout_v1_events_proto protoreflect.FileDescriptor
 
 const file_checkout_v1_events_proto_rawDesc = "" +
 	"\n" +
-	"\x18checkout/v1/events.proto\x12\vcheckout.v1\x1a\x1acheckout/v1/checkout.proto\x1a\x14event/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\"\xa5\x01\n" +
-	"\x05Order\x12\x1f\n" +
-	"\vcustomer_id\x18\x01 \x01(\tR\n" +
-	"customerId\x12'\n" +
-	"\x05items\x18\x02 \x03(\v2\x11.checkout.v1.ItemR\x05items\x12+\n" +
-	"\x06amount\x18\x03 \x01(\v2\x13.operation.v1.MoneyR\x06amount\x12%\n" +
-	"\x0epayment_method\x18\x04 \x01(\tR\rpaymentMethod\"\x92\x02\n" +
+	"\x18checkout/v1/events.proto\x12\vcheckout.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1acheckout/v1/checkout.proto\x1a\x14event/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\x1a\x12rule/v1/rule.proto\"\xd4\x01\n" +
+	"\x05Order\x12*\n" +
+	"\vcustomer_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\n" +
+	"customerId\x128\n" +
+	"\x05items\x18\x02 \x03(\v2\x11.checkout.v1.ItemB\x0f\xbaH\f\xc8\x01\x01\x92\x01\x06\xc8\xc1\x18\x01\x10dR\x05items\x123\n" +
+	"\x06amount\x18\x03 \x01(\v2\x13.operation.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01R\x06amount\x120\n" +
+	"\x0epayment_method\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\rpaymentMethod\"\xa6\x02\n" +
 	"\fOrderCreated\x12(\n" +
-	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12(\n" +
-	"\x05order\x18\x02 \x01(\v2\x12.checkout.v1.OrderR\x05order\x126\n" +
-	"\bdeadline\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline:v\xaa\xbb\x18r\n" +
+	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x120\n" +
+	"\x05order\x18\x02 \x01(\v2\x12.checkout.v1.OrderB\x06\xbaH\x03\xc8\x01\x01R\x05order\x12B\n" +
+	"\bdeadline\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\n" +
+	"\xbaH\a\xb2\x01\x04\xc8\xc1\x18\x01R\bdeadline:v\xaa\xbb\x18r\n" +
 	"\x16checkout.order.created\x12\forchestrator\x18\x01 \x01*!\n" +
 	"\twarehouse\x10\x01\x1a\x12reserves the stock*#\n" +
-	"\x06orders\x1a\x19shows the order as placed\"\xbe\x01\n" +
+	"\x06orders\x1a\x19shows the order as placed\"\xc6\x01\n" +
 	"\x0eOrderConfirmed\x12(\n" +
-	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12(\n" +
-	"\x05order\x18\x02 \x01(\v2\x12.checkout.v1.OrderR\x05order:X\xaa\xbb\x18T\n" +
+	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x120\n" +
+	"\x05order\x18\x02 \x01(\v2\x12.checkout.v1.OrderB\x06\xbaH\x03\xc8\x01\x01R\x05order:X\xaa\xbb\x18T\n" +
 	"\x18checkout.order.confirmed\x12\forchestrator\x18\x01 \x01*&\n" +
-	"\x06orders\x1a\x1cshows the order as confirmed\"\xee\x01\n" +
+	"\x06orders\x1a\x1cshows the order as confirmed\"\x8c\x02\n" +
 	"\x0eOrderCancelled\x12(\n" +
-	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12(\n" +
-	"\x05order\x18\x02 \x01(\v2\x12.checkout.v1.OrderR\x05order\x12\x16\n" +
-	"\x06status\x18\x03 \x01(\tR\x06status\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason:X\xaa\xbb\x18T\n" +
+	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x120\n" +
+	"\x05order\x18\x02 \x01(\v2\x12.checkout.v1.OrderB\x06\xbaH\x03\xc8\x01\x01R\x05order\x12!\n" +
+	"\x06status\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\x06status\x12!\n" +
+	"\x06reason\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x80\xc2\x18\x01R\x06reason:X\xaa\xbb\x18T\n" +
 	"\x18checkout.order.cancelled\x12\forchestrator\x18\x01 \x01*&\n" +
 	"\x06orders\x1a\x1cshows the order as cancelledBAZ?github.com/checkoutsaga/orchestrator/gen/checkout/v1;checkoutv1b\x06proto3"
 

@@ -9,6 +9,8 @@
 package deadletterv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "github.com/checkoutsaga/orchestrator/gen/rule/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -857,7 +859,7 @@ var File_deadletter_v1_deadletter_proto protoreflect.FileDescriptor
 
 const file_deadletter_v1_deadletter_proto_rawDesc = "" +
 	"\n" +
-	"\x1edeadletter/v1/deadletter.proto\x12\rdeadletter.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8b\x04\n" +
+	"\x1edeadletter/v1/deadletter.proto\x12\rdeadletter.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12rule/v1/rule.proto\"\x8b\x04\n" +
 	"\n" +
 	"DeadLetter\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
@@ -879,23 +881,23 @@ const file_deadletter_v1_deadletter_proto_rawDesc = "" +
 	"\n" +
 	"size_bytes\x18\x0e \x01(\x03R\tsizeBytes\x12\x1a\n" +
 	"\barrivals\x18\x0f \x01(\x05R\barrivals\x12B\n" +
-	"\x0flast_arrived_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\rlastArrivedAt\"e\n" +
-	"\tSelection\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\tR\x03ids\x12\x14\n" +
-	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1a\n" +
-	"\bconsumer\x18\x03 \x01(\tR\bconsumer\x12\x14\n" +
-	"\x05state\x18\x04 \x01(\tR\x05state\"\x81\x01\n" +
+	"\x0flast_arrived_at\x18\x10 \x01(\v2\x1a.google.protobuf.TimestampR\rlastArrivedAt\"\x9f\x01\n" +
+	"\tSelection\x12#\n" +
+	"\x03ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\xe8\a\"\x06r\x04\xd0\xc1\x18\x01R\x03ids\x12\"\n" +
+	"\x05topic\x18\x02 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xd0\xc1\x18\x01R\x05topic\x12(\n" +
+	"\bconsumer\x18\x03 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xd0\xc1\x18\x01R\bconsumer\x12\x1f\n" +
+	"\x05state\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xa8\xc2\x18\x01R\x05state\"\x97\x01\n" +
 	"\vListRequest\x126\n" +
-	"\tselection\x18\x01 \x01(\v2\x18.deadletter.v1.SelectionR\tselection\x12\x1b\n" +
-	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\tselection\x18\x01 \x01(\v2\x18.deadletter.v1.SelectionR\tselection\x12&\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\xd8\xc1\x18\x01R\bpageSize\x12(\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"t\n" +
+	"page_token\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xf0\xc1\x18\x01R\tpageToken\"t\n" +
 	"\fListResponse\x12<\n" +
 	"\fdead_letters\x18\x01 \x03(\v2\x19.deadletter.v1.DeadLetterR\vdeadLetters\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x1c\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"'\n" +
 	"\n" +
-	"GetRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\x8b\x01\n" +
+	"GetRequest\x12\x19\n" +
+	"\x02id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\x02id\"\x8b\x01\n" +
 	"\vGetResponse\x12:\n" +
 	"\vdead_letter\x18\x01 \x01(\v2\x19.deadletter.v1.DeadLetterR\n" +
 	"deadLetter\x12\x18\n" +
@@ -905,22 +907,22 @@ const file_deadletter_v1_deadletter_proto_rawDesc = "" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
 	"\x04what\x18\x02 \x01(\tR\x04what\x12\x14\n" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x8e\x01\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\xa4\x01\n" +
 	"\rReplayRequest\x126\n" +
-	"\tselection\x18\x01 \x01(\v2\x18.deadletter.v1.SelectionR\tselection\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x17\n" +
+	"\tselection\x18\x01 \x01(\v2\x18.deadletter.v1.SelectionR\tselection\x12!\n" +
+	"\x06reason\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xe0\xc1\x18\x01R\x06reason\x12\x1f\n" +
+	"\x05actor\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xe8\xc1\x18\x01R\x05actor\x12\x17\n" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"^\n" +
 	"\x0eReplayResponse\x12\x1a\n" +
 	"\breplayed\x18\x01 \x03(\tR\breplayed\x120\n" +
 	"\arefused\x18\x02 \x03(\v2\x16.deadletter.v1.RefusalR\arefused\"+\n" +
 	"\aRefusal\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x10\n" +
-	"\x03why\x18\x02 \x01(\tR\x03why\"\x8f\x01\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"\xa5\x01\n" +
 	"\x0eArchiveRequest\x126\n" +
-	"\tselection\x18\x01 \x01(\v2\x18.deadletter.v1.SelectionR\tselection\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x17\n" +
+	"\tselection\x18\x01 \x01(\v2\x18.deadletter.v1.SelectionR\tselection\x12!\n" +
+	"\x06reason\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xe0\xc1\x18\x01R\x06reason\x12\x1f\n" +
+	"\x05actor\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xe8\xc1\x18\x01R\x05actor\x12\x17\n" +
 	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"_\n" +
 	"\x0fArchiveResponse\x12\x1a\n" +
 	"\barchived\x18\x01 \x03(\tR\barchived\x120\n" +

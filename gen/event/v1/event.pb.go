@@ -10,6 +10,8 @@
 package eventv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "github.com/checkoutsaga/orchestrator/gen/rule/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	descriptorpb "google.golang.org/protobuf/types/descriptorpb"
@@ -1069,7 +1071,7 @@ var File_event_v1_event_proto protoreflect.FileDescriptor
 
 const file_event_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x14event/v1/event.proto\x12\bevent.v1\x1a google/protobuf/descriptor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x01\n" +
+	"\x14event/v1/event.proto\x12\bevent.v1\x1a\x1bbuf/validate/validate.proto\x1a google/protobuf/descriptor.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12rule/v1/rule.proto\"\xa6\x01\n" +
 	"\vDeclaration\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x14\n" +
 	"\x05owner\x18\x02 \x01(\tR\x05owner\x12\x18\n" +
@@ -1079,34 +1081,36 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\bConsumer\x12\x10\n" +
 	"\x03app\x18\x01 \x01(\tR\x03app\x12-\n" +
 	"\x12choreographed_only\x18\x02 \x01(\bR\x11choreographedOnly\x12\x1a\n" +
-	"\breaction\x18\x03 \x01(\tR\breaction\"\xbe\x02\n" +
-	"\x06Header\x12\x19\n" +
-	"\bevent_id\x18\x01 \x01(\tR\aeventId\x12\x14\n" +
-	"\x05topic\x18\x02 \x01(\tR\x05topic\x12\x1a\n" +
-	"\bproducer\x18\x03 \x01(\tR\bproducer\x12\x19\n" +
-	"\border_id\x18\x04 \x01(\tR\aorderId\x12\x10\n" +
-	"\x03sku\x18\x05 \x01(\tR\x03sku\x12\x10\n" +
+	"\breaction\x18\x03 \x01(\tR\breaction\"\xa0\x03\n" +
+	"\x06Header\x12$\n" +
+	"\bevent_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xf8\xc1\x18\x01R\aeventId\x12\x1f\n" +
+	"\x05topic\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\x05topic\x12%\n" +
+	"\bproducer\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\bproducer\x12'\n" +
+	"\border_id\x18\x04 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xc8\xc1\x18\x01R\aorderId\x12\x1e\n" +
+	"\x03sku\x18\x05 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xd0\xc1\x18\x01R\x03sku\x12\x10\n" +
 	"\x03seq\x18\x06 \x01(\x03R\x03seq\x12%\n" +
-	"\x0eschema_version\x18\a \x01(\x05R\rschemaVersion\x12\"\n" +
-	"\fcoordination\x18\b \x01(\tR\fcoordination\x12;\n" +
-	"\voccurred_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"occurredAt\x12 \n" +
+	"\x0eschema_version\x18\a \x01(\x05R\rschemaVersion\x12-\n" +
+	"\fcoordination\x18\b \x01(\tB\t\xbaH\x06r\x04\x88\xc2\x18\x01R\fcoordination\x12J\n" +
+	"\voccurred_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\r\xbaH\n" +
+	"\xc8\x01\x01\xb2\x01\x04\xc8\xc1\x18\x01R\n" +
+	"occurredAt\x12+\n" +
 	"\vtraceparent\x18\n" +
-	" \x01(\tR\vtraceparent\"\x92\x01\n" +
-	"\tSelection\x12\x1b\n" +
-	"\torder_ids\x18\x01 \x03(\tR\borderIds\x12\x14\n" +
-	"\x05topic\x18\x02 \x01(\tR\x05topic\x12 \n" +
-	"\vunpublished\x18\x03 \x01(\bR\vunpublished\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x84\x01\n" +
+	" \x01(\tB\t\xbaH\x06r\x04\x80\xc2\x18\x01R\vtraceparent\"\xbf\x01\n" +
+	"\tSelection\x12.\n" +
+	"\torder_ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\xe8\a\"\x06r\x04\xc8\xc1\x18\x01R\borderIds\x12\"\n" +
+	"\x05topic\x18\x02 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xd0\xc1\x18\x01R\x05topic\x12 \n" +
+	"\vunpublished\x18\x03 \x01(\bR\vunpublished\x12<\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampB\n" +
+	"\xbaH\a\xb2\x01\x04\xc8\xc1\x18\x01R\x05since\"\x84\x01\n" +
 	"\x05Event\x12(\n" +
 	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12=\n" +
 	"\fpublished_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vpublishedAt\x12\x12\n" +
-	"\x04data\x18\x03 \x01(\tR\x04data\"\x9a\x01\n" +
+	"\x04data\x18\x03 \x01(\tR\x04data\"\xb0\x01\n" +
 	"\x11ListEventsRequest\x121\n" +
-	"\tselection\x18\x01 \x01(\v2\x13.event.v1.SelectionR\tselection\x12\x1b\n" +
-	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\tselection\x18\x01 \x01(\v2\x13.event.v1.SelectionR\tselection\x12&\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\xd8\xc1\x18\x01R\bpageSize\x12(\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x16\n" +
+	"page_token\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xf0\xc1\x18\x01R\tpageToken\x12\x16\n" +
 	"\x06newest\x18\x04 \x01(\bR\x06newest\"e\n" +
 	"\x12ListEventsResponse\x12'\n" +
 	"\x06events\x18\x01 \x03(\v2\x0f.event.v1.EventR\x06events\x12&\n" +
@@ -1115,18 +1119,18 @@ const file_event_v1_event_proto_rawDesc = "" +
 	"\tselection\x18\x01 \x01(\v2\x13.event.v1.SelectionR\tselection\x12\x17\n" +
 	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"+\n" +
 	"\x11RepublishResponse\x12\x16\n" +
-	"\x06events\x18\x01 \x01(\x03R\x06events\"3\n" +
-	"\x14CheckReceivedRequest\x12\x1b\n" +
-	"\tevent_ids\x18\x01 \x03(\tR\beventIds\"F\n" +
+	"\x06events\x18\x01 \x01(\x03R\x06events\"F\n" +
+	"\x14CheckReceivedRequest\x12.\n" +
+	"\tevent_ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\xe8\a\"\x06r\x04\x80\xc2\x18\x01R\beventIds\"F\n" +
 	"\x15CheckReceivedResponse\x12-\n" +
 	"\breceipts\x18\x01 \x03(\v2\x11.event.v1.ReceiptR\breceipts\"{\n" +
 	"\aReceipt\x12\x19\n" +
 	"\bevent_id\x18\x01 \x01(\tR\aeventId\x12\x18\n" +
 	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12;\n" +
 	"\vreceived_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"receivedAt\"6\n" +
-	"\x13ListFailuresRequest\x12\x1f\n" +
-	"\vmessage_ids\x18\x01 \x03(\tR\n" +
+	"receivedAt\"I\n" +
+	"\x13ListFailuresRequest\x122\n" +
+	"\vmessage_ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\xe8\a\"\x06r\x04\x80\xc2\x18\x01R\n" +
 	"messageIds\"E\n" +
 	"\x14ListFailuresResponse\x12-\n" +
 	"\bfailures\x18\x01 \x03(\v2\x11.event.v1.FailureR\bfailures\"\x92\x02\n" +

@@ -10,6 +10,8 @@
 package operationv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "github.com/checkoutsaga/orchestrator/gen/rule/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -869,10 +871,10 @@ var File_operation_v1_operation_proto protoreflect.FileDescriptor
 
 const file_operation_v1_operation_proto_rawDesc = "" +
 	"\n" +
-	"\x1coperation/v1/operation.proto\x12\foperation.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"D\n" +
-	"\x05Money\x12\x1a\n" +
-	"\bcurrency\x18\x01 \x01(\tR\bcurrency\x12\x1f\n" +
-	"\vminor_units\x18\x02 \x01(\x03R\n" +
+	"\x1coperation/v1/operation.proto\x12\foperation.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x12rule/v1/rule.proto\"Z\n" +
+	"\x05Money\x12%\n" +
+	"\bcurrency\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd8\xc1\x18\x01R\bcurrency\x12*\n" +
+	"\vminor_units\x18\x02 \x01(\x03B\t\xbaH\x06\"\x04\xc8\xc1\x18\x01R\n" +
 	"minorUnits\"\xc4\x01\n" +
 	"\x06Result\x12/\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x15.operation.v1.OutcomeR\aoutcome\x12\x16\n" +
@@ -892,25 +894,26 @@ const file_operation_v1_operation_proto_rawDesc = "" +
 	"\n" +
 	"created_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x129\n" +
 	"\n" +
-	"updated_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"D\n" +
-	"\x13GetOperationRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x12\n" +
-	"\x04step\x18\x02 \x01(\tR\x04step\"M\n" +
+	"updated_at\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"Z\n" +
+	"\x13GetOperationRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\x12\x1d\n" +
+	"\x04step\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\x04step\"M\n" +
 	"\x14GetOperationResponse\x125\n" +
-	"\toperation\x18\x01 \x01(\v2\x17.operation.v1.OperationR\toperation\"\xa2\x01\n" +
-	"\x15ListOperationsRequest\x12\x1b\n" +
-	"\torder_ids\x18\x01 \x03(\tR\borderIds\x120\n" +
-	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1b\n" +
-	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\toperation\x18\x01 \x01(\v2\x17.operation.v1.OperationR\toperation\"\xd7\x01\n" +
+	"\x15ListOperationsRequest\x12.\n" +
+	"\torder_ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\xe8\a\"\x06r\x04\xc8\xc1\x18\x01R\borderIds\x12<\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\n" +
+	"\xbaH\a\xb2\x01\x04\xc8\xc1\x18\x01R\x05since\x12&\n" +
+	"\tpage_size\x18\x03 \x01(\x05B\t\xbaH\x06\x1a\x04\xd8\xc1\x18\x01R\bpageSize\x12(\n" +
 	"\n" +
-	"page_token\x18\x04 \x01(\tR\tpageToken\"y\n" +
+	"page_token\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xf0\xc1\x18\x01R\tpageToken\"y\n" +
 	"\x16ListOperationsResponse\x127\n" +
 	"\n" +
 	"operations\x18\x01 \x03(\v2\x17.operation.v1.OperationR\n" +
 	"operations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"6\n" +
-	"\x17ForgetOperationsRequest\x12\x1b\n" +
-	"\torder_ids\x18\x01 \x03(\tR\borderIds\"r\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"I\n" +
+	"\x17ForgetOperationsRequest\x12.\n" +
+	"\torder_ids\x18\x01 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\xe8\a\"\x06r\x04\xc8\xc1\x18\x01R\borderIds\"r\n" +
 	"\x18ForgetOperationsResponse\x12.\n" +
 	"\x13forgotten_order_ids\x18\x01 \x03(\tR\x11forgottenOrderIds\x12&\n" +
 	"\x04kept\x18\x02 \x03(\v2\x12.operation.v1.KeptR\x04kept\"3\n" +

@@ -9,8 +9,10 @@
 package ordersv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	v11 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	v1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	_ "github.com/checkoutsaga/orchestrator/gen/rule/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -475,7 +477,7 @@ var File_orders_v1_orders_proto protoreflect.FileDescriptor
 
 const file_orders_v1_orders_proto_rawDesc = "" +
 	"\n" +
-	"\x16orders/v1/orders.proto\x12\torders.v1\x1a\x14event/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\"\xbb\x02\n" +
+	"\x16orders/v1/orders.proto\x12\torders.v1\x1a\x1bbuf/validate/validate.proto\x1a\x14event/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\x1a\x12rule/v1/rule.proto\"\xbb\x02\n" +
 	"\x05Order\x12\x19\n" +
 	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1f\n" +
 	"\vcustomer_id\x18\x02 \x01(\tR\n" +
@@ -489,27 +491,27 @@ const file_orders_v1_orders_proto_rawDesc = "" +
 	"updated_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"4\n" +
 	"\x04Line\x12\x10\n" +
 	"\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n" +
-	"\bquantity\x18\x02 \x01(\x05R\bquantity\",\n" +
-	"\x0fGetOrderRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\":\n" +
+	"\bquantity\x18\x02 \x01(\x05R\bquantity\"7\n" +
+	"\x0fGetOrderRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\":\n" +
 	"\x10GetOrderResponse\x12&\n" +
-	"\x05order\x18\x01 \x01(\v2\x10.orders.v1.OrderR\x05order\"p\n" +
-	"\x11ListOrdersRequest\x12\x1f\n" +
-	"\vcustomer_id\x18\x01 \x01(\tR\n" +
-	"customerId\x12\x1b\n" +
-	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\x05order\x18\x01 \x01(\v2\x10.orders.v1.OrderR\x05order\"\x91\x01\n" +
+	"\x11ListOrdersRequest\x12*\n" +
+	"\vcustomer_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\n" +
+	"customerId\x12&\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\xd8\xc1\x18\x01R\bpageSize\x12(\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"f\n" +
+	"page_token\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xf0\xc1\x18\x01R\tpageToken\"f\n" +
 	"\x12ListOrdersResponse\x12(\n" +
 	"\x06orders\x18\x01 \x03(\v2\x10.orders.v1.OrderR\x06orders\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xb8\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe7\x02\n" +
 	"\x12OrderStatusChanged\x12(\n" +
-	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12\x1f\n" +
-	"\vcustomer_id\x18\x02 \x01(\tR\n" +
-	"customerId\x12\x16\n" +
-	"\x06status\x18\x03 \x01(\tR\x06status\x12'\n" +
-	"\x0fprevious_status\x18\x04 \x01(\tR\x0epreviousStatus\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\x12+\n" +
+	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12*\n" +
+	"\vcustomer_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\n" +
+	"customerId\x12$\n" +
+	"\x06status\x18\x03 \x01(\tB\f\xbaH\t\xc8\x01\x01r\x04\x98\xc2\x18\x01R\x06status\x122\n" +
+	"\x0fprevious_status\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x98\xc2\x18\x01R\x0epreviousStatus\x12!\n" +
+	"\x06reason\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x80\xc2\x18\x01R\x06reason\x12+\n" +
 	"\x06amount\x18\x06 \x01(\v2\x13.operation.v1.MoneyR\x06amount:Q\xaa\xbb\x18M\n" +
 	"\x1borders.order.status_changed\x12\x06orders\x18\x01 \x01*\"\n" +
 	"\fnotification\x1a\x12tells the customer2\xa9\x01\n" +

@@ -7,8 +7,10 @@
 package paymentv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	v1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	v11 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	_ "github.com/checkoutsaga/orchestrator/gen/rule/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -326,11 +328,12 @@ var File_payment_v1_events_proto protoreflect.FileDescriptor
 const file_payment_v1_events_proto_rawDesc = "" +
 	"\n" +
 	"\x17payment/v1/events.proto\x12\n" +
-	"payment.v1\x1a\x14event/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\"\x8b\x02\n" +
+	"payment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x14event/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\x1a\x12rule/v1/rule.proto\"\x97\x02\n" +
 	"\x11PaymentAuthorized\x12(\n" +
 	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12+\n" +
-	"\x06amount\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\x06amount\x12E\n" +
-	"\x10authorized_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthorizedUntil:X\xaa\xbb\x18T\n" +
+	"\x06amount\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\x06amount\x12Q\n" +
+	"\x10authorized_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampB\n" +
+	"\xbaH\a\xb2\x01\x04\xc8\xc1\x18\x01R\x0fauthorizedUntil:X\xaa\xbb\x18T\n" +
 	"\x1bpayments.payment.authorized\x12\apayment\x18\x01 \x01*(\n" +
 	"\forchestrator\x10\x01\x1a\x16shows the step as done\"\x92\x01\n" +
 	"\rPaymentVoided\x12(\n" +
@@ -346,12 +349,12 @@ const file_payment_v1_events_proto_rawDesc = "" +
 	"\x06amount\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\x06amount:\x91\x01\xaa\xbb\x18\x8c\x01\n" +
 	"\x1apayments.payment.completed\x12\apayment\x18\x01 \x01* \n" +
 	"\twarehouse\x10\x01\x1a\x11commits the stock*?\n" +
-	"\forchestrator\x10\x01\x1a-shows the steps as done: there is no way back\"\x86\x02\n" +
+	"\forchestrator\x10\x01\x1a-shows the steps as done: there is no way back\"\x9c\x02\n" +
 	"\rPaymentFailed\x12(\n" +
 	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12+\n" +
-	"\x06amount\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\x06amount\x12\x12\n" +
-	"\x04step\x18\x03 \x01(\tR\x04step\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason:r\xaa\xbb\x18n\n" +
+	"\x06amount\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\x06amount\x12\x1d\n" +
+	"\x04step\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x80\xc2\x18\x01R\x04step\x12!\n" +
+	"\x06reason\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x80\xc2\x18\x01R\x06reason:r\xaa\xbb\x18n\n" +
 	"\x17payments.payment.failed\x12\apayment\x18\x01 \x01*!\n" +
 	"\twarehouse\x10\x01\x1a\x12releases the stock*#\n" +
 	"\forchestrator\x10\x01\x1a\x11shows the refusalB?Z=github.com/checkoutsaga/orchestrator/gen/payment/v1;paymentv1b\x06proto3"

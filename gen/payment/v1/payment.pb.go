@@ -9,7 +9,9 @@
 package paymentv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	v1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	_ "github.com/checkoutsaga/orchestrator/gen/rule/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -842,42 +844,42 @@ var File_payment_v1_payment_proto protoreflect.FileDescriptor
 const file_payment_v1_payment_proto_rawDesc = "" +
 	"\n" +
 	"\x18payment/v1/payment.proto\x12\n" +
-	"payment.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\"\xa2\x01\n" +
-	"\x10AuthorizeRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x12\x1f\n" +
-	"\vcustomer_id\x18\x02 \x01(\tR\n" +
-	"customerId\x12+\n" +
-	"\x06amount\x18\x03 \x01(\v2\x13.operation.v1.MoneyR\x06amount\x12%\n" +
-	"\x0epayment_method\x18\x04 \x01(\tR\rpaymentMethod\"A\n" +
+	"payment.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\x1a\x12rule/v1/rule.proto\"\xcb\x01\n" +
+	"\x10AuthorizeRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\x12*\n" +
+	"\vcustomer_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\n" +
+	"customerId\x123\n" +
+	"\x06amount\x18\x03 \x01(\v2\x13.operation.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01R\x06amount\x120\n" +
+	"\x0epayment_method\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\rpaymentMethod\"A\n" +
 	"\x11AuthorizeResponse\x12,\n" +
-	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"(\n" +
-	"\vVoidRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\"<\n" +
+	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"3\n" +
+	"\vVoidRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\"<\n" +
 	"\fVoidResponse\x12,\n" +
-	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"X\n" +
-	"\x0eCaptureRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x12+\n" +
-	"\x06amount\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\x06amount\"?\n" +
+	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"k\n" +
+	"\x0eCaptureRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\x123\n" +
+	"\x06amount\x18\x02 \x01(\v2\x13.operation.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01R\x06amount\"?\n" +
 	"\x0fCaptureResponse\x12,\n" +
-	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"*\n" +
-	"\rRefundRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\">\n" +
+	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"5\n" +
+	"\rRefundRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\">\n" +
 	"\x0eRefundResponse\x12,\n" +
-	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\".\n" +
-	"\x11GetPaymentRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\"\xc1\x01\n" +
+	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"9\n" +
+	"\x11GetPaymentRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\"\xc1\x01\n" +
 	"\x12GetPaymentResponse\x123\n" +
 	"\n" +
 	"authorized\x18\x01 \x01(\v2\x13.operation.v1.MoneyR\n" +
 	"authorized\x12E\n" +
 	"\x10authorized_until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0fauthorizedUntil\x12/\n" +
-	"\bcaptured\x18\x03 \x01(\v2\x13.operation.v1.MoneyR\bcaptured\"\xa0\x01\n" +
-	"\x13SetBehaviourRequest\x12%\n" +
-	"\x0epayment_method\x18\x01 \x01(\tR\rpaymentMethod\x12\x1c\n" +
-	"\tauthorize\x18\x02 \x01(\tR\tauthorize\x12\x18\n" +
-	"\acapture\x18\x03 \x01(\tR\acapture\x12\x12\n" +
-	"\x04void\x18\x04 \x01(\tR\x04void\x12\x16\n" +
-	"\x06refund\x18\x05 \x01(\tR\x06refund\"\xa1\x01\n" +
+	"\bcaptured\x18\x03 \x01(\v2\x13.operation.v1.MoneyR\bcaptured\"\xd7\x01\n" +
+	"\x13SetBehaviourRequest\x120\n" +
+	"\x0epayment_method\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\rpaymentMethod\x12'\n" +
+	"\tauthorize\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xa0\xc2\x18\x01R\tauthorize\x12#\n" +
+	"\acapture\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xa0\xc2\x18\x01R\acapture\x12\x1d\n" +
+	"\x04void\x18\x04 \x01(\tB\t\xbaH\x06r\x04\xa0\xc2\x18\x01R\x04void\x12!\n" +
+	"\x06refund\x18\x05 \x01(\tB\t\xbaH\x06r\x04\xa0\xc2\x18\x01R\x06refund\"\xa1\x01\n" +
 	"\x14SetBehaviourResponse\x12%\n" +
 	"\x0epayment_method\x18\x01 \x01(\tR\rpaymentMethod\x12\x1c\n" +
 	"\tauthorize\x18\x02 \x01(\tR\tauthorize\x12\x18\n" +
@@ -890,9 +892,9 @@ const file_payment_v1_payment_proto_rawDesc = "" +
 	"\x0fidempotency_key\x18\x03 \x01(\tR\x0eidempotencyKey\x12+\n" +
 	"\x06amount\x18\x04 \x01(\v2\x13.operation.v1.MoneyR\x06amount\x129\n" +
 	"\n" +
-	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\"/\n" +
-	"\x12ListChargesRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\"C\n" +
+	"created_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\":\n" +
+	"\x12ListChargesRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\"C\n" +
 	"\x13ListChargesResponse\x12,\n" +
 	"\acharges\x18\x01 \x03(\v2\x12.payment.v1.ChargeR\acharges2\xcf\x05\n" +
 	"\x0ePaymentService\x12H\n" +

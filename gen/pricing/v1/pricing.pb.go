@@ -9,8 +9,10 @@
 package pricingv1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	v11 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	v1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	_ "github.com/checkoutsaga/orchestrator/gen/rule/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -340,28 +342,28 @@ var File_pricing_v1_pricing_proto protoreflect.FileDescriptor
 const file_pricing_v1_pricing_proto_rawDesc = "" +
 	"\n" +
 	"\x18pricing/v1/pricing.proto\x12\n" +
-	"pricing.v1\x1a\x14event/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\"\x88\x01\n" +
+	"pricing.v1\x1a\x1bbuf/validate/validate.proto\x1a\x14event/v1/event.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1coperation/v1/operation.proto\x1a\x12rule/v1/rule.proto\"\x88\x01\n" +
 	"\x05Price\x12\x10\n" +
 	"\x03sku\x18\x01 \x01(\tR\x03sku\x122\n" +
 	"\n" +
 	"unit_price\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\tunitPrice\x129\n" +
 	"\n" +
-	"updated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"W\n" +
-	"\x0fSetPriceRequest\x12\x10\n" +
-	"\x03sku\x18\x01 \x01(\tR\x03sku\x122\n" +
+	"updated_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tupdatedAt\"j\n" +
+	"\x0fSetPriceRequest\x12\x1b\n" +
+	"\x03sku\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\x03sku\x12:\n" +
 	"\n" +
-	"unit_price\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\tunitPrice\"U\n" +
+	"unit_price\x18\x02 \x01(\v2\x13.operation.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01R\tunitPrice\"U\n" +
 	"\x10SetPriceResponse\x12'\n" +
 	"\x05price\x18\x01 \x01(\v2\x11.pricing.v1.PriceR\x05price\x12\x18\n" +
-	"\achanged\x18\x02 \x01(\bR\achanged\"%\n" +
-	"\x11ListPricesRequest\x12\x10\n" +
-	"\x03sku\x18\x01 \x01(\tR\x03sku\"?\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"3\n" +
+	"\x11ListPricesRequest\x12\x1e\n" +
+	"\x03sku\x18\x01 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xd0\xc1\x18\x01R\x03sku\"?\n" +
 	"\x12ListPricesResponse\x12)\n" +
-	"\x06prices\x18\x01 \x03(\v2\x11.pricing.v1.PriceR\x06prices\"\xca\x01\n" +
+	"\x06prices\x18\x01 \x03(\v2\x11.pricing.v1.PriceR\x06prices\"\xd2\x01\n" +
 	"\fPriceUpdated\x12(\n" +
-	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x122\n" +
+	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12:\n" +
 	"\n" +
-	"unit_price\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\tunitPrice:\\\xaa\xbb\x18X\n" +
+	"unit_price\x18\x02 \x01(\v2\x13.operation.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01R\tunitPrice:\\\xaa\xbb\x18X\n" +
 	"\x15pricing.price.updated\x12\apricing\x18\x01 \x02*2\n" +
 	"\forchestrator\x1a\"prices orders with it from then on2\xa9\x01\n" +
 	"\x0ePricingService\x12E\n" +

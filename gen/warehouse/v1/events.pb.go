@@ -7,8 +7,10 @@
 package warehousev1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	v1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	v11 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	_ "github.com/checkoutsaga/orchestrator/gen/rule/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -404,39 +406,40 @@ var File_warehouse_v1_events_proto protoreflect.FileDescriptor
 
 const file_warehouse_v1_events_proto_rawDesc = "" +
 	"\n" +
-	"\x19warehouse/v1/events.proto\x12\fwarehouse.v1\x1a\x14event/v1/event.proto\x1a\x1coperation/v1/operation.proto\x1a\x1cwarehouse/v1/warehouse.proto\"\xb0\x02\n" +
+	"\x19warehouse/v1/events.proto\x12\fwarehouse.v1\x1a\x1bbuf/validate/validate.proto\x1a\x14event/v1/event.proto\x1a\x1coperation/v1/operation.proto\x1a\x12rule/v1/rule.proto\x1a\x1cwarehouse/v1/warehouse.proto\"\xb6\x03\n" +
 	"\x11InventoryReserved\x12(\n" +
-	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12(\n" +
-	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineR\x05lines\x126\n" +
-	"\apayment\x18\x03 \x01(\v2\x1c.warehouse.v1.PaymentRequestR\apayment:\x8e\x01\xaa\xbb\x18\x89\x01\n" +
+	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x126\n" +
+	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineB\f\xbaH\t\x92\x01\x06\xc8\xc1\x18\x01\x10dR\x05lines\x126\n" +
+	"\apayment\x18\x03 \x01(\v2\x1c.warehouse.v1.PaymentRequestR\apayment:\x86\x02\xbaHu\x1as\n" +
+	"\apayment\x12&is missing in a choreographed checkout\x1a@this.header.coordination != 'choreographed' || has(this.payment)\xaa\xbb\x18\x89\x01\n" +
 	"\x1cwarehouse.inventory.reserved\x12\twarehouse\x18\x01 \x01*0\n" +
 	"\apayment\x10\x01\x1a#authorizes and captures the payment*(\n" +
-	"\forchestrator\x10\x01\x1a\x16shows the step as done\"\x85\x01\n" +
-	"\x0ePaymentRequest\x12\x1f\n" +
-	"\vcustomer_id\x18\x01 \x01(\tR\n" +
-	"customerId\x12+\n" +
-	"\x06amount\x18\x02 \x01(\v2\x13.operation.v1.MoneyR\x06amount\x12%\n" +
-	"\x0epayment_method\x18\x03 \x01(\tR\rpaymentMethod\"\xe6\x01\n" +
+	"\forchestrator\x10\x01\x1a\x16shows the step as done\"\xa3\x01\n" +
+	"\x0ePaymentRequest\x12*\n" +
+	"\vcustomer_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\n" +
+	"customerId\x123\n" +
+	"\x06amount\x18\x02 \x01(\v2\x13.operation.v1.MoneyB\x06\xbaH\x03\xc8\x01\x01R\x06amount\x120\n" +
+	"\x0epayment_method\x18\x03 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\rpaymentMethod\"\xfc\x01\n" +
 	"\x1cInventoryReservationRejected\x12(\n" +
-	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06detail\x18\x03 \x01(\tR\x06detail:l\xaa\xbb\x18h\n" +
+	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12!\n" +
+	"\x06reason\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x80\xc2\x18\x01R\x06reason\x12!\n" +
+	"\x06detail\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x80\xc2\x18\x01R\x06detail:l\xaa\xbb\x18h\n" +
 	"(warehouse.inventory.reservation_rejected\x12\twarehouse\x18\x01 \x01*-\n" +
-	"\forchestrator\x10\x01\x1a\x1bends the checkout: rejected\"\xec\x01\n" +
+	"\forchestrator\x10\x01\x1a\x1bends the checkout: rejected\"\x85\x02\n" +
 	"\x11InventoryReleased\x12(\n" +
-	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12(\n" +
-	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineR\x05lines\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason:k\xaa\xbb\x18g\n" +
+	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x126\n" +
+	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineB\f\xbaH\t\x92\x01\x06\xc8\xc1\x18\x01\x10dR\x05lines\x12!\n" +
+	"\x06reason\x18\x03 \x01(\tB\t\xbaH\x06r\x04\x80\xc2\x18\x01R\x06reason:k\xaa\xbb\x18g\n" +
 	"\x1cwarehouse.inventory.released\x12\twarehouse\x18\x01 \x01*8\n" +
-	"\forchestrator\x10\x01\x1a&ends the checkout: rejected or expired\"\xcc\x01\n" +
+	"\forchestrator\x10\x01\x1a&ends the checkout: rejected or expired\"\xda\x01\n" +
 	"\x12InventoryCommitted\x12(\n" +
-	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12(\n" +
-	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineR\x05lines:b\xaa\xbb\x18^\n" +
+	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x126\n" +
+	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineB\f\xbaH\t\x92\x01\x06\xc8\xc1\x18\x01\x10dR\x05lines:b\xaa\xbb\x18^\n" +
 	"\x1dwarehouse.inventory.committed\x12\twarehouse\x18\x01 \x01*.\n" +
-	"\forchestrator\x10\x01\x1a\x1cends the checkout: confirmed\"\xcc\x01\n" +
+	"\forchestrator\x10\x01\x1a\x1cends the checkout: confirmed\"\xd7\x01\n" +
 	"\x15InventoryStockChanged\x12(\n" +
-	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12\x17\n" +
-	"\aon_hand\x18\x02 \x01(\x05R\x06onHand\x12\x1a\n" +
+	"\x06header\x18\x01 \x01(\v2\x10.event.v1.HeaderR\x06header\x12\"\n" +
+	"\aon_hand\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\xd0\xc1\x18\x01R\x06onHand\x12\x1a\n" +
 	"\breserved\x18\x03 \x01(\x05R\breserved\x12\x1c\n" +
 	"\tcommitted\x18\x04 \x01(\x05R\tcommitted:6\xaa\xbb\x182\n" +
 	"!warehouse.inventory.stock_changed\x12\twarehouse\x18\x01 \x02BCZAgithub.com/checkoutsaga/orchestrator/gen/warehouse/v1;warehousev1b\x06proto3"

@@ -9,7 +9,9 @@
 package warehousev1
 
 import (
+	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	v1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	_ "github.com/checkoutsaga/orchestrator/gen/rule/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -1034,38 +1036,38 @@ var File_warehouse_v1_warehouse_proto protoreflect.FileDescriptor
 
 const file_warehouse_v1_warehouse_proto_rawDesc = "" +
 	"\n" +
-	"\x1cwarehouse/v1/warehouse.proto\x12\fwarehouse.v1\x1a\x1coperation/v1/operation.proto\"4\n" +
-	"\x04Line\x12\x10\n" +
-	"\x03sku\x18\x01 \x01(\tR\x03sku\x12\x1a\n" +
-	"\bquantity\x18\x02 \x01(\x05R\bquantity\"U\n" +
-	"\x0eReserveRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\x12(\n" +
-	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineR\x05lines\"?\n" +
+	"\x1cwarehouse/v1/warehouse.proto\x12\fwarehouse.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1coperation/v1/operation.proto\x1a\x12rule/v1/rule.proto\"J\n" +
+	"\x04Line\x12\x1b\n" +
+	"\x03sku\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\x03sku\x12%\n" +
+	"\bquantity\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\xc8\xc1\x18\x01R\bquantity\"q\n" +
+	"\x0eReserveRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\x129\n" +
+	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineB\x0f\xbaH\f\xc8\x01\x01\x92\x01\x06\xc8\xc1\x18\x01\x10dR\x05lines\"?\n" +
 	"\x0fReserveResponse\x12,\n" +
-	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"+\n" +
-	"\x0eReleaseRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\"?\n" +
+	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"6\n" +
+	"\x0eReleaseRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\"?\n" +
 	"\x0fReleaseResponse\x12,\n" +
-	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"*\n" +
-	"\rCommitRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\">\n" +
+	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"5\n" +
+	"\rCommitRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\">\n" +
 	"\x0eCommitResponse\x12,\n" +
 	"\x06result\x18\x01 \x01(\v2\x14.operation.v1.ResultR\x06result\"l\n" +
 	"\x05Stock\x12\x10\n" +
 	"\x03sku\x18\x01 \x01(\tR\x03sku\x12\x17\n" +
 	"\aon_hand\x18\x02 \x01(\x05R\x06onHand\x12\x1a\n" +
 	"\breserved\x18\x03 \x01(\x05R\breserved\x12\x1c\n" +
-	"\tcommitted\x18\x04 \x01(\x05R\tcommitted\"<\n" +
-	"\x0fSetStockRequest\x12\x10\n" +
-	"\x03sku\x18\x01 \x01(\tR\x03sku\x12\x17\n" +
-	"\aon_hand\x18\x02 \x01(\x05R\x06onHand\"w\n" +
+	"\tcommitted\x18\x04 \x01(\x05R\tcommitted\"R\n" +
+	"\x0fSetStockRequest\x12\x1b\n" +
+	"\x03sku\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\x03sku\x12\"\n" +
+	"\aon_hand\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\xd0\xc1\x18\x01R\x06onHand\"w\n" +
 	"\x10SetStockResponse\x12\x10\n" +
 	"\x03sku\x18\x01 \x01(\tR\x03sku\x12\x17\n" +
 	"\aon_hand\x18\x02 \x01(\x05R\x06onHand\x12\x1a\n" +
 	"\breserved\x18\x03 \x01(\x05R\breserved\x12\x1c\n" +
-	"\tcommitted\x18\x04 \x01(\x05R\tcommitted\"#\n" +
-	"\x0fGetStockRequest\x12\x10\n" +
-	"\x03sku\x18\x01 \x01(\tR\x03sku\"w\n" +
+	"\tcommitted\x18\x04 \x01(\x05R\tcommitted\".\n" +
+	"\x0fGetStockRequest\x12\x1b\n" +
+	"\x03sku\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\x03sku\"w\n" +
 	"\x10GetStockResponse\x12\x10\n" +
 	"\x03sku\x18\x01 \x01(\tR\x03sku\x12\x17\n" +
 	"\aon_hand\x18\x02 \x01(\x05R\x06onHand\x12\x1a\n" +
@@ -1073,14 +1075,14 @@ const file_warehouse_v1_warehouse_proto_rawDesc = "" +
 	"\tcommitted\x18\x04 \x01(\x05R\tcommitted\"\x12\n" +
 	"\x10ListStockRequest\">\n" +
 	"\x11ListStockResponse\x12)\n" +
-	"\x05stock\x18\x01 \x03(\v2\x13.warehouse.v1.StockR\x05stock\"2\n" +
-	"\x15GetReservationRequest\x12\x19\n" +
-	"\border_id\x18\x01 \x01(\tR\aorderId\"x\n" +
+	"\x05stock\x18\x01 \x03(\v2\x13.warehouse.v1.StockR\x05stock\"=\n" +
+	"\x15GetReservationRequest\x12$\n" +
+	"\border_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\aorderId\"x\n" +
 	"\x16GetReservationResponse\x124\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1e.warehouse.v1.ReservationStateR\x05state\x12(\n" +
-	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineR\x05lines\"6\n" +
-	"\x17ListReservationsRequest\x12\x1b\n" +
-	"\torder_ids\x18\x01 \x03(\tR\borderIds\"Y\n" +
+	"\x05lines\x18\x02 \x03(\v2\x12.warehouse.v1.LineR\x05lines\"L\n" +
+	"\x17ListReservationsRequest\x121\n" +
+	"\torder_ids\x18\x01 \x03(\tB\x14\xbaH\x11\xc8\x01\x01\x92\x01\v\x10\xe8\a\"\x06r\x04\xc8\xc1\x18\x01R\borderIds\"Y\n" +
 	"\x18ListReservationsResponse\x12=\n" +
 	"\freservations\x18\x01 \x03(\v2\x19.warehouse.v1.ReservationR\freservations\"\x88\x01\n" +
 	"\vReservation\x12\x19\n" +

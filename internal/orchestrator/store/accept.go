@@ -37,6 +37,11 @@ type NewCheckout struct {
 	Approval time.Duration
 }
 
+// Order is what participants are asked and told of it.
+func (n NewCheckout) Order() checkout.Order {
+	return checkout.Order{ID: n.OrderID, CustomerID: n.CustomerID, Items: n.Items, Amount: n.Amount, PaymentMethod: n.PaymentMethod}
+}
+
 const insertCheckout = `
 	WITH accepted AS (
 	    INSERT INTO checkouts (order_id, idempotency_key, digest, request, engine, customer_id, currency, amount,

@@ -12,7 +12,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 )
 
 // Checkout reads one checkout. ErrNotFound.
@@ -300,7 +302,7 @@ func parsePageToken(text string) (pageToken, error) {
 	}
 	at, orderID, found := strings.Cut(string(raw), " ")
 	startedAt, err := time.Parse(time.RFC3339Nano, at)
-	if !found || err != nil {
+	if !found || err != nil || len(contract.Check(&checkoutv1.GetRequest{OrderId: orderID})) > 0 {
 		return pageToken{}, fmt.Errorf("%w: %q", ErrBadPageToken, text)
 	}
 	return pageToken{startedAt, orderID}, nil

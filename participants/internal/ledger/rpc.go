@@ -14,11 +14,14 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
-	"github.com/checkoutsaga/orchestrator/participants/internal/input"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
 )
 
-// maxPage bounds a page.
+// maxPage is how many operations a page has that does not say, which is the most.
 const maxPage = 1000
+
+// endOfTime is after every time that a page can have ended with.
+var endOfTime = time.Date(9999, time.December, 31, 0, 0, 0, 0, time.UTC)
 
 // Result is what a caller is told of one direction.
 func (s Side) Result() *operationv1.Result {
@@ -90,12 +93,6 @@ func NewRecords(pool *pgxpool.Pool, openWhy string) *Records {
 // GetOperation tells what is known of one step of one order; code not_found if it was never asked for in either direction,
 // failed_precondition if the order was forgotten and nobody can tell any more.
 func (r *Records) GetOperation(ctx context.Context, req *connect.Request[operationv1.GetOperationRequest]) (*connect.Response[operationv1.GetOperationResponse], error) {
-	var bad input.Problems
-	bad.OrderID("order_id", req.Msg.OrderId)
-	bad.Name("step", req.Msg.Step)
-	if err := bad.Err(); err != nil {
-		return nil, err
-	}
 	op, err := Get(ctx, r.pool, req.Msg.OrderId, req.Msg.Step)
 	if err != nil {
 		return nil, Error(fmt.Errorf("get %s of %s: %w", req.Msg.Step, req.Msg.OrderId, err))
@@ -106,20 +103,9 @@ func (r *Records) GetOperation(ctx context.Context, req *connect.Request[operati
 // ListOperations lists those of the named orders by order id and step, or all by when they last changed.
 func (r *Records) ListOperations(ctx context.Context, req *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error) {
 	msg := req.Msg
-	var bad input.Problems
-	bad.OrderIDs("order_ids", msg.OrderIds)
-	if msg.PageSize < 0 || msg.PageSize > maxPage {
-		bad.Add("page_size", "must be 0 to %d", maxPage)
-	}
-	if msg.Since != nil && msg.Since.CheckValid() != nil {
-		bad.Add("since", "must be a time")
-	}
 	after, err := parsePlace(msg.PageToken)
 	if err != nil {
-		bad.Add("page_token", "must be one that a page ended with")
-	}
-	if err := bad.Err(); err != nil {
-		return nil, err
+		return nil, contract.BadInput(contract.BadField("page_token", "must be one that a page ended with"))
 	}
 	size := int(msg.PageSize)
 	if size == 0 {
@@ -154,11 +140,6 @@ func (r *Records) ListOperations(ctx context.Context, req *connect.Request[opera
 
 // ForgetOperations forgets settled orders, and tells why it keeps the others.
 func (r *Records) ForgetOperations(ctx context.Context, req *connect.Request[operationv1.ForgetOperationsRequest]) (*connect.Response[operationv1.ForgetOperationsResponse], error) {
-	var bad input.Problems
-	bad.OrderIDs("order_ids", req.Msg.OrderIds)
-	if err := bad.Err(); err != nil {
-		return nil, err
-	}
 	forgotten, kept, err := Forget(ctx, r.pool, r.openWhy, req.Msg.OrderIds)
 	if err != nil {
 		return nil, err
@@ -187,11 +168,8 @@ func parsePlace(token string) (Place, error) {
 	if len(parts) != 3 {
 		return Place{}, errors.New("not a place")
 	}
-	var bad input.Problems
-	bad.OrderID("order_id", parts[1])
-	bad.Name("step", parts[2])
 	micro, err := strconv.ParseInt(parts[0], 10, 64)
-	if err != nil || micro < 0 || bad.Err() != nil {
+	if err != nil || micro < 0 || micro > endOfTime.UnixMicro() || len(contract.Check(&operationv1.GetOperationRequest{OrderId: parts[1], Step: parts[2]})) > 0 {
 		return Place{}, errors.New("not a place")
 	}
 	return Place{UpdatedAt: time.UnixMicro(micro), OrderID: parts[1], Step: parts[2]}, nil
