@@ -31,9 +31,9 @@ const (
 
 	// A participant may answer the prober and nobody else. Woken each time, all that waits would run into it every few seconds. So
 	// one that has answered no call since the prober believed it is left alone for doubted, then for twice as long, up to
-	// mostDoubted: that is for how long it may then stay held back although it is healthy.
+	// mostDoubted: that is for how long it may then stay held back although it is healthy, and I8 leaves 10 s.
 	doubted     = 2 * time.Second
-	mostDoubted = 30 * time.Second
+	mostDoubted = 8 * time.Second
 )
 
 // Config is what Breakers are made of.

@@ -67,8 +67,8 @@ func startServer(t *testing.T, dir string) *localstack.Postgres {
 	return server
 }
 
-// load is orders that keep coming in. Each is asked for until it is accepted, and an answer that is neither that nor `unavailable`
-// is an error.
+// load is orders that keep coming in: each lane asks for one until it is accepted, sees it to its end, and goes on with the next. An
+// answer that is neither what was asked for nor `unavailable` is an error.
 type load struct {
 	system *harness.System
 	cancel context.CancelFunc
@@ -79,7 +79,8 @@ type load struct {
 	wrong                 []string
 }
 
-const lanes = 4
+// lanes is how many orders are under way at any time.
+const lanes = 32
 
 // methods are the payment methods, the good one more often than the others.
 var methods = []string{"tok_visa", "tok_declined", "tok_visa", "tok_flaky", "tok_visa", "tok_expires"}
@@ -88,20 +89,27 @@ func startLoad(t *testing.T, s *harness.System) *load {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &load{system: s, cancel: cancel}
+	run := time.Now().UnixMilli()
 	for lane := range lanes {
 		l.done.Go(func() {
-			pace := time.NewTicker(100 * time.Millisecond)
+			pace := time.NewTicker(200 * time.Millisecond)
 			defer pace.Stop()
 			for i := 0; ctx.Err() == nil; i++ {
-				order := harness.Order{ID: fmt.Sprintf("lane-%d-%d", lane, i), Method: methods[i%len(methods)]}
+				order := harness.Order{ID: fmt.Sprintf("load-%d-%d-%d", run, lane, i), Method: methods[(lane+i)%len(methods)]}
 				if i%4 == 3 {
 					order.Coordination = "choreographed"
 				}
-				l.start(ctx, order, pace.C)
-				select {
-				case <-pace.C:
-				case <-ctx.Done():
+				isAccepted := l.ask(ctx, pace.C, "start "+order.ID, func() (bool, error) {
+					_, err := s.TryStart(ctx, order)
+					return true, err
+				})
+				if isAccepted {
+					l.accepted.Add(1)
 				}
+				l.ask(ctx, pace.C, "get "+order.ID, func() (bool, error) {
+					c, err := s.Get(ctx, order.ID)
+					return c.GetEndedAt() != nil, err
+				})
 			}
 		})
 	}
@@ -112,23 +120,20 @@ func startLoad(t *testing.T, s *harness.System) *load {
 	return l
 }
 
-// start asks for an order until it is accepted. That it still does so when the load ends loses nothing: nobody was promised
-// anything.
-func (l *load) start(ctx context.Context, order harness.Order, again <-chan time.Time) {
+// ask repeats a call until it gives what is wanted, and says whether it did before the load ended.
+func (l *load) ask(ctx context.Context, again <-chan time.Time, what string, call func() (bool, error)) bool {
 	for ctx.Err() == nil {
 		began := time.Now()
-		_, err := l.system.TryStart(ctx, order)
+		isDone, err := call()
 		switch {
-		case err == nil:
-			l.accepted.Add(1)
-			return
-		case ctx.Err() != nil:
-			return
+		case err == nil && isDone:
+			return true
+		case err == nil, ctx.Err() != nil:
 		case harness.IsCode(err, connect.CodeUnavailable):
 			l.unavailable.Add(1)
 		default:
 			l.mu.Lock()
-			l.wrong = append(l.wrong, fmt.Sprintf("start %s, after %s: %v", order.ID, time.Since(began).Round(time.Millisecond), err))
+			l.wrong = append(l.wrong, fmt.Sprintf("%s, after %s: %v", what, time.Since(began).Round(time.Millisecond), err))
 			l.mu.Unlock()
 		}
 		select {
@@ -136,6 +141,7 @@ func (l *load) start(ctx context.Context, order harness.Order, again <-chan time
 		case <-ctx.Done():
 		}
 	}
+	return false
 }
 
 // awaitEnds waits until so many more checkouts have ended.
@@ -251,8 +257,8 @@ func awaitSaying(t *testing.T, url, text string) {
 func awaitUnavailable(t *testing.T, s *harness.System) {
 	t.Helper()
 	calls := map[string]func(context.Context) error{
-		"Get":    func(ctx context.Context) error { _, err := s.Get(ctx, "lane-0-0"); return err },
-		"Cancel": func(ctx context.Context) error { _, err := s.Cancel(ctx, "lane-0-0"); return err },
+		"Get":    func(ctx context.Context) error { _, err := s.Get(ctx, "no-one"); return err },
+		"Cancel": func(ctx context.Context) error { _, err := s.Cancel(ctx, "no-one"); return err },
 		"Start":  func(ctx context.Context) error { _, err := s.TryStart(ctx, harness.Order{ID: "no-one"}); return err },
 		"List": func(ctx context.Context) error {
 			_, err := s.Checkouts.List(ctx, connect.NewRequest(&checkoutv1.ListRequest{}))
