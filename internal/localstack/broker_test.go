@@ -40,7 +40,7 @@ func TestABrokerIsFoundRunningAndStops(t *testing.T) {
 			require.Equal(t, b.Address(), again.Address(), "a second start finds the first")
 
 			require.NoError(t, StopBroker(kind, dir))
-			require.Empty(t, processesIn(t, dir), "nothing is left running")
+			requireNothingLeft(t, dir)
 			require.NoError(t, StopBroker(kind, dir), "stopping twice is fine")
 
 			other := brokerDir(t, kind)
@@ -48,10 +48,10 @@ func TestABrokerIsFoundRunningAndStops(t *testing.T) {
 			require.NoError(t, err, "what another folder left is not in the way")
 			t.Cleanup(b.Kill)
 			b.Kill()
-			require.Empty(t, processesIn(t, other))
+			requireNothingLeft(t, other)
 			require.NoError(t, b.Start(t.Context()), "it starts again after it was killed")
 			b.Stop()
-			require.Empty(t, processesIn(t, other))
+			requireNothingLeft(t, other)
 		})
 	}
 }
@@ -164,6 +164,12 @@ func TestAnUnknownBrokerIsRefused(t *testing.T) {
 }
 
 func brokerDir(t *testing.T, kind string) string { return filepath.Join(t.TempDir(), kind) }
+
+// requireNothingLeft waits a little: RabbitMQ's helper process ends when it sees that the broker is gone.
+func requireNothingLeft(t *testing.T, dir string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return len(processesIn(t, dir)) == 0 }, 10*time.Second, 10*time.Millisecond, "nothing is left running")
+}
 
 // processesIn are the programs that run in dir.
 func processesIn(t *testing.T, dir string) []string {

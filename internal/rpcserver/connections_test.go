@@ -38,7 +38,7 @@ func TestConnectionsThatSendNothingOrSlowlyKeepNobodyOut(t *testing.T) {
 				require.NoError(t, err)
 			}
 			client := warehousev1connect.NewWarehouseServiceClient(&http.Client{Transport: &http.Transport{}}, s.URL())
-			_, err := client.SetStock(t.Context(), connect.NewRequest(&warehousev1.SetStockRequest{}))
+			_, err := client.SetStock(t.Context(), connect.NewRequest(&warehousev1.SetStockRequest{Sku: "A"}))
 			require.NoError(t, err)
 			require.LessOrEqual(t, connections.counted(), 8)
 			require.NotContains(t, metrics(t, s), "rpc_server_connections_dropped_total 0\n")
@@ -58,13 +58,13 @@ func TestWhatIsBeingAnsweredIsNotClosedForOthers(t *testing.T) {
 				return nil
 			})
 			web := &http.Client{Transport: transport}
-			stream, err := checkoutv1connect.NewCheckoutServiceClient(web, s.URL()).Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{}))
+			stream, err := checkoutv1connect.NewCheckoutServiceClient(web, s.URL()).Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{OrderId: "A"}))
 			require.NoError(t, err)
 			defer stream.Close()
 			require.True(t, stream.Receive())
 			answered := make(chan error, 1)
 			go func() {
-				_, err := warehousev1connect.NewWarehouseServiceClient(web, s.URL()).GetStock(t.Context(), connect.NewRequest(&warehousev1.GetStockRequest{}))
+				_, err := warehousev1connect.NewWarehouseServiceClient(web, s.URL()).GetStock(t.Context(), connect.NewRequest(&warehousev1.GetStockRequest{Sku: "A"}))
 				answered <- err
 			}()
 			<-begun
@@ -82,7 +82,7 @@ func TestWhileAllConnectionsAreInUseANewOneIsClosed(t *testing.T) {
 	t.Parallel()
 	s := startWith(t, Config{Connections: boundedConnections(1)}, standardLimits(), nil)
 	stream, err := checkoutv1connect.NewCheckoutServiceClient(&http.Client{Transport: &http.Transport{}}, s.URL()).
-		Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{}))
+		Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{OrderId: "A"}))
 	require.NoError(t, err)
 	defer stream.Close()
 	require.True(t, stream.Receive())

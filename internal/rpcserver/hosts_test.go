@@ -77,7 +77,7 @@ func TestAMisdirectedClientIsToldWhatToDo(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil)
 	client := warehousev1connect.NewWarehouseServiceClient(&http.Client{Transport: as("evil.example")}, s.URL())
-	_, err := client.SetStock(t.Context(), connect.NewRequest(&warehousev1.SetStockRequest{}))
+	_, err := client.SetStock(t.Context(), connect.NewRequest(&warehousev1.SetStockRequest{Sku: "A"}))
 	require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err))
 	require.ErrorContains(t, err, `does not answer for host "evil.example"`)
 	require.ErrorContains(t, err, "HOSTS")

@@ -26,19 +26,19 @@ func TestStreamsBeyondTheLimitAreRefusedWithASentence(t *testing.T) {
 		client := checkoutv1connect.NewCheckoutServiceClient(&http.Client{Transport: transport}, s.URL(), options...)
 		var open []*connect.ServerStreamForClient[checkoutv1.WatchResponse]
 		for range 3 {
-			stream, err := client.Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{}))
+			stream, err := client.Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{OrderId: "A"}))
 			require.NoError(t, err)
 			require.True(t, stream.Receive(), stream.Err())
 			open = append(open, stream)
 		}
-		refused, err := client.Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{}))
+		refused, err := client.Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{OrderId: "A"}))
 		require.NoError(t, err)
 		require.False(t, refused.Receive(), name)
 		require.Equal(t, connect.CodeResourceExhausted, connect.CodeOf(refused.Err()), name)
 		require.ErrorContains(t, refused.Err(), "3 streams are open from 127.0.0.1", name)
 		// Calls that end by themselves go on.
 		_, err = warehousev1connect.NewWarehouseServiceClient(&http.Client{Transport: transport}, s.URL()).
-			SetStock(t.Context(), connect.NewRequest(&warehousev1.SetStockRequest{}))
+			SetStock(t.Context(), connect.NewRequest(&warehousev1.SetStockRequest{Sku: "A"}))
 		require.NoError(t, err)
 		// A place is free again as soon as somebody leaves.
 		transport.CloseIdleConnections()
