@@ -73,7 +73,7 @@ func TestARunThatStoppedNeedsAttentionAndIsFollowedByAnotherSoonAndThenSeldom(t 
 	touch(t, st)
 	fake := &fakeEngine{state: engine.Failed, failure: "saga stopped: panic: nil map"}
 	s := sweeper.New(pool, st, fake, slog.New(slog.DiscardHandler))
-	for _, again := range []time.Duration{15 * time.Second, 5 * time.Minute} {
+	for run, again := range []time.Duration{15 * time.Second, 5 * time.Minute, 10 * time.Minute} {
 		overdue(t, pool)
 		require.NoError(t, s.Sweep(t.Context()))
 		c, err := st.Checkout(t.Context(), "ord-1")
@@ -83,8 +83,11 @@ func TestARunThatStoppedNeedsAttentionAndIsFollowedByAnotherSoonAndThenSeldom(t 
 		require.Contains(t, c.Attention.LastError, "saga stopped: panic: nil map")
 		require.WithinDuration(t, time.Now().Add(again), c.Attention.Next, again/3)
 		require.NoError(t, s.Sweep(t.Context()), "nothing is due before")
+		require.Len(t, fake.started, run)
+		overdue(t, pool)
+		require.NoError(t, s.Sweep(t.Context()))
 	}
-	require.Equal(t, []string{"ord-1-2"}, fake.started, "only when the time has come")
+	require.Equal(t, []string{"ord-1-2", "ord-1-3", "ord-1-4"}, fake.started, "only when the time has come")
 }
 
 func TestWhoWaitsForAParticipantIsWoken(t *testing.T) {
