@@ -201,7 +201,9 @@ func (s *Service) kill() {
 const deafSidecar = 15 * time.Second
 
 // RestartOrchestrator is RestartWorker of the orchestrator.
-func (s *Stack) RestartOrchestrator(ctx context.Context) error { return s.Orchestrator.RestartWorker(ctx) }
+func (s *Stack) RestartOrchestrator(ctx context.Context) error {
+	return s.Orchestrator.RestartWorker(ctx)
+}
 
 // RestartWorker starts a killed orchestrator as a supervisor does. daprd 1.18.2 halts its workflow actors, without a bound
 // on the time, when its only worker goes away, and registers no worker until that has ended; when turns are under way it may
