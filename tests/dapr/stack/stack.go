@@ -227,3 +227,22 @@ func (s *Service) RestartWorker(ctx context.Context) error {
 
 // AppID is what the service is called on this host. Sidecars find each other by it across all checkouts of the repository.
 func (s *Stack) AppID(name string) string { return name + s.suffix }
+
+// StartEmbedded starts an orchestrator with the embedded engine, and without a sidecar or a bus, beside the one on Dapr and on its
+// database.
+func (s *Stack) StartEmbedded(ctx context.Context) (*localstack.Program, string, error) {
+	ports, err := localstack.FreePorts(1)
+	if err != nil {
+		return nil, "", err
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", ports[0])
+	program, err := localstack.StartProgram(ctx, localstack.ProgramConfig{
+		Name: "embedded", Path: filepath.Join(s.config.Bin, Orchestrator), Args: []string{"serve", "--engine", "embedded", "--approval-above", "USD=0"},
+		Env: []string{
+			"ORCHESTRATOR_DATABASE_URL=" + s.config.DatabaseURL(Orchestrator), "ORCHESTRATOR_LISTEN=" + address,
+			"WAREHOUSE_URL=" + s.Warehouse.URL, "PAYMENT_URL=" + s.Payment.URL,
+		},
+		Dir: s.config.Dir, ReadyURL: "http://" + address + "/readyz", Tied: true,
+	})
+	return program, "http://" + address, err
+}
