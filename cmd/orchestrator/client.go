@@ -123,7 +123,7 @@ func (c *client) server() (address, source string, err error) {
 	}
 	parsed, err := url.Parse(address)
 	if err != nil || parsed.Host == "" || parsed.Scheme != "http" && parsed.Scheme != "https" {
-		return "", "", usage("server %q (%s) is not an address such as %s", redact.Text(address), source, defaultServer)
+		return "", "", usage("server %q (%s) is not an address such as %s, or http://[::1]:8080 with IPv6", redact.Text(address), source, defaultServer)
 	}
 	return strings.TrimRight(address, "/"), source, nil
 }

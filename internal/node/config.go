@@ -200,7 +200,7 @@ func (c *Config) Validate() error {
 		say("ORCHESTRATOR_DATABASE_URL", "is missing; it names the PostgreSQL database of the orchestrator")
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
-		say("ORCHESTRATOR_LISTEN", "must be an address such as %s, not %q", DefaultListen, c.Listen)
+		say("ORCHESTRATOR_LISTEN", "must be an address such as %s, or [::1]:8080 with IPv6, not %q", DefaultListen, c.Listen)
 	}
 	if c.KeepWorkflows <= 0 {
 		say("ORCHESTRATOR_KEEP_WORKFLOWS", "must be a positive duration such as 24h, not %s", c.KeepWorkflows)

@@ -66,7 +66,7 @@ func (s *Service) Doctor(ctx context.Context, _ *connect.Request[checkoutv1.Doct
 	for _, participant := range s.participants() {
 		checks = append(checks, one(func(ctx context.Context) *checkoutv1.Finding { return s.checkParticipant(ctx, participant) }))
 	}
-	checks = append(checks, s.checkHeldBack)
+	checks = append(checks, s.checkHeldBack, s.checkBus)
 	for _, app := range producers() {
 		checks = append(checks, one(func(ctx context.Context) *checkoutv1.Finding { return s.checkOutbox(ctx, app) }))
 	}

@@ -13,6 +13,17 @@ import (
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 )
 
+// noBus is what it means that a process has no bus.
+const noBus = "this process has no bus, so events stay in their outboxes until one with a bus runs"
+
+// checkBus tells of a process without a bus, which is how it was started and no fault.
+func (s *Service) checkBus(context.Context) []*checkoutv1.Finding {
+	if s.hasBus {
+		return nil
+	}
+	return []*checkoutv1.Finding{fine("bus", "%s; it drives orchestrated checkouts, and refuses choreographed ones", noBus)}
+}
+
 // publishedWithin is how old an event may be that is not published yet. The relay takes milliseconds, and repeats what a broker
 // does not take.
 const publishedWithin = time.Minute

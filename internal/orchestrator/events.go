@@ -72,6 +72,9 @@ func (s *Service) RepublishEvents(ctx context.Context, req *connect.Request[chec
 	if err := contract.BadInput(bad...); err != nil {
 		return nil, err
 	}
+	if !s.hasBus && !req.Msg.DryRun {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("this process has no bus, so nothing can be published again"))
+	}
 	var mu sync.Mutex
 	res := &checkoutv1.RepublishEventsResponse{}
 	away := s.askApps(ctx, republishTimeout, producersOf(req.Msg.Selection), func(ctx context.Context, _ string, app eventv1connect.EventServiceClient) error {

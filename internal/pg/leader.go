@@ -50,6 +50,11 @@ func waitForLock(ctx context.Context, pool *pgxpool.Pool, lock int64) (*pgx.Conn
 			return nil, fmt.Errorf("ask to become leader: %w", err)
 		}
 		if leads {
+			// A pooler may have been put between since the pool was opened. It would keep the lock for nobody.
+			if err := ownSession(ctx, session); err != nil {
+				end(session)
+				return nil, fmt.Errorf("become leader: %w", err)
+			}
 			return session, nil
 		}
 		select {

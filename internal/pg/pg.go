@@ -18,8 +18,8 @@ import (
 	"github.com/pressly/goose/v3/lock"
 )
 
-// Open returns a pool of at most maxConns connections to the database at url and checks that it answers. The caller
-// closes the pool.
+// Open returns a pool of at most maxConns connections to the database at url and checks that it answers, and gives each connection a
+// session of its own: ErrShared. The caller closes the pool.
 func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -34,7 +34,7 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", config.ConnConfig.Database, err)
 	}
-	if err := pool.Ping(ctx); err != nil {
+	if err := pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error { return ownSession(ctx, conn.Conn()) }); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("reach database %s at %s:%d: %w",
 			config.ConnConfig.Database, config.ConnConfig.Host, config.ConnConfig.Port, err)

@@ -54,7 +54,7 @@ func URL(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { exec(t, srv, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)", "DROP ROLE "+name) })
+	t.Cleanup(func() { execute(t, srv, "DROP DATABASE IF EXISTS "+name+" WITH (FORCE)", "DROP ROLE "+name) })
 	return url
 }
 
@@ -79,7 +79,7 @@ func Pool(t testing.TB) *pgxpool.Pool {
 	return pool
 }
 
-func exec(t testing.TB, srv *localstack.Postgres, statements ...string) {
+func execute(t testing.TB, srv *localstack.Postgres, statements ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

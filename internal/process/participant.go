@@ -249,7 +249,7 @@ func (k Kind) Check(s Settings) error {
 		wrong = append(wrong, fmt.Errorf("%s: is missing; each participant has a database of its own", k.variable("_DATABASE_URL")))
 	}
 	if _, _, err := net.SplitHostPort(s.Listen); err != nil {
-		wrong = append(wrong, fmt.Errorf("%s: must be an address such as %s, not %q", k.variable("_LISTEN"), k.Listen, s.Listen))
+		wrong = append(wrong, fmt.Errorf("%s: must be an address such as %s, an IPv6 one in brackets, not %q", k.variable("_LISTEN"), k.Listen, s.Listen))
 	}
 	if _, err := k.hosts(s); err != nil {
 		wrong = append(wrong, err)

@@ -260,7 +260,7 @@ func TestWrongSettingsAreNamedAllAtOnce(t *testing.T) {
 	k := Kind{Name: "warehouse", Listen: "127.0.0.1:8081"}
 	err := k.Check(Settings{Listen: "8081", Hosts: "warehouse:8081"})
 	require.ErrorContains(t, err, "WAREHOUSE_DATABASE_URL: is missing")
-	require.ErrorContains(t, err, `WAREHOUSE_LISTEN: must be an address such as 127.0.0.1:8081, not "8081"`)
+	require.ErrorContains(t, err, `WAREHOUSE_LISTEN: must be an address such as 127.0.0.1:8081, an IPv6 one in brackets, not "8081"`)
 	require.ErrorContains(t, err, `WAREHOUSE_HOSTS: must be hosts without a port`)
 	s := k.FromEnv(func(name string) string {
 		return map[string]string{"WAREHOUSE_DATABASE_URL": "postgres:///x", "WAREHOUSE_HOSTS": "warehouse"}[name]

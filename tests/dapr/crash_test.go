@@ -33,37 +33,43 @@ func TestI8WorkGoesOnAfterACrash(t *testing.T) {
 		{"the scheduler", 2 * time.Minute, s.Plane.KillScheduler, s.Plane.StartScheduler},
 	} {
 		t.Run(victim.name, func(t *testing.T) {
-			s := open(t)
-			rows := rowsOf(t, s)
-			hold(t, s)
-			crowd := startCrowd(t, s)
-			rows.awaitSpread(t)
-
-			killed := time.Now()
-			victim.kill()
-			open := rows.open(t)
-			require.NotEmpty(t, open)
-			ctx, cancel := context.WithTimeout(t.Context(), victim.within)
-			defer cancel()
-			require.NoError(t, victim.restart(ctx))
-			back := time.Since(killed)
-
-			p := rows.awaitProgress(t, open, killed, victim.within)
-			t.Logf("killed with %d checkouts open; it was back after %s; they went on after: first %s, median %s, last %s", len(open),
-				round(back), round(p.first), round(p.median), round(p.last))
-			require.Less(t, p.last, victim.within)
-
-			release(t, s)
-			crowd.Wait()
-			s.AwaitAllEnded(t, time.Minute)
-			t.Logf("all had ended %s after the kill", round(time.Since(killed)))
-			s.Audit(t)
+			killUnderWay(t, open(t), victim.kill, victim.restart, victim.within)
 		})
 	}
 }
 
-// startCrowd starts 30 orders, a few at once, each until it is accepted: a client that got no answer asks again.
-func startCrowd(t *testing.T, s system) *sync.WaitGroup {
+// killUnderWay has a victim killed while checkouts of a crowd stand at different steps, and started again at once. Each that was open
+// must go on within I8's bound, and all must end. The crowd orders at the doors, which are the orchestrators that take orders, in turn.
+func killUnderWay(t *testing.T, s system, kill func(), restart func(ctx context.Context) error, within time.Duration, doors ...system) {
+	t.Helper()
+	rows := rowsOf(t, s)
+	hold(t, s)
+	crowd := startCrowd(t, append(doors, s))
+	rows.awaitSpread(t)
+
+	killed := time.Now()
+	kill()
+	open := rows.open(t)
+	require.NotEmpty(t, open)
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	require.NoError(t, restart(ctx))
+	back := time.Since(killed)
+
+	p := rows.awaitProgress(t, open, killed, within)
+	t.Logf("killed with %d checkouts open; it was back after %s; they went on after: first %s, median %s, last %s", len(open),
+		round(back), round(p.first), round(p.median), round(p.last))
+	require.Less(t, p.last, within)
+
+	release(t, s)
+	crowd.Wait()
+	s.AwaitAllEnded(t, time.Minute)
+	t.Logf("all had ended %s after the kill", round(time.Since(killed)))
+	s.Audit(t)
+}
+
+// startCrowd starts 30 orders, a few at once, each until it is accepted: a client that got no answer asks again, at the next door.
+func startCrowd(t *testing.T, doors []system) *sync.WaitGroup {
 	methods := []string{"tok_visa", "tok_flaky", "tok_visa", held, "tok_visa", "tok_declined", "tok_visa", "tok_timeout", held, "tok_visa"}
 	var crowd sync.WaitGroup
 	places := make(chan struct{}, 3)
@@ -75,20 +81,20 @@ func startCrowd(t *testing.T, s system) *sync.WaitGroup {
 			if i == 17 {
 				order.Items = []*checkoutv1.Item{{Sku: "BOWL-OLIVE", Quantity: 5000}}
 			}
-			startUntilAccepted(t, s, order)
+			startUntilAccepted(t, doors, i, order)
 		})
 	}
 	t.Cleanup(crowd.Wait)
 	return &crowd
 }
 
-func startUntilAccepted(t *testing.T, s system, order harness.Order) {
+func startUntilAccepted(t *testing.T, doors []system, first int, order harness.Order) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	again := time.NewTicker(250 * time.Millisecond)
 	defer again.Stop()
-	for {
-		_, err := s.TryStart(ctx, order)
+	for next := first; ; next++ {
+		_, err := doors[next%len(doors)].TryStart(ctx, order)
 		if err == nil {
 			return
 		}

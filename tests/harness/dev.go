@@ -16,8 +16,8 @@ type Dev struct {
 	Process *Process
 }
 
-// StartDev builds and starts the program on databases that exist.
-func StartDev(t testing.TB, databases judge.Databases) *Dev {
+// StartDev builds and starts the program on databases that exist, with more in its environment, such as NAME=value.
+func StartDev(t testing.TB, databases judge.Databases, env ...string) *Dev {
 	t.Helper()
 	names := append([]string{"orchestrator"}, node.Participants()...)
 	ports, err := localstack.FreePorts(len(names))
@@ -25,7 +25,6 @@ func StartDev(t testing.TB, databases judge.Databases) *Dev {
 		t.Fatal(err)
 	}
 	urls := make(map[string]string)
-	var env []string
 	for i, name := range names {
 		address := fmt.Sprintf("127.0.0.1:%d", ports[i])
 		urls[name] = "http://" + address

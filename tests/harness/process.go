@@ -95,6 +95,21 @@ func (p *Process) Launch(t testing.TB) {
 	}
 }
 
+// Ask runs the program as a command line on the process's own address, in its environment, and returns what it printed and its exit
+// status.
+func (p *Process) Ask(t testing.TB, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	var out, errs strings.Builder
+	cmd := exec.CommandContext(t.Context(), p.path, args...)
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "ORCHESTRATOR_SERVER=" + p.url}, p.env...)
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	var ended *exec.ExitError
+	if err := cmd.Run(); err != nil && !errors.As(err, &ended) {
+		t.Fatalf("run %s %v: %v", p.name, args, err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
 // AwaitReady returns when /readyz says so.
 func (p *Process) AwaitReady(t testing.TB) {
 	t.Helper()

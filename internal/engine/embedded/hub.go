@@ -40,6 +40,9 @@ const (
 	schemaLock int64 = 0x6368656b6f757402
 )
 
+// schema is where all of the engine's tables are.
+const schema = "engine"
+
 // hub is durabletask-go's PostgreSQL backend with a waiting of our own. The stock one asks the database for work without
 // any pause (its backoff is never reset to its first interval, so it stays zero), which costs more than a core when idle; it
 // looks at all instances that ever were; it hands out an instance's events in no particular order; and all that one process has
@@ -63,7 +66,7 @@ func openHub(ctx context.Context, url string, logger backend.Logger, log *slog.L
 		return nil, errors.New("parse database url of embedded engine: not a PostgreSQL connection string")
 	}
 	config.ConnConfig.ConnectTimeout = 5 * time.Second
-	config.ConnConfig.RuntimeParams["search_path"] = "engine"
+	config.ConnConfig.RuntimeParams["search_path"] = schema
 	config.ConnConfig.RuntimeParams["timezone"] = "UTC"
 
 	conns := &connections{}
@@ -112,6 +115,14 @@ func (h *hub) makeSchema(ctx context.Context) (err error) {
 	return pgx.BeginFunc(ctx, h.own, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock($1)`, schemaLock); err != nil {
 			return fmt.Errorf("lock schema of embedded engine: %w", err)
+		}
+		var path string
+		if err := tx.QueryRow(ctx, `SHOW search_path`).Scan(&path); err != nil {
+			return fmt.Errorf("ask for schema of embedded engine: %w", err)
+		}
+		if path != schema {
+			return fmt.Errorf("the database ignores that connections of the embedded engine begin in schema %s (they begin in %s), as PgBouncer does "+
+				"with ignore_startup_parameters: name the database itself", schema, path)
 		}
 		// Outside of the transaction, because the stock backend works on connections of its own.
 		if _, err := h.own.Exec(ctx, `CREATE SCHEMA IF NOT EXISTS engine`); err != nil {

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -105,6 +106,28 @@ func (s *Store) Overdue(ctx context.Context, engine string, limit int) ([]Overdu
 		return nil, fmt.Errorf("read overdue checkouts: %w", err)
 	}
 	return overdue, nil
+}
+
+// Now is the time by the database's clock, which is the only judge of deadlines.
+func (s *Store) Now(ctx context.Context) (now time.Time, err error) {
+	if err := s.pool.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&now); err != nil {
+		return time.Time{}, fmt.Errorf("read database's clock: %w", err)
+	}
+	return now, nil
+}
+
+// LookAtTheFuture makes those checkouts of an engine overdue that were last written at a time that has not come yet, and says how many
+// they are. Choreographed ones stay, which no run drives: they are waited for until their deadline.
+func (s *Store) LookAtTheFuture(ctx context.Context, engine string) (checkouts int64, err error) {
+	const query = `
+		UPDATE checkouts SET check_at = now()
+		WHERE engine = $1 AND check_at > now() AND updated_at > clock_timestamp()
+		  AND NOT (coordination = 'choreographed' AND started_run < run)`
+	done, err := s.pool.Exec(ctx, query, engine)
+	if err != nil {
+		return 0, fmt.Errorf("look at checkouts from before the clock was set back: %w", err)
+	}
+	return done.RowsAffected(), nil
 }
 
 // Postpone sets when the sweeper looks at an overdue checkout again. With poked it counts a wake-up

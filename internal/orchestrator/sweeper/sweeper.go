@@ -48,6 +48,8 @@ type Sweeper struct {
 	engine engine.Engine
 	log    *slog.Logger
 	finds  finds
+	// looked is when it last swept, by the database's clock.
+	looked time.Time
 }
 
 // New returns a sweeper; Run runs it.
@@ -63,8 +65,11 @@ func (s *Sweeper) Run(ctx context.Context) error {
 	})
 }
 
-// Sweep looks once at each overdue checkout, the longest overdue first.
+// Sweep looks once at each overdue checkout, the longest overdue first. It is not for several goroutines.
 func (s *Sweeper) Sweep(ctx context.Context) error {
+	if err := s.mindTheClock(ctx); err != nil {
+		return err
+	}
 	overdue, err := s.store.Overdue(ctx, s.engine.Name(), batch)
 	if err != nil {
 		return err
@@ -80,6 +85,26 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	}
 	_ = sweeping.Wait() // They return none: one checkout's trouble is no other's.
 	return errors.Join(failed...)
+}
+
+// mindTheClock has checkouts looked at whose time to be looked at lies ahead only because the database's clock was set back since. Nobody
+// else would notice for as long that one of them hangs. It may have happened before this sweeper's first look, too.
+func (s *Sweeper) mindTheClock(ctx context.Context) error {
+	now, err := s.store.Now(ctx)
+	if err != nil {
+		return err
+	}
+	if s.looked.IsZero() || now.Before(s.looked) {
+		ahead, err := s.store.LookAtTheFuture(ctx, s.engine.Name())
+		if err != nil {
+			return err
+		}
+		if ahead > 0 {
+			s.log.Warn("the database's clock was set back; open checkouts that were written ahead of it are looked at now", "checkouts", ahead)
+		}
+	}
+	s.looked = now
+	return nil
 }
 
 // attend does for one overdue checkout what its row and its engine call for.

@@ -292,6 +292,7 @@ func ClaimUnderWay(ctx context.Context, pool *pgxpool.Pool, limit int) ([]Operat
 		WHERE (order_id, step) IN (
 			SELECT order_id, step FROM operations
 			WHERE ask_at <= clock_timestamp()
+			   OR ask_at > clock_timestamp() + interval '6 minutes' -- the clock was set back since
 			ORDER BY ask_at
 			LIMIT $1
 			FOR UPDATE SKIP LOCKED)

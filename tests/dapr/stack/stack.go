@@ -60,33 +60,36 @@ type Stack struct {
 	// Services are all of them, by name.
 	Services map[string]*Service
 
-	config Config
-	suffix string
+	config    Config
+	suffix    string
+	resources string // the rendered components
+	// replica is a second orchestrator, while there is one.
+	replica *Service
 }
 
 // Start starts the services and waits until they are ready. All of it dies with this process.
 func Start(ctx context.Context, config Config) (*Stack, error) {
 	s := &Stack{config: config, suffix: fmt.Sprintf("-%06x", rand.Uint32N(1<<24)), Services: map[string]*Service{}}
-	resources := filepath.Join(config.Dir, "components")
+	s.resources = filepath.Join(config.Dir, "components")
 	ids := map[string]string{}
 	for _, name := range Names() {
 		ids[name] = s.AppID(name)
 	}
-	if err := localstack.RenderComponents(resources, ids, config.Components, filepath.Join(config.Components, "brokers", config.Broker.Kind())); err != nil {
+	if err := localstack.RenderComponents(s.resources, ids, config.Components, filepath.Join(config.Components, "brokers", config.Broker.Kind())); err != nil {
 		return nil, err
 	}
 	ports, err := localstack.FreePorts(len(Names()))
 	if err != nil {
 		return nil, err
 	}
-	for i, name := range Names() {
-		s.Services[name] = &Service{URL: fmt.Sprintf("http://127.0.0.1:%d", ports[i])}
+	for _, name := range Names() {
+		s.Services[name] = &Service{}
 	}
 	s.Orchestrator, s.Warehouse, s.Payment = s.Services[Orchestrator], s.Services[Warehouse], s.Services[Payment]
 
 	group, groupCtx := errgroup.WithContext(ctx)
 	for i, name := range Names() {
-		group.Go(func() error { return s.start(groupCtx, name, ports[i], resources) })
+		group.Go(func() error { return s.start(groupCtx, s.Services[name], name, ports[i], config.Dir) })
 	}
 	if err := group.Wait(); err != nil {
 		s.Kill()
@@ -102,17 +105,18 @@ func Start(ctx context.Context, config Config) (*Stack, error) {
 	return s, nil
 }
 
-func (s *Stack) start(ctx context.Context, name string, port int, resources string) error {
-	service := s.Services[name]
+// start starts one process of a service with its sidecar. Their logs and process ids lie in dir.
+func (s *Stack) start(ctx context.Context, service *Service, name string, port int, dir string) error {
+	service.URL = fmt.Sprintf("http://127.0.0.1:%d", port)
 	var err error
 	service.Sidecar, err = localstack.StartSidecar(ctx, s.config.Dapr, s.config.Plane, localstack.SidecarConfig{
 		AppID:         s.AppID(name),
 		AppPort:       port,
 		AppHealthPath: "/apphealthz",
-		Resources:     []string{resources},
-		Configs:       []string{filepath.Join(resources, "config.yaml")},
+		Resources:     []string{s.resources},
+		Configs:       []string{filepath.Join(s.resources, "config.yaml")},
 		Env:           append(s.config.Broker.Env(), "WORKFLOW_DATABASE_URL="+s.config.DatabaseURL("dapr")),
-		Dir:           s.config.Dir,
+		Dir:           dir,
 		Tied:          true,
 	})
 	if err != nil {
@@ -126,7 +130,7 @@ func (s *Stack) start(ctx context.Context, name string, port int, resources stri
 			fmt.Sprintf("DAPR_HTTP_PORT=%d", service.Sidecar.HTTPPort),
 			fmt.Sprintf("DAPR_GRPC_PORT=%d", service.Sidecar.GRPCPort),
 		},
-		Dir:      s.config.Dir,
+		Dir:      dir,
 		ReadyURL: service.URL + "/readyz",
 		Tied:     true,
 	}
@@ -136,56 +140,109 @@ func (s *Stack) start(ctx context.Context, name string, port int, resources stri
 	}
 	if name == Orchestrator {
 		// Orders in USD await approval; those in EUR, which are the most, do not.
-		app.Env = append(app.Env, "ORCHESTRATOR_COMPONENTS="+resources)
+		app.Env = append(app.Env, "ORCHESTRATOR_COMPONENTS="+s.resources)
 		app.Args = []string{"serve", "--engine", "dapr", "--approval-above", "USD=0"}
 	}
 	service.App, err = localstack.StartProgram(ctx, app)
 	return err
 }
 
+// StartReplica starts a second orchestrator of the same app id, with a sidecar of its own, on the same database.
+func (s *Stack) StartReplica(ctx context.Context) (*Service, error) {
+	ports, err := localstack.FreePorts(1)
+	if err != nil {
+		return nil, err
+	}
+	s.replica = &Service{}
+	if err := s.start(ctx, s.replica, Orchestrator, ports[0], filepath.Join(s.config.Dir, "replica")); err != nil {
+		return nil, err
+	}
+	return s.replica, s.replica.Sidecar.WaitForApp(ctx)
+}
+
+// StopReplica ends the second orchestrator as an operator does who wants one less.
+func (s *Stack) StopReplica() {
+	s.replica.stop()
+	s.replica = nil
+}
+
 // Stop ends the services in the order in which nobody misses another: the orchestrator first.
 func (s *Stack) Stop() {
 	for _, name := range slices.Backward(Names()) {
-		service := s.Services[name]
-		service.App.Stop(15 * time.Second)
-		service.Sidecar.Stop()
+		s.Services[name].stop()
 	}
+}
+
+func (s *Service) stop() {
+	s.App.Stop(15 * time.Second)
+	s.Sidecar.Stop()
 }
 
 // Kill ends what was started without asking.
 func (s *Stack) Kill() {
 	for _, service := range s.Services {
-		if service.App != nil {
-			service.App.Kill()
-		}
-		if service.Sidecar != nil {
-			service.Sidecar.Kill()
-		}
+		service.kill()
+	}
+	if s.replica != nil {
+		s.replica.kill()
+	}
+}
+
+func (s *Service) kill() {
+	if s.App != nil {
+		s.App.Kill()
+	}
+	if s.Sidecar != nil {
+		s.Sidecar.Kill()
 	}
 }
 
 // deafSidecar is how long a sidecar may take to accept the worker of an orchestrator that was started again.
 const deafSidecar = 15 * time.Second
 
-// RestartOrchestrator starts a killed orchestrator as a supervisor does. daprd 1.18.2 halts its workflow actors, without a bound
+// RestartOrchestrator is RestartWorker of the orchestrator.
+func (s *Stack) RestartOrchestrator(ctx context.Context) error {
+	return s.Orchestrator.RestartWorker(ctx)
+}
+
+// RestartWorker starts a killed orchestrator as a supervisor does. daprd 1.18.2 halts its workflow actors, without a bound
 // on the time, when its only worker goes away, and registers no worker until that has ended; when turns are under way it may
 // never end ("actor type ... not registered"). So a sidecar whose worker stays unready is started again too;
 // docs/decisions/0006 has the evidence.
-func (s *Stack) RestartOrchestrator(ctx context.Context) error {
-	if err := s.Orchestrator.App.Launch(); err != nil {
+func (s *Service) RestartWorker(ctx context.Context) error {
+	if err := s.App.Launch(); err != nil {
 		return err
 	}
 	patient, cancel := context.WithTimeout(ctx, deafSidecar)
 	defer cancel()
-	if err := s.Orchestrator.App.WaitReady(patient); err == nil {
+	if err := s.App.WaitReady(patient); err == nil {
 		return nil
 	}
-	s.Orchestrator.Sidecar.Kill()
-	if err := s.Orchestrator.Sidecar.Restart(ctx); err != nil {
+	s.Sidecar.Kill()
+	if err := s.Sidecar.Restart(ctx); err != nil {
 		return err
 	}
-	return s.Orchestrator.App.WaitReady(ctx)
+	return s.App.WaitReady(ctx)
 }
 
 // AppID is what the service is called on this host. Sidecars find each other by it across all checkouts of the repository.
 func (s *Stack) AppID(name string) string { return name + s.suffix }
+
+// StartEmbedded starts an orchestrator with the embedded engine, and without a sidecar or a bus, beside the one on Dapr and on its
+// database.
+func (s *Stack) StartEmbedded(ctx context.Context) (*localstack.Program, string, error) {
+	ports, err := localstack.FreePorts(1)
+	if err != nil {
+		return nil, "", err
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", ports[0])
+	program, err := localstack.StartProgram(ctx, localstack.ProgramConfig{
+		Name: "embedded", Path: filepath.Join(s.config.Bin, Orchestrator), Args: []string{"serve", "--engine", "embedded", "--approval-above", "USD=0"},
+		Env: []string{
+			"ORCHESTRATOR_DATABASE_URL=" + s.config.DatabaseURL(Orchestrator), "ORCHESTRATOR_LISTEN=" + address,
+			"WAREHOUSE_URL=" + s.Warehouse.URL, "PAYMENT_URL=" + s.Payment.URL,
+		},
+		Dir: s.config.Dir, ReadyURL: "http://" + address + "/readyz", Tied: true,
+	})
+	return program, "http://" + address, err
+}
