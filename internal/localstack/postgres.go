@@ -14,10 +14,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
-	"sort"
 	"strconv"
 	"strings"
 	"syscall"
@@ -34,20 +31,6 @@ type Postgres struct {
 	port     int
 	password string // the superuser's
 }
-
-// postgresPlace says where a server keeps what.
-type postgresPlace struct {
-	// dir belongs to this user and keeps the superuser's password.
-	dir string
-	// home is private to owner, whom the server runs as, and has its data and its log. It is dir, unless owner is another user than
-	// this one; then it is below dir, or where owner cannot reach that, as below a checkout's .local, in rootsPlace.
-	home  string
-	owner *user.User
-}
-
-// rootsPlace is where root keeps the folders of servers, which run as another user. Nobody else can make anything there, unlike in
-// /var/tmp: what is found there is ours.
-const rootsPlace = "/var/lib/checkoutsaga"
 
 // PostgresOptions says how a server is run.
 type PostgresOptions struct {
@@ -203,57 +186,6 @@ func (p *Postgres) exec(ctx context.Context, sql string) error {
 	return nil
 }
 
-// placeOf tells where the server of dir keeps what. It makes nothing.
-func placeOf(dir string) (postgresPlace, error) {
-	owner, err := postgresOwner()
-	if err != nil {
-		return postgresPlace{}, err
-	}
-	if dir, err = filepath.Abs(dir); err != nil {
-		return postgresPlace{}, err
-	}
-	place := postgresPlace{dir: dir, home: dir, owner: owner}
-	switch {
-	case uidOf(owner) == os.Geteuid():
-	case canEnter(owner, filepath.Dir(dir)):
-		place.home = filepath.Join(dir, "server")
-	default:
-		sum := sha256.Sum256([]byte(dir))
-		place.home = filepath.Join(rootsPlace, fmt.Sprintf("%s-%x", filepath.Base(dir), sum[:6]))
-	}
-	return place, nil
-}
-
-func (p postgresPlace) data() string         { return filepath.Join(p.home, "data") }
-func (p postgresPlace) logFile() string      { return filepath.Join(p.home, "postgres.log") }
-func (p postgresPlace) passwordFile() string { return filepath.Join(p.dir, "superuser.password") }
-
-// makePlace makes the folders, so that nobody else can have made them.
-func (p postgresPlace) makePlace() error {
-	if p.home == p.dir {
-		return PrivateDir(p.dir)
-	}
-	// The folder above home lets the server's user pass; this one alone writes in it.
-	above := filepath.Dir(p.home)
-	if above != p.dir {
-		if err := PrivateDir(p.dir); err != nil {
-			return err
-		}
-	}
-	if err := ownDir(above, 0o711); err != nil {
-		return err
-	}
-	if err := os.Mkdir(p.home, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	home, err := openDir(p.home, uidOf(p.owner), 0)
-	if err != nil {
-		return err
-	}
-	defer home.Close()
-	return errors.Join(home.Chown(uidOf(p.owner), gidOf(p.owner)), home.Chmod(0o700))
-}
-
 // makeData makes the data folder unless it is there. It appears whole, and after its password, or not at all.
 func (p *Postgres) makeData(ctx context.Context) error {
 	if _, err := os.Stat(p.data()); !errors.Is(err, fs.ErrNotExist) {
@@ -290,28 +222,6 @@ func (p postgresPlace) fileForOwner(text string) (path string, err error) {
 		err = file.Chown(uidOf(p.owner), gidOf(p.owner))
 	}
 	return file.Name(), errors.Join(err, file.Close())
-}
-
-// olderHomes are the folders with data that no password is kept for. They are of the form in which everybody was let in as the
-// superuser (for root in dir itself, where the server's user could reach that, or in /var/tmp), or somebody has removed dir.
-func (p postgresPlace) olderHomes() (homes []string) {
-	candidates := []string{p.home}
-	if p.home != p.dir {
-		candidates = append(candidates, p.dir, filepath.Join("/var/tmp", "checkoutsaga"+strings.ReplaceAll(p.dir, "/", "-")))
-	}
-	for _, home := range candidates {
-		dir, err := openDir(home, uidOf(p.owner))
-		if err != nil {
-			continue // It is not there, or somebody else's.
-		}
-		dir.Close()
-		_, noData := os.Lstat(filepath.Join(home, "data", "PG_VERSION"))
-		_, noPassword := os.Lstat(p.passwordFile())
-		if noData == nil && noPassword != nil {
-			homes = append(homes, home)
-		}
-	}
-	return homes
 }
 
 // retireOlderForm stops a server that may let everybody in. Its data are removed where nobody misses them; others are for whoever
@@ -408,83 +318,4 @@ func (p postgresPlace) pidFile() []string {
 		return nil
 	}
 	return strings.Split(strings.TrimSpace(string(text)), "\n")
-}
-
-// postgresBinaries is the folder of the newest installed server; Debian keeps them out of PATH.
-func postgresBinaries() (string, error) {
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin/pg_ctl")
-	if err != nil {
-		return "", err
-	}
-	if len(found) > 0 {
-		sort.Slice(found, func(i, j int) bool { return postgresVersion(found[i]) < postgresVersion(found[j]) })
-		return filepath.Dir(found[len(found)-1]), nil
-	}
-	if path, err := exec.LookPath("pg_ctl"); err == nil {
-		return filepath.Dir(path), nil
-	}
-	return "", errors.New("PostgreSQL is not installed; `make install` installs it")
-}
-
-func postgresVersion(path string) int {
-	n, _ := strconv.Atoi(strings.Split(path, "/")[4])
-	return n
-}
-
-// postgresOwner is who runs the server: this user, or, because PostgreSQL refuses root, the user that its package made.
-func postgresOwner() (*user.User, error) {
-	if os.Geteuid() != 0 {
-		return user.Current()
-	}
-	u, err := user.Lookup("postgres")
-	if err != nil {
-		return nil, fmt.Errorf("find user postgres, which PostgreSQL's package makes: %w", err)
-	}
-	return u, nil
-}
-
-func canEnter(owner *user.User, dir string) bool {
-	cmd := exec.Command("test", "-x", dir)
-	as(cmd, owner)
-	return cmd.Run() == nil
-}
-
-func uidOf(u *user.User) int { return number(u.Uid) }
-func gidOf(u *user.User) int { return number(u.Gid) }
-
-// number reads an id of a user or group, which on Linux is a number.
-func number(id string) int {
-	n, err := strconv.Atoi(id)
-	if err != nil {
-		panic(fmt.Sprintf("id %q is no number", id))
-	}
-	return n
-}
-
-// as makes cmd run as owner, in a folder that owner may enter.
-func as(cmd *exec.Cmd, owner *user.User) {
-	if uidOf(owner) == os.Geteuid() {
-		return
-	}
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uidOf(owner)), Gid: uint32(gidOf(owner))}}
-}
-
-// run runs a program as owner to its end; the error carries what it printed. Output goes through a file, because a
-// server that a program leaves behind would hold a pipe open.
-func run(ctx context.Context, owner *user.User, program string, args ...string) error {
-	out, err := os.CreateTemp("", "localstack-*.log")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(out.Name())
-	defer out.Close()
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stdout, cmd.Stderr = out, out
-	as(cmd, owner)
-	if err := cmd.Run(); err != nil {
-		text, _ := os.ReadFile(out.Name())
-		return fmt.Errorf("%s: %w: %s", filepath.Base(program), err, strings.TrimSpace(string(text)))
-	}
-	return nil
 }
