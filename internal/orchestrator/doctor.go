@@ -201,23 +201,32 @@ const appName = "orchestrator"
 // probe is an event id that no event has: who can say that it has not received it, has its tables.
 const probe = "doctor"
 
-// checkParticipant asks for what a participant can answer only with its database, migrated.
+// checkParticipant asks for what a participant can answer only with its database, migrated: of its operations, of the events that it
+// writes, and of those that it receives, as far as it has any.
 func (s *Service) checkParticipant(ctx context.Context, participant string) *checkoutv1.Finding {
 	name := "participant " + participant
 	began := time.Now()
-	var failed []error
-	if list := s.operationsOf(participant); list != nil {
-		_, err := list(ctx, connect.NewRequest(&operationv1.ListOperationsRequest{PageSize: 1}))
-		failed = append(failed, err)
-	}
-	if app := s.events[participant]; app != nil {
-		_, err := app.CheckReceived(ctx, connect.NewRequest(&eventv1.CheckReceivedRequest{EventIds: []string{probe}}))
-		failed = append(failed, err)
-	}
-	if err := errors.Join(failed...); err != nil {
+	if err := s.askParticipant(ctx, participant); err != nil {
 		return wrong(name, "cannot be asked: "+oneLine(err), "start it (`make up`), or mend its address or its database; checkouts wait for it meanwhile")
 	}
 	return fine(name, "answers from its database in %s", took(began))
+}
+
+func (s *Service) askParticipant(ctx context.Context, participant string) error {
+	if list := s.operationsOf(participant); list != nil {
+		if _, err := list(ctx, connect.NewRequest(&operationv1.ListOperationsRequest{PageSize: 1})); err != nil {
+			return err
+		}
+	}
+	app := s.events[participant]
+	if app == nil {
+		return nil
+	}
+	if _, err := app.ListEvents(ctx, connect.NewRequest(&eventv1.ListEventsRequest{PageSize: 1})); err != nil {
+		return err
+	}
+	_, err := app.CheckReceived(ctx, connect.NewRequest(&eventv1.CheckReceivedRequest{EventIds: []string{probe}}))
+	return err
 }
 
 // operationsOf is how a participant that does steps lists what it did; nil for one that does none.
