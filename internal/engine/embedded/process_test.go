@@ -141,7 +141,10 @@ func TestI8WorkGoesOnWhateverConnectionIsCut(t *testing.T) {
 	url := pgtest.URL(t)
 	e := open(t, url, oneActivity(func(context.Context) error { return nil }))
 	run(t, e)
-	const instances = 400
+	const instances = 150
+	conn, err := pgx.Connect(t.Context(), url)
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
 	var starting sync.WaitGroup
 	starting.Go(func() {
 		for n := range instances {
@@ -152,24 +155,26 @@ func TestI8WorkGoesOnWhateverConnectionIsCut(t *testing.T) {
 		}
 	})
 	cutting, stop := context.WithCancel(t.Context())
-	var cut sync.WaitGroup
-	cut.Go(func() {
-		conn, err := pgx.Connect(cutting, url)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		defer conn.Close(context.Background())
+	cut := make(chan int, 1)
+	go func() {
+		times := 0
 		for cutting.Err() == nil {
-			_, _ = conn.Exec(cutting, `
+			const query = `
 				SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-				WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')
-				ORDER BY random() LIMIT 2`)
+				WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+				  AND pid NOT IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory')
+				ORDER BY random() LIMIT 2`
+			if _, err := conn.Exec(t.Context(), query); err != nil {
+				t.Error(err)
+				break
+			}
+			times++
 		}
-	})
+		cut <- times
+	}()
 	starting.Wait()
 	stop()
-	cut.Wait()
+	require.Greater(t, <-cut, 10)
 	began := time.Now()
 	for n := range instances {
 		await(t, e, fmt.Sprintf("ord-%d-1", n), engine.Completed)
