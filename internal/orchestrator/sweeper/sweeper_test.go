@@ -247,3 +247,27 @@ func (f *fakeEngine) count() int {
 	defer f.mu.Unlock()
 	return len(f.started) + f.pokes
 }
+
+func TestI3WhatWasWrittenBeforeTheClockWasSetBackIsLookedAtAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		written string // from now
+		pokes   int
+	}{
+		"written an hour ahead: it is looked at":        {"1 hour", 1},
+		"written before now: it is left until its time": {"-1 second", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool, st := accepted(t, "ord-1")
+			require.NoError(t, st.MarkStarted(t.Context(), "ord-1", 1))
+			touch(t, st)
+			fake := &fakeEngine{state: engine.Running}
+			s := sweeper.New(pool, st, fake, slog.New(slog.DiscardHandler))
+			_, err := pool.Exec(t.Context(), `UPDATE checkouts SET updated_at = clock_timestamp() + $1::interval, check_at = clock_timestamp() + '1 hour'`, test.written)
+			require.NoError(t, err)
+			require.NoError(t, s.Sweep(t.Context()))
+			require.Equal(t, test.pokes, fake.pokes)
+		})
+	}
+}
