@@ -77,7 +77,7 @@ check-modules:
 .PHONY: help install install-dapr tools generate
 help: ## this text
 	@awk 'BEGIN { FS = ":.*## " } /^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-install: ## install PostgreSQL, Redis and RabbitMQ where they are missing (the other targets do it)
+install: ## install PostgreSQL, Redis, RabbitMQ and what tests need where they are missing (the other targets do it)
 	@$(STACK) install
 install-dapr: ## build Dapr into the user's cache, once per version (the other targets do it)
 	@$(STACK) dapr-build

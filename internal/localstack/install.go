@@ -30,9 +30,15 @@ var systemPackages = []systemPackage{
 	{name: postgresPackage, present: func() bool { _, err := postgresBinaries(); return err == nil }},
 	{name: redisPackage, present: func() bool { _, err := exec.LookPath("redis-server"); return err == nil }},
 	{name: rabbitPackage, present: func() bool { _, err := os.Stat(rabbitServer); return err == nil }},
+	// For tests alone: a pooler to put before PostgreSQL, and a clock that can be set.
+	{name: "pgbouncer", present: func() bool { _, err := os.Stat("/usr/sbin/pgbouncer"); return err == nil }},
+	{name: "libfaketime", present: func() bool {
+		found, err := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
+		return err == nil && len(found) > 0
+	}},
 }
 
-// Install installs those of PostgreSQL, Redis and RabbitMQ that this machine lacks, with apt-get, and tells out what it does. It
+// Install installs what of PostgreSQL, the brokers and the tests' tools this machine lacks, with apt-get, and tells out what it does. It
 // asks nothing: where it may not install, the error says what to type.
 func Install(ctx context.Context, out io.Writer) error {
 	return install(ctx, out, systemPackages, os.Geteuid() == 0)
@@ -63,7 +69,7 @@ func install(ctx context.Context, out io.Writer, packages []systemPackage, root 
 	names := strings.Join(missing, " ")
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return fmt.Errorf("not installed: %s. This is not a Debian system, so please install them yourself: "+
-			"PostgreSQL 14 or newer with its server programs in PATH, redis-server, and RabbitMQ in "+filepath.Dir(rabbitServer), names)
+			"PostgreSQL 14 or newer with its server programs in PATH, redis-server, RabbitMQ in "+filepath.Dir(rabbitServer)+", and for the tests PgBouncer and libfaketime", names)
 	}
 	// One shell as root for all of it, so that sudo is needed once.
 	command := append([]string{"/bin/sh", "-c", installScript, "install"}, missing...)

@@ -36,7 +36,7 @@ func newCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	cmd.AddCommand(
-		verb("install", "Install PostgreSQL, Redis and RabbitMQ where they are missing", func(ctx context.Context, s *stack) error {
+		verb("install", "Install PostgreSQL, Redis, RabbitMQ and what tests need where they are missing", func(ctx context.Context, s *stack) error {
 			return localstack.Install(ctx, s.out)
 		}),
 		engineVerb("up", "Start the system in the background and return when it is ready", func(ctx context.Context, s *stack, engine, broker string) error {
