@@ -1,7 +1,7 @@
 # Every check and every way to run it, by one name each; CI uses the same ones. `make help` lists them.
 
 # The inner loop: all packages but those that start Dapr, and but the whole-system tests, which take minutes.
-FAST = $(shell go list ./... | grep -Ev '/(tests/(dapr|embedded|soak)|internal/engine/dapr|internal/daprtest)(/|$$)')
+FAST = $(shell go list ./... | grep -Ev '/(tests/(clock|dapr|embedded|outage|soak)|internal/engine/dapr|internal/daprtest)(/|$$)')
 # Our own sources; tools/ has modules of its own beside tools/stack.
 SOURCES = $(shell git ls-files -co --exclude-standard '*.go' | grep -v '^gen/')
 STACK = go run ./tools/stack
