@@ -34,7 +34,7 @@ clean: ## down, and remove the data under .local/
 .PHONY: test test-fast fuzz bench
 test: install build ## every test, on real PostgreSQL, real Dapr and real Redis
 	@$(STACK) test-env
-	@status=0; go test -timeout 30m ./... || status=$$?; $(STACK) test-down; exit $$status
+	@status=0; go test -timeout 60m ./... || status=$$?; $(STACK) test-down; exit $$status
 test-fast: install ## what needs no Dapr and takes no minutes: the inner loop
 	@go test -short -timeout 10m $(FAST)
 fuzz: install ## arbitrary requests to every procedure of every service, for as long as FUZZ says (10m)

@@ -93,7 +93,7 @@ func TestPostgresLetsInRolesByPasswordEachToItsOwnDatabaseAndNothingElse(t *test
 		require.NoError(t, p.Halt(t.Context()))
 		require.NoError(t, p.Restart(t.Context()))
 		connect(t, warehouse)
-		again, err := StartPostgres(t.Context(), dir, PostgresOptions{Throwaway: true})
+		again, err := StartPostgres(t.Context(), dir, PostgresOptions{})
 		require.NoError(t, err)
 		require.Equal(t, p.SuperuserURL("x"), again.SuperuserURL("x"))
 		url, err := again.EnsureDatabase(t.Context(), "warehouse")
@@ -160,7 +160,7 @@ func TestFoldersThatSomebodyElseMayHaveMadeAreRefused(t *testing.T) {
 			}
 			require.NoError(t, c.plant(place.home, target))
 			t.Cleanup(func() { require.NoError(t, RemovePostgres(place.dir)) })
-			_, err = StartPostgres(t.Context(), place.dir, PostgresOptions{Throwaway: true})
+			_, err = StartPostgres(t.Context(), place.dir, PostgresOptions{})
 			require.ErrorContains(t, err, c.says)
 
 			after, err := os.Stat(target)
@@ -186,7 +186,7 @@ func TestAFolderThatIsOpenToOthersIsClosed(t *testing.T) {
 
 func startPostgres(t *testing.T, dir string) *Postgres {
 	t.Helper()
-	p, err := StartPostgres(t.Context(), dir, PostgresOptions{Throwaway: true})
+	p, err := StartPostgres(t.Context(), dir, PostgresOptions{})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
