@@ -23,8 +23,8 @@ const startPatience = 5 * time.Second
 const deadlineSlack = time.Second
 
 // heldBackFor is how long a checkout whose participant answers nobody waits until it asks again by itself. It is woken as soon as
-// the participant answers; too short costs turns for nothing, too long delays the one whose wake-up was lost.
-const heldBackFor = 2 * time.Minute
+// the participant answers; too short costs turns for nothing, too long delays the one whose wake-up was lost, which I8 wants to go on within 60 s.
+const heldBackFor = 30 * time.Second
 
 // retryAgain is when the sweeper looks whether a run has followed an operator's wish to try again, and takes over if it has not.
 const retryAgain = 3 * time.Second
