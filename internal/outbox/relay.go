@@ -36,8 +36,8 @@ const (
 	// publishTimeout bounds handing over one batch; it is longer than what bus/embedded allows one handler. markTimeout bounds
 	// writing down what was taken, flushTimeout handing over what is left when the process stops.
 	publishTimeout, markTimeout, flushTimeout = 15 * time.Second, 5 * time.Second, 5 * time.Second
-	// quiet is how long nothing may be heard on the session that holds the leader's lock before it is asked whether it lives,
-	// and answerTimeout how long it may take to answer.
+	// quiet is how long nothing may be heard on the session that holds the leader's lock before it is asked whether it lives, and
+	// answerTimeout how long the database may take, when the process stops, to say what is left.
 	quiet, answerTimeout = 5 * time.Second, 5 * time.Second
 	// pruneEvery is how often what is older than Keep is removed, pruneBatch how much at a time.
 	pruneEvery, pruneBatch = time.Hour, 1000

@@ -38,7 +38,6 @@ type Keeper struct {
 
 	mu      sync.Mutex
 	missing map[string]*Missing
-	told    map[string]time.Time
 }
 
 // Missing is a part that fails, or a dependency that does not answer.
@@ -49,6 +48,8 @@ type Missing struct {
 	Failures int
 	// Error is the last one.
 	Error error
+
+	told time.Time // when the log last said so
 }
 
 // String is a sentence for people.
@@ -59,7 +60,7 @@ func (m Missing) String() string {
 // NewKeeper returns a keeper of parts.
 func NewKeeper(log *slog.Logger) *Keeper {
 	return &Keeper{
-		log: log, proven: proven, missing: make(map[string]*Missing), told: make(map[string]time.Time),
+		log: log, proven: proven, missing: make(map[string]*Missing),
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "process_part_failures_total",
 			Help: "How often a part of this process ended by a failure and was started again, or a dependency did not answer.",
@@ -151,10 +152,10 @@ func (k *Keeper) isMissing(name string, err error) {
 		k.missing[name] = m
 	}
 	m.Failures, m.Error = m.Failures+1, err
-	if now.Sub(k.told[name]) < tellAgain {
+	if now.Sub(m.told) < tellAgain {
 		return
 	}
-	k.told[name] = now
+	m.told = now
 	k.log.Warn("missing; it is tried again until it is back", "part", name, "since", m.Since.UTC(), "failures", m.Failures, "error", err)
 }
 
@@ -164,7 +165,6 @@ func (k *Keeper) isBack(name string) {
 	if m := k.missing[name]; m != nil {
 		k.log.Info("it is back", "part", name, "after", time.Since(m.Since).Round(time.Millisecond), "failures", m.Failures)
 		delete(k.missing, name)
-		delete(k.told, name)
 	}
 }
 
@@ -173,7 +173,6 @@ func (k *Keeper) forget(name string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.missing, name)
-	delete(k.told, name)
 }
 
 // Collector tells what is missing, and how often parts failed.
