@@ -48,6 +48,7 @@ const deliveries = 1 + 8
 // TestComponents holds every broker's component files, with the retry policy and the health checks of production, to what the
 // rest of the system relies on.
 func TestComponents(t *testing.T) {
+	t.Parallel() // It mostly waits for sidecars, so it goes beside a storm.
 	for _, kind := range localstack.Brokers {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -429,7 +430,8 @@ func (s *subscriber) await(t *testing.T, topic string, n int) []message {
 // awaitAll waits until each message has arrived at least once.
 func (s *subscriber) awaitAll(t *testing.T, topic string, ids []string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	// Seen on RabbitMQ: 80 s to 2 min until a sidecar has all its subscriptions again, once events have been refused; else 3 s.
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	require.NoError(t, localstack.WaitFor(ctx, "all events of "+topic, func(context.Context) error {
 		missing := slices.Clone(ids)

@@ -117,7 +117,7 @@ func (s system) keepsBadInput(t *testing.T) {
 		"an event of a MiB over a stream":        {topic: changed, way: asItIs, message: broken(changed, "bad-large-2", func(p, _ map[string]any) { p["more"] = strings.Repeat("x", mib) }), consumers: []string{"notification"}, says: []string{"and 262144 are the most"}},
 		"an order that nobody accepted":          {topic: committed, message: broken(committed, "bad-unknown", func(_, _ map[string]any) {}), consumers: []string{"orchestrator"}, says: []string{"no order bad-unknown was accepted here"}},
 		"a producer that does not own its topic": {topic: committed, message: broken(committed, "bad-producer", func(_, h map[string]any) { h["producer"] = "payment" }), consumers: []string{"orchestrator"}, says: []string{`header.producer: "payment" does not own warehouse.inventory.committed; warehouse does`}},
-		"an order of nothing":                    {topic: created, message: broken(created, "bad-items", func(p, _ map[string]any) { p["order"].(map[string]any)["items"] = []any{} }), consumers: []string{"orders", "warehouse"}, says: []string{"orders: ", "warehouse: ", "order.items: is empty"}},
+		"an order of nothing":                    {topic: created, message: broken(created, "bad-items", func(p, _ map[string]any) { p["order"].(map[string]any)["items"] = []any{} }), consumers: []string{"orders", "warehouse"}, says: []string{"orders: ", "warehouse: ", "order.items: is missing"}},
 	}
 	for _, m := range all {
 		switch m.way {

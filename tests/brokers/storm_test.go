@@ -19,15 +19,19 @@ import (
 
 const (
 	// stormOrders is how many orders are placed in a storm, half of them choreographed.
-	stormOrders = 3000
+	stormOrders = 1000
 	// stormOpen is how many may be open at once; more would only wait in queues.
 	stormOpen = 200
 	// brokerAway is how long the broker is stopped.
 	brokerAway = 20 * time.Second
 )
 
-func TestI1ToI6HoldInAStormOnRedis(t *testing.T)    { storm(t, localstack.Redis) }
-func TestI1ToI6HoldInAStormOnRabbitMQ(t *testing.T) { storm(t, localstack.RabbitMQ) }
+func TestI1ToI6HoldInAStormOnRedis(t *testing.T) { storm(t, localstack.Redis) }
+
+func TestI1ToI6HoldInAStormOnRabbitMQ(t *testing.T) {
+	t.Parallel() // Beside TestComponents.
+	storm(t, localstack.RabbitMQ)
+}
 
 // storm places orders of both coordinations while every process is killed in turn, over and over, and while the broker is away
 // for a while. In the end nothing may be lost, doubled or out of order.

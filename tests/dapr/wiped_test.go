@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
@@ -93,10 +94,10 @@ func TestI3TheSchedulersDataIsWipedWith200CheckoutsOpen(t *testing.T) {
 	s.Audit(t)
 }
 
-// Payment methods of which the network's behaviour is changed, beside held.
+// Payment methods of these trials alone, so that what the network did with them is nobody else's surprise afterwards.
 const (
-	slow     = "tok_expires"
-	stubborn = "tok_void_fails"
+	slow     = "tok_slow_to_capture"
+	stubborn = "tok_stubborn"
 )
 
 // network sets how the card network answers: held and stubborn cannot be authorized, and stubborn not voided either, and slow
@@ -104,12 +105,19 @@ const (
 func network(t *testing.T, s system, behaviour string) {
 	t.Helper()
 	// Not the test's context: it has ended when the network is healed after a failure.
+	ctx := context.WithoutCancel(t.Context())
+	conn, err := pgx.Connect(ctx, s.System.Databases["payment"])
+	require.NoError(t, err)
+	defer conn.Close(ctx)
+	const query = `INSERT INTO sandbox.behaviours (payment_method) VALUES ($1), ($2) ON CONFLICT (payment_method) DO NOTHING`
+	_, err = conn.Exec(ctx, query, slow, stubborn)
+	require.NoError(t, err)
 	for _, to := range []*paymentv1.SetBehaviourRequest{
 		{PaymentMethod: held, Authorize: behaviour},
 		{PaymentMethod: slow, Capture: behaviour},
 		{PaymentMethod: stubborn, Authorize: behaviour, Void: behaviour},
 	} {
-		_, err := s.Sandbox.SetBehaviour(context.WithoutCancel(t.Context()), connect.NewRequest(to))
+		_, err := s.Sandbox.SetBehaviour(ctx, connect.NewRequest(to))
 		require.NoError(t, err)
 	}
 }

@@ -79,8 +79,12 @@ type load struct {
 	wrong                 []string
 }
 
-// lanes is how many orders are under way at any time.
-const lanes = 32
+// lanes is how many orders are under way at most, and each begins one every so often: what is tried is the outage, not how much
+// the machine can do beside five others.
+const (
+	lanes = 32
+	every = 2 * time.Second
+)
 
 // methods are the payment methods, the good one more often than the others.
 var methods = []string{"tok_visa", "tok_declined", "tok_visa", "tok_flaky", "tok_visa", "tok_expires"}
@@ -94,6 +98,8 @@ func startLoad(t *testing.T, s *harness.System) *load {
 		l.done.Go(func() {
 			pace := time.NewTicker(200 * time.Millisecond)
 			defer pace.Stop()
+			next := time.NewTicker(every)
+			defer next.Stop()
 			for i := 0; ctx.Err() == nil; i++ {
 				order := harness.Order{ID: fmt.Sprintf("load-%d-%d-%d", run, lane, i), Method: methods[(lane+i)%len(methods)]}
 				if i%4 == 3 {
@@ -110,6 +116,10 @@ func startLoad(t *testing.T, s *harness.System) *load {
 					c, err := s.Get(ctx, order.ID)
 					return c.GetEndedAt() != nil, err
 				})
+				select {
+				case <-next.C:
+				case <-ctx.Done():
+				}
 			}
 		})
 	}
