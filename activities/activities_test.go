@@ -26,7 +26,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 func TestAnAttemptFencesCallsAndRecords(t *testing.T) {

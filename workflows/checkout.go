@@ -4,7 +4,7 @@ package workflows
 
 import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // Checkout is the checkout saga, first step first. A step stands with what undoes it. The saga turns back when a step is

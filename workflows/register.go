@@ -6,7 +6,7 @@ import (
 	"github.com/dapr/durabletask-go/task"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // Register adds the checkout saga to a registry that runs on either engine. The zero policy takes saga's defaults.

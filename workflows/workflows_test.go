@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 func TestTheSagaIsTheListOfSteps(t *testing.T) {

@@ -11,9 +11,9 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/replay"
 	"github.com/checkoutsaga/orchestrator/workflows"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
-	"github.com/checkoutsaga/orchestrator/workflows/saga/replay"
 )
 
 // replayView is what became of the histories of open checkouts in this build.

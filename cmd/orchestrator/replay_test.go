@@ -32,8 +32,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/workflows"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
 )
 
 // reserving has stock for everybody, and payment is down: every checkout stays open at authorize-payment.

@@ -35,26 +35,28 @@ func TestPackagesImportOnlyWhatTheyMay(t *testing.T) {
 }
 
 func TestWorkflowCodeIsDeterministic(t *testing.T) {
-	eachGoFile(t, filepath.Join(root, "workflows"), func(path string, file *ast.File, fset *token.FileSet) {
-		if strings.HasSuffix(path, "_test.go") || forTests(packageOf(path)) {
-			return
-		}
-		for _, v := range nondeterminism(path, file, fset) {
-			t.Error(v)
-		}
-	})
+	for _, replayed := range []string{"saga", "workflows"} {
+		eachGoFile(t, filepath.Join(root, replayed), func(path string, file *ast.File, fset *token.FileSet) {
+			if strings.HasSuffix(path, "_test.go") || forTests(packageOf(path)) {
+				return
+			}
+			for _, v := range nondeterminism(path, file, fset) {
+				t.Error(v)
+			}
+		})
+	}
 }
 
 func TestEachKindOfForbiddenImportIsSeen(t *testing.T) {
 	for name, c := range map[string]struct{ by, path, want string }{
 		"the leaf imports one of ours":            {"internal/checkout", module + "gen/payment/v1", "leaf"},
 		"the leaf imports a library":              {"internal/checkout", "github.com/google/uuid", "leaf"},
-		"the public saga learns of checkouts":     {"workflows/saga", module + "internal/checkout", "public and reusable"},
+		"the public saga learns of checkouts":     {"saga", module + "internal/checkout", "public and reusable"},
 		"a workflow calls activities directly":    {"workflows", module + "activities", "replayed"},
 		"a workflow reaches the network":          {"workflows", "net/http", "replayed"},
 		"an activity uses SQL":                    {"activities", "github.com/jackc/pgx/v5", "Journal"},
 		"an activity knows the checkout workflow": {"activities", module + "workflows", "payloads"},
-		"the store knows workflows":               {"internal/orchestrator/store", module + "workflows/saga", "wired in cmd"},
+		"the store knows workflows":               {"internal/orchestrator/store", module + "saga", "wired in cmd"},
 		"a participant knows the orchestrator":    {"participants/payment", module + "internal/checkout", "any saga"},
 		"a participant knows another":             {"participants/payment", module + "participants/warehouse", "share nothing"},
 		"the engine knows checkouts":              {"internal/engine/dapr", module + "internal/checkout", "engine seam"},
@@ -75,7 +77,7 @@ func TestEachKindOfForbiddenImportIsSeen(t *testing.T) {
 
 func TestWhatIsMeantToBeImportedIsAllowed(t *testing.T) {
 	for by, path := range map[string]string{
-		"activities":                    module + "workflows/saga",
+		"activities":                    module + "saga",
 		"workflows":                     module + "internal/checkout",
 		"internal/orchestrator/sweeper": module + "internal/orchestrator/store",
 		"participants/payment":          module + "participants/internal/ledger",

@@ -33,29 +33,29 @@ var rules = []rule{
 		because: "generated contracts know contracts only",
 	},
 	{
-		packages: []string{"workflows/saga"}, except: []string{"workflows/saga/sagatest"}, mayOnly: nothing,
+		packages: []string{"saga"}, except: []string{"saga/sagatest"}, mayOnly: nothing,
 		because: "it is public and reusable: a saga author's package must bring no word of checkout along",
 	},
 	{
-		packages: []string{"workflows/saga/sagatest"}, mayOnly: []string{"workflows/saga"},
+		packages: []string{"saga/sagatest"}, mayOnly: []string{"saga"},
 		because: "it tests other people's sagas and must be as free of checkout as the package it tests",
 	},
 	{
-		packages: []string{"workflows"}, except: []string{"workflows/saga"}, mayOnly: []string{"workflows/saga", "internal/checkout"},
+		packages: []string{"workflows"}, mayOnly: []string{"saga", "internal/checkout"},
 		never:   []string{"database/sql", "github.com/jackc/pgx", "net", "net/http", "log", "log/slog", "os", "math/rand", "crypto/rand", "github.com/google/uuid", "connectrpc.com"},
 		because: "workflow code is replayed: it may not reach the outside, the clock or chance, and meets activities by name only",
 	},
 	{
-		packages: []string{"activities"}, mayOnly: []string{"internal/checkout", "internal/invoke", "internal/pause", "internal/requests", "gen", "workflows/saga$"},
+		packages: []string{"activities"}, mayOnly: []string{"internal/checkout", "internal/invoke", "internal/pause", "internal/requests", "gen", "saga$"},
 		never:   []string{"database/sql", "github.com/jackc/pgx"},
 		because: "activities meet workflows through payloads, participants through proto, and the database through Journal",
 	},
 	{
-		packages: []string{"internal/orchestrator"}, never: []string{"workflows", "activities", "participants", "cmd"},
+		packages: []string{"internal/orchestrator"}, never: []string{"saga", "workflows", "activities", "participants", "cmd"},
 		because: "the API, the store and the sweeper decide by the row; which workflow drives it, and who the participants are, is wired in cmd",
 	},
 	{
-		packages: []string{"participants"}, never: []string{"workflows", "activities", "cmd", "internal/checkout", "internal/orchestrator", "internal/engine", "internal/invoke"},
+		packages: []string{"participants"}, never: []string{"saga", "workflows", "activities", "cmd", "internal/checkout", "internal/orchestrator", "internal/engine", "internal/invoke"},
 		because: "a participant knows its contract, not who calls it: it must work for any saga",
 	},
 	{
@@ -64,7 +64,7 @@ var rules = []rule{
 	},
 	{
 		packages: []string{"internal/bus", "internal/invoke", "internal/outbox", "internal/inbox", "internal/deadletter", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack", "internal/event", "internal/eventrpc", "internal/process", "internal/sidecar", "internal/breaker", "internal/pause", "internal/money", "internal/redact", "internal/localenv", "internal/contract"},
-		never:    []string{"internal/checkout", "internal/orchestrator", "participants", "workflows", "activities", "cmd"},
+		never:    []string{"internal/checkout", "internal/orchestrator", "participants", "saga", "workflows", "activities", "cmd"},
 		because:  "plumbing is used by all and knows none of them",
 	},
 	{
@@ -78,7 +78,7 @@ func forTests(pkg string) bool {
 	if helper, ok := strings.CutPrefix(pkg, "internal/"); ok && strings.HasSuffix(strings.Split(helper, "/")[0], "test") {
 		return true
 	}
-	return within(pkg, []string{"internal/architecture", "workflows/saga/sagatest", "participants/participanttest", "participants/internal/ledger/ledgertest", "tests", "bench"})
+	return within(pkg, []string{"internal/architecture", "saga/sagatest", "participants/participanttest", "participants/internal/ledger/ledgertest", "tests", "bench"})
 }
 
 // imported is one import of one file: by which package, and what.

@@ -17,7 +17,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/money"
 	"github.com/checkoutsaga/orchestrator/internal/redact"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // Engines that a process can choose.

@@ -14,8 +14,8 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
+	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
 )
 
 const choreographed = "choreographed"

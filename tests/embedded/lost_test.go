@@ -17,8 +17,8 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
+	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
 )
 
 // failing is the payment method whose authorization a test lets fail, without payment itself being at fault.

@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
+	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
 )
 
 func TestI1EachPaymentMethodEndsAsItShould(t *testing.T) {

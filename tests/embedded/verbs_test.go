@@ -4,9 +4,9 @@ import (
 	"testing"
 
 	"github.com/checkoutsaga/orchestrator/internal/node"
+	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
 	"github.com/checkoutsaga/orchestrator/tests/verbs"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
 )
 
 func TestEveryVerbDoesWhatItShouldInEveryState(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/node"
 	"github.com/checkoutsaga/orchestrator/internal/process"
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // InProcess says what differs from what `orchestrator serve` does.

@@ -20,7 +20,7 @@ func ID(orderID string, run int) string {
 	return fmt.Sprintf("%s-%d", orderID, run)
 }
 
-// input is the input of the checkout workflow: what workflows/saga reads as its Input.
+// input is the input of the checkout workflow: what saga reads as its Input.
 type input struct {
 	Key   string         `json:"key"`
 	Run   int            `json:"run"`

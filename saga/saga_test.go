@@ -8,8 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
-	. "github.com/checkoutsaga/orchestrator/workflows/saga/sagatest"
+	"github.com/checkoutsaga/orchestrator/saga"
+	. "github.com/checkoutsaga/orchestrator/saga/sagatest"
 )
 
 // trip is the saga that these tests play: two steps with an undo, one without, the pivot, one after it.

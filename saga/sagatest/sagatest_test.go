@@ -8,8 +8,8 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
-	"github.com/checkoutsaga/orchestrator/workflows/saga/sagatest"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/sagatest"
 )
 
 func TestMain(m *testing.M) {

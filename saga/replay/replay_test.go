@@ -13,9 +13,9 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
-	"github.com/checkoutsaga/orchestrator/workflows/saga/replay"
-	"github.com/checkoutsaga/orchestrator/workflows/saga/sagatest"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/replay"
+	"github.com/checkoutsaga/orchestrator/saga/sagatest"
 )
 
 // recorded is a history with a failed attempt, a wait, a command, a refusal and an undo.

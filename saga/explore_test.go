@@ -12,9 +12,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
-	"github.com/checkoutsaga/orchestrator/workflows/saga/replay"
-	. "github.com/checkoutsaga/orchestrator/workflows/saga/sagatest"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/replay"
+	. "github.com/checkoutsaga/orchestrator/saga/sagatest"
 )
 
 // behaviour is a way in which an activity may answer.

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
-	. "github.com/checkoutsaga/orchestrator/workflows/saga/sagatest"
+	"github.com/checkoutsaga/orchestrator/saga"
+	. "github.com/checkoutsaga/orchestrator/saga/sagatest"
 )
 
 func TestMain(m *testing.M) {

@@ -17,7 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 const (

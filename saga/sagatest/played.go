@@ -7,7 +7,7 @@ import (
 
 	"github.com/dapr/durabletask-go/api/protos"
 
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // Played is what became of a run.

@@ -3,8 +3,8 @@ package saga_test
 import (
 	"fmt"
 
-	"github.com/checkoutsaga/orchestrator/workflows/saga"
-	"github.com/checkoutsaga/orchestrator/workflows/saga/sagatest"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/sagatest"
 )
 
 // A trip is booked at three places. The card is declined after the hotel's first answer got lost; so the room, which may
