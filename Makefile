@@ -2,6 +2,9 @@
 
 # The inner loop: all packages but those that start Dapr, and but the whole-system tests, which take minutes.
 FAST = $(shell go list ./... | grep -Ev '/(tests/(clock|dapr|embedded|outage|soak)|internal/engine/dapr|internal/daprtest)(/|$$)')
+# Whole systems under load and under outages: one package after the other, or they starve each other on a small machine.
+WHOLE = $(addprefix ./tests/,brokers clock dapr embedded outage soak)
+PARTS = $(shell go list ./... | grep -Ev '/tests/(brokers|clock|dapr|embedded|outage|soak)$$')
 # Our own sources; tools/ has modules of its own beside tools/stack.
 SOURCES = $(shell git ls-files -co --exclude-standard '*.go' | grep -v '^gen/')
 STACK = go run ./tools/stack
@@ -34,7 +37,7 @@ clean: ## down, and remove the data under .local/
 .PHONY: test test-fast fuzz bench
 test: install build ## every test, on real PostgreSQL, real Dapr and real Redis
 	@$(STACK) test-env
-	@status=0; go test -timeout 60m ./... || status=$$?; $(STACK) test-down; exit $$status
+	@status=0; go test -timeout 30m $(PARTS) || status=$$?; go test -p 1 -timeout 60m $(WHOLE) || status=$$?; $(STACK) test-down; exit $$status
 test-fast: install ## what needs no Dapr and takes no minutes: the inner loop
 	@go test -short -timeout 10m $(FAST)
 fuzz: install ## arbitrary requests to every procedure of every service, for as long as FUZZ says (10m)

@@ -209,9 +209,10 @@ func (s *soak) one(t *testing.T, i int64) {
 	}
 }
 
-// decide waits until an order awaits approval, and decides; one that is refused before that is left alone.
+// decide waits until an order awaits approval, and decides; one that is refused before that is left alone. Whom it gave up would
+// await approval for a day, so it is patient.
 func (s *soak) decide(t *testing.T, id, what string) {
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); pause(t.Context(), 100*time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); time.Now().Before(deadline); pause(t.Context(), 100*time.Millisecond) {
 		c, err := s.Get(t.Context(), id)
 		if err != nil {
 			t.Errorf("get %s: %v", id, err)
