@@ -39,6 +39,7 @@ func TestProcessesApartWithoutDaprDoAllThatNeedsNoBus(t *testing.T) {
 	// A participant that is down is named, and what waits for it can be cancelled.
 	p.WarehouseProcess.Kill(t)
 	ask(asked{start("waits", "tok_visa"), 0, "RUNNING"})
+	awaitAttempts(t, &p.System, "waits", "reserve-stock", 1) // One that was never begun has nothing to undo.
 	ask(asked{[]string{"checkout", "cancel", "waits", "--reason", "changed my mind"}, 0, "reserve-stock"})
 	ask(asked{[]string{"doctor"}, 8, "participant warehouse"})
 	p.WarehouseProcess.Start(t)
