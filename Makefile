@@ -4,7 +4,7 @@
 FAST = $(shell go list ./... | grep -Ev '/(tests/(clock|dapr|embedded|outage|soak)|internal/engine/dapr|internal/daprtest)(/|$$)')
 # Whole systems under load and under outages: one package after the other, or they starve each other on a small machine.
 WHOLE = $(addprefix ./tests/,brokers clock dapr embedded outage soak)
-PARTS = $(shell go list ./... | grep -Ev '/tests/(brokers|clock|dapr|embedded|outage|soak)$$')
+PARTS = $(filter-out $(addprefix %/,$(WHOLE:./%=%)),$(shell go list ./...))
 # Our own sources; tools/ has modules of its own beside tools/stack.
 SOURCES = $(shell git ls-files -co --exclude-standard '*.go' | grep -v '^gen/')
 STACK = go run ./tools/stack
