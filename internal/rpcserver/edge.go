@@ -38,7 +38,7 @@ func newDurations(registry *prometheus.Registry) *prometheus.HistogramVec {
 
 func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-		ctx, cancel := context.WithTimeoutCause(ctx, e.server.config.CallTimeout, errCallTimeout)
+		ctx, cancel := context.WithTimeoutCause(ctx, e.timeFor(ctx), errCallTimeout)
 		defer cancel()
 		began := time.Now()
 		res, err := next(ctx, req)
@@ -60,7 +60,18 @@ func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 	}
 }
 
-// errCallTimeout says that a call took all the time that the server gives one.
+// timeFor is how long a call may take: what its caller gave it, less a tenth (at most a second) for the answer to arrive in, so that
+// the caller reads why it got nothing and not merely that its own time was up. It is never more than the server gives.
+func (e *edge) timeFor(ctx context.Context) time.Duration {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return e.server.config.CallTimeout
+	}
+	left := time.Until(deadline)
+	return min(e.server.config.CallTimeout, left-min(left/10, time.Second))
+}
+
+// errCallTimeout says that a call took all the time that it had for its work.
 var errCallTimeout = errors.New("the server's time for a call is up")
 
 // WrapStreamingClient is of no concern to a server.

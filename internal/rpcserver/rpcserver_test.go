@@ -98,6 +98,17 @@ func TestErrorsBecomeCodesAndOnlyOursAreLogged(t *testing.T) {
 	}
 }
 
+func TestACallerIsAnsweredBeforeItsOwnTimeIsUp(t *testing.T) {
+	t.Parallel()
+	s := startWith(t, Config{CallTimeout: time.Minute}, standardLimits(), func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	_, err := warehousev1connect.NewWarehouseServiceClient(http.DefaultClient, s.URL()).
+		GetStock(ctx, connect.NewRequest(&warehousev1.GetStockRequest{Sku: "A"}))
+	require.Equal(t, connect.CodeUnavailable, connect.CodeOf(err), err)
+	require.ErrorContains(t, err, errAway.Error())
+}
+
 func TestI9WhatBreaksAContractReachesNoHandler(t *testing.T) {
 	t.Parallel()
 	s := start(t, func(context.Context) error { panic("it was called") })
@@ -222,7 +233,10 @@ func startWith(t *testing.T, c Config, l limits, getStock func(context.Context) 
 func newStopped(t *testing.T, c Config, l limits) *running {
 	t.Helper()
 	log := &lockedBuffer{}
-	c.Log, c.CallTimeout = slog.New(slog.NewTextHandler(log, nil)), time.Second
+	c.Log = slog.New(slog.NewTextHandler(log, nil))
+	if c.CallTimeout == 0 {
+		c.CallTimeout = time.Second
+	}
 	if c.Address == "" {
 		c.Address = "127.0.0.1:0"
 	}

@@ -329,8 +329,12 @@ func takeAllConnections(t *testing.T, url string) (release func()) {
 		taking.Go(func() {
 			for ctx.Err() == nil {
 				conn, err := pgx.ConnectConfig(ctx, config)
-				if err != nil {
-					continue // There is none left, for the moment.
+				if err != nil { // There is none left, for the moment; asking without a pause would take the machine, too.
+					select {
+					case <-time.After(time.Millisecond):
+					case <-ctx.Done():
+					}
+					continue
 				}
 				mu.Lock()
 				taken = append(taken, conn)
