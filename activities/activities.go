@@ -114,7 +114,7 @@ func (a activity) run(ctx task.ActivityContext) (any, error) {
 		return nil, fmt.Errorf("read activity input: %w", err)
 	}
 	attempt := checkout.Attempt{
-		OrderID: in.Key, Run: in.Run, Step: in.Step, Undo: in.Undo, Round: in.Round,
+		OrderID: in.Key, Run: in.Run, Step: in.Step, Undo: in.Undo, Round: in.Round, Claims: in.Claims,
 		Wait: time.Duration(in.WaitMS) * time.Millisecond, Stuck: in.Stuck,
 	}
 	reply, err := a.attempt(ctx.Context(), attempt)

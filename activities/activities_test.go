@@ -26,6 +26,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
@@ -307,10 +308,7 @@ func TestEachActivityAsksTheGateOfItsParticipantAndCallsItsMethod(t *testing.T) 
 		require.Equal(t, saga.Reply{Step: step, Outcome: saga.Unknown}, reply, activity)
 		got[activity] = strings.Join(slices.Compact(gate.of), " and ") + " " + asked
 	}
-	for _, step := range checkout.Steps() {
-		if step.Participant == checkout.Operator {
-			continue
-		}
+	for _, step := range checkouttest.Plan().Steps {
 		do(step.Name, step.Name, false)
 		if step.Compensation != "" {
 			do(step.Compensation, step.Name, true)

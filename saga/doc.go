@@ -1,16 +1,15 @@
 // Package saga runs a sequence of steps at several participants so that, in the end, either every step is done or every
-// effect is gone again. A saga is declared as a list, each step beside what undoes it, and becomes a durable workflow for
-// durabletask-go, which runs on Dapr and in process alike. The package knows the engine's workflow API and nothing else:
-// no order, no participant, no database.
+// effect is gone again. A saga is declared as a list, each step beside what undoes it. When one is accepted, the list becomes its
+// plan, and one durable workflow for durabletask-go, the interpreter, carries out all plans, on Dapr and in process alike. The
+// package knows the engine's workflow API and nothing else: no trade, no participant, no database.
 //
-//	trip, err := saga.New(
-//		saga.Step("reserve-room", saga.UndoneBy("release-room")),
-//		saga.Step("hold-seat", saga.UndoneBy("free-seat")),
-//		saga.Pivot("charge-card"), // no way back after this, but its own refusal
-//		saga.Step("send-ticket", saga.NothingToUndo()),
+//	trip, err := saga.Define("trip", 1,
+//		saga.Do("reserve-room").At("hotel").UndoneBy("release-room"),
+//		saga.Do("hold-seat").At("airline").UndoneBy("free-seat"),
+//		saga.Pivot("charge-card").At("bank"), // no way back after this, but its own refusal
+//		saga.Do("send-ticket").At("airline").NothingToUndo(),
 //	)
-//	workflow, err := trip.Workflow(saga.Policy{})
-//	err = registry.AddWorkflowN("trip", workflow)
+//	err = saga.Register(registry, saga.Policy{})
 //
 // It is a list and not code because a step's answer decides nothing but where the saga goes next. So there is nothing in
 // it that could read a clock, forget to end, or recover from the engine's yields, and a wrong list is refused before
@@ -32,7 +31,7 @@
 //   - Turning back undoes what is registered, last to first, each until it is known to be gone.
 //   - The pivot has no undo. If it is refused, everything before it is undone; once it is applied nothing is ever undone,
 //     and a later step that is refused is tried again, as Stuck.
-//   - The workflow's input and the activities' are keys. Error texts are cut at 200 bytes. A run that used up
+//   - The activities' inputs are keys. Error texts are cut at 200 bytes. A run that used up
 //     [Policy].MaxAttemptsPerRun ends with [Continue], and the next run goes on in the same [Phase].
 //   - What must not be taken for a failed step stops the run with an error and undoes nothing: a panic ([ErrPanic]), a
 //     history that the code does not fit any more ([ErrReplay]), an answer to another step ([ErrReply]).
@@ -44,7 +43,7 @@
 // as event [CommandEvent]. They only wake: an activity decides what a cancel means, because it can look at the one record
 // that decides races, and a workflow cannot.
 //
-// Editing the list (or lowering MaxAttemptsPerRun) while runs are under way breaks their replay. Register the new list
-// under a new version instead; package replay tells whether code still fits a recorded history, and package sagatest
-// plays a saga against scripted activities.
+// A run carries its plan with it, so editing a definition changes no saga under way. What must fit the histories of runs under way is
+// the interpreter, and with it MaxAttemptsPerRun, which must not be lowered: package replay tells whether the code still fits a
+// recorded history, and package sagatest plays a saga against scripted activities.
 package saga

@@ -10,11 +10,11 @@ import (
 // A trip is booked at three places. The card is declined after the hotel's first answer got lost; so the room, which may
 // or may not be reserved, is released, and the seat too, last step first.
 func Example() {
-	trip, err := saga.New(
-		saga.Step("reserve-room", saga.UndoneBy("release-room")),
-		saga.Step("hold-seat", saga.UndoneBy("free-seat")),
-		saga.Pivot("charge-card"), // no way back after this, but its own refusal
-		saga.Step("send-ticket", saga.NothingToUndo()),
+	trip, err := saga.Define("trip", 1,
+		saga.Do("reserve-room").At("hotel").UndoneBy("release-room"),
+		saga.Do("hold-seat").At("airline").UndoneBy("free-seat"),
+		saga.Pivot("charge-card").At("bank"), // no way back after this, but its own refusal
+		saga.Do("send-ticket").At("airline").NothingToUndo(),
 	)
 	if err != nil {
 		fmt.Println(err)
@@ -47,14 +47,14 @@ func Example() {
 }
 
 // What is wrong with a list is told before anything runs.
-func ExampleNew_wrong() {
-	_, err := saga.New(
-		saga.Step("reserve-room", saga.Undo{}),
-		saga.Pivot("charge-card"),
-		saga.Step("hold-seat", saga.UndoneBy("free-seat")),
+func ExampleDefine_wrong() {
+	_, err := saga.Define("trip", 1,
+		saga.Do("reserve-room").At("hotel"),
+		saga.Pivot("charge-card").At("bank"),
+		saga.Do("hold-seat").At("airline").UndoneBy("free-seat"),
 	)
 	fmt.Println(err)
 	// Output:
-	// declare saga: step "reserve-room" does not say what undoes it: use UndoneBy with a name, or NothingToUndo
+	// define saga "trip": step "reserve-room" does not say what undoes it: use UndoneBy with a name, or NothingToUndo
 	// step "hold-seat" is undone by "free-seat", but stands after the pivot "charge-card", where nothing is undone: use NothingToUndo
 }

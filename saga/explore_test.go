@@ -61,7 +61,7 @@ func TestI1EveryWayOfEverySagaKeepsItsPromises(t *testing.T) {
 	phases := []saga.Phase{saga.Forward, saga.Pivoted, saga.Undoing, saga.Reversing}
 	// called is what a run may call that begins in the phase.
 	called := map[saga.Phase][]string{
-		saga.Forward:   s.Activities(),
+		saga.Forward:   s.Plan().Activities(),
 		saga.Reversing: {"no-seat", "no-room", "no-charge"},
 		saga.Pivoted:   {"charge", "ticket", "no-seat", "no-room"},
 		saga.Undoing:   {"no-seat", "no-room"},
@@ -82,7 +82,7 @@ func TestI1EveryWayOfEverySagaKeepsItsPromises(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 1000 {
 		troubles := make(map[string]behaviour)
-		for _, name := range s.Activities() {
+		for _, name := range s.Plan().Activities() {
 			w := ways(s, name)
 			troubles[name] = w[random.IntN(len(w))]
 		}
@@ -92,8 +92,8 @@ func TestI1EveryWayOfEverySagaKeepsItsPromises(t *testing.T) {
 	t.Logf("%d runs explored", plays)
 }
 
-func ways(s *saga.Saga, activity string) []behaviour {
-	for _, step := range s.Steps() {
+func ways(s *saga.Definition, activity string) []behaviour {
+	for _, step := range s.Plan().Steps {
 		if step.Name == activity {
 			return forward
 		}
@@ -101,11 +101,11 @@ func ways(s *saga.Saga, activity string) []behaviour {
 	return backward
 }
 
-func explore(t *testing.T, s *saga.Saga, phase saga.Phase, together bool, troubles map[string]behaviour) {
+func explore(t *testing.T, s *saga.Definition, phase saga.Phase, together bool, troubles map[string]behaviour) {
 	t.Helper()
 	script := make(Script)
 	var told []string
-	for _, name := range s.Activities() {
+	for _, name := range s.Plan().Activities() {
 		if b := troubles[name]; len(b.answers) > 0 {
 			script[name] = b.answers
 			told = append(told, name+": "+b.name)
@@ -117,7 +117,7 @@ func explore(t *testing.T, s *saga.Saga, phase saga.Phase, together bool, troubl
 		err = promises(s, phase, played)
 	}
 	if err == nil {
-		err = replayed(s, played)
+		err = replayed(played)
 	}
 	if err != nil {
 		t.Fatalf("%v\nbeginning %s, together %v, with\n  %s\nwent\n  %s", err, phase, together, strings.Join(told, "\n  "), strings.Join(played.Story(), "\n  "))
@@ -125,7 +125,7 @@ func explore(t *testing.T, s *saga.Saga, phase saga.Phase, together bool, troubl
 }
 
 // promises looks at the calls alone and tells which promise of the package they break.
-func promises(s *saga.Saga, phase saga.Phase, played Played) error {
+func promises(s *saga.Definition, phase saga.Phase, played Played) error {
 	if played.Failure != "" {
 		return fmt.Errorf("the run failed: %s", played.Failure)
 	}
@@ -134,9 +134,9 @@ func promises(s *saga.Saga, phase saga.Phase, played Played) error {
 		position = make(map[string]int)
 		pivotAt  int
 	)
-	steps := slices.DeleteFunc(s.Steps(), func(d saga.Declared) bool { return d.Decision })
+	steps := slices.DeleteFunc(s.Plan().Steps, func(d saga.Step) bool { return d.Decision })
 	for i, step := range steps {
-		undoOf[step.UndoneBy] = step.Name
+		undoOf[step.Compensation] = step.Name
 		position[step.Name] = i
 		if step.Pivot {
 			pivotAt = i
@@ -209,7 +209,7 @@ func promises(s *saga.Saga, phase saga.Phase, played Played) error {
 		var want []string
 		for i := len(begun) - 1; i >= 0; i-- {
 			for _, step := range steps {
-				if step.Name == begun[i] && step.UndoneBy != "" {
+				if step.Name == begun[i] && step.Compensation != "" {
 					want = append(want, step.Name)
 				}
 			}
@@ -226,15 +226,11 @@ func promises(s *saga.Saga, phase saga.Phase, played Played) error {
 }
 
 // replayed checks that the code does the same again, turn by turn, given any beginning of the history.
-func replayed(s *saga.Saga, played Played) error { return replayedWith(s, saga.Policy{}, played) }
+func replayed(played Played) error { return replayedWith(saga.Policy{}, played) }
 
-func replayedWith(s *saga.Saga, policy saga.Policy, played Played) error {
-	workflow, err := s.Workflow(policy)
-	if err != nil {
-		return err
-	}
+func replayedWith(policy saga.Policy, played Played) error {
 	registry := task.NewTaskRegistry()
-	if err := registry.AddWorkflowN("saga", workflow); err != nil {
+	if err := saga.Register(registry, policy); err != nil {
 		return err
 	}
 	return replay.Check(registry, "key-1-1", played.History)
@@ -247,25 +243,25 @@ func TestI1TheExplorationSeesABrokenPromise(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, promises(s, saga.Forward, played))
 
-	late, err := saga.New(saga.Step("room", saga.UndoneBy("no-room")), saga.Step("quote", saga.NothingToUndo()),
-		saga.Step("seat", saga.NothingToUndo()), saga.Pivot("charge"), saga.Step("ticket", saga.NothingToUndo()))
+	late, err := saga.Define("trip", 1, saga.Do("room").At("somewhere").UndoneBy("no-room"), saga.Do("quote").At("somewhere").NothingToUndo(),
+		saga.Do("seat").At("somewhere").NothingToUndo(), saga.Pivot("charge").At("somewhere"), saga.Do("ticket").At("somewhere").NothingToUndo())
 	require.NoError(t, err)
 	forgot, err := Scenario{Saga: late, Script: Script{"seat": {Fails("down"), TurnedBack()}}}.Play()
 	require.NoError(t, err)
 	require.ErrorContains(t, promises(s, saga.Forward, forgot), "undone", "the seat's undo was not registered")
 
-	unpivoted, err := saga.New(saga.Step("room", saga.UndoneBy("no-room")), saga.Step("quote", saga.NothingToUndo()),
-		saga.Step("seat", saga.UndoneBy("no-seat")), saga.Step("charge", saga.NothingToUndo()), saga.Step("ticket", saga.NothingToUndo()))
+	unpivoted, err := saga.Define("trip", 1, saga.Do("room").At("somewhere").UndoneBy("no-room"), saga.Do("quote").At("somewhere").NothingToUndo(),
+		saga.Do("seat").At("somewhere").UndoneBy("no-seat"), saga.Do("charge").At("somewhere").NothingToUndo(), saga.Do("ticket").At("somewhere").NothingToUndo())
 	require.NoError(t, err)
 	tooLate, err := Scenario{Saga: unpivoted, Script: Script{"ticket": {Rejected("no")}}}.Play()
 	require.NoError(t, err)
 	require.ErrorContains(t, promises(s, saga.Forward, tooLate), "undoes after the pivot was applied")
 
-	swapped, err := saga.New(saga.Step("quote", saga.NothingToUndo()), saga.Step("room", saga.UndoneBy("no-room")),
-		saga.Step("seat", saga.UndoneBy("no-seat")), saga.Pivot("charge"), saga.Step("ticket", saga.NothingToUndo()))
+	swapped, err := saga.Define("trip", 1, saga.Do("quote").At("somewhere").NothingToUndo(), saga.Do("room").At("somewhere").UndoneBy("no-room"),
+		saga.Do("seat").At("somewhere").UndoneBy("no-seat"), saga.Pivot("charge").At("somewhere"), saga.Do("ticket").At("somewhere").NothingToUndo())
 	require.NoError(t, err)
 	outOfOrder, err := Scenario{Saga: swapped}.Play()
 	require.NoError(t, err)
 	require.ErrorContains(t, promises(s, saga.Forward, outOfOrder), "out of order")
-	require.ErrorContains(t, replayed(s, outOfOrder), "expected activity quote", "and it does not replay")
+	require.NoError(t, replayed(outOfOrder), "a run carries its plan, so that no other list can break it")
 }

@@ -59,7 +59,7 @@ func TestOnARealHub(t *testing.T) {
 			if diff := cmp.Diff(test.want, played.Activities()); diff != "" {
 				t.Fatalf("activities (-want +got):\n%s", diff)
 			}
-			require.NoError(t, replayedWith(s, quick, played), "a history that a real backend wrote replays, too")
+			require.NoError(t, replayedWith(quick, played), "a history that a real backend wrote replays, too")
 		})
 	}
 }

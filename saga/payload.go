@@ -1,6 +1,6 @@
 package saga
 
-// Input is the input of a saga's workflow: keys, never the data itself. All payloads here are a stored format: fields are
+// Input is the input of a saga's workflow: the key and the plan, never the data itself. All payloads here are a stored format: fields are
 // only added, and the zero value of a new one means what was meant before it was there.
 type Input struct {
 	// Key names what the saga is about, such as an order id. The same for every run.
@@ -9,6 +9,8 @@ type Input struct {
 	Run int `json:"run"`
 	// Phase is where the run continues; empty means Forward.
 	Phase Phase `json:"phase,omitempty"`
+	// Plan is what the run carries out.
+	Plan Plan `json:"plan"`
 }
 
 // Phase tells where a run begins.
@@ -23,7 +25,7 @@ const (
 	// Undoing only undoes, last step first.
 	Undoing Phase = "undoing"
 	// Reversing is Undoing after the pivot was applied, because somebody decided so: what stands before the pivot goes first,
-	// last step first, and then the pivot's own effect. See PivotUndoneBy.
+	// last step first, and then the pivot's own effect. See Pivot.
 	Reversing Phase = "reversing"
 )
 
@@ -39,6 +41,9 @@ type Call struct {
 	Round int `json:"round"`
 	// WaitMS is how long the saga will wait, in milliseconds, before the next attempt if the outcome stays unknown.
 	WaitMS int64 `json:"wait_ms"`
+	// Claims says that it is the first attempt at the plan's first step or at its pivot: by those a saga claims the way forward, so
+	// the activity's own record is likely to change before anybody is called.
+	Claims bool `json:"claims,omitempty"`
 	// Stuck says that the policy's patience is at its end: somebody should be told.
 	Stuck bool `json:"stuck,omitempty"`
 }

@@ -22,9 +22,9 @@ type Policy struct {
 	// LongestStuckWait is where that doubling ends. Default 1h. Too short grows the history, too long leaves a saga
 	// open after its participant is well again, unless a command wakes it.
 	LongestStuckWait time.Duration
-	// MaxAttemptsPerRun bounds a run's history: having made so many attempts it ends with Continue. Default 50. It must be
-	// more than the saga has activities. Lowering it is a change of workflow code: a run that is past the new bound already
-	// does not replay.
+	// MaxAttemptsPerRun bounds a run's history: having made so many attempts it ends with Continue. Default 50. A plan that needs
+	// more without any trouble is given one more than it needs. Lowering it is a change of workflow code: a run that is past the new
+	// bound already does not replay.
 	MaxAttemptsPerRun int
 }
 
@@ -64,6 +64,9 @@ func (p Policy) validate() error {
 	}
 	if p.LongestStuckWait < p.FirstStuckWait {
 		say("LongestStuckWait %s is less than FirstStuckWait %s", p.LongestStuckWait, p.FirstStuckWait)
+	}
+	if p.MaxAttemptsPerRun < 1 {
+		say("MaxAttemptsPerRun is %d, the least is 1", p.MaxAttemptsPerRun)
 	}
 	if len(wrong) > 0 {
 		return fmt.Errorf("policy: %w", errors.Join(wrong...))

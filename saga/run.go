@@ -15,11 +15,11 @@ type run struct {
 	input  Input
 
 	// undo holds the steps to be undone if the run turns back, in the order in which they were begun.
-	undo []Declared
+	undo []Step
 	// pivoted is true once the pivot is applied: from then on nothing turns the run back.
 	pivoted bool
-	// spent counts what made the history longer; see Policy.MaxAttemptsPerRun.
-	spent int
+	// spent counts what made the history longer; the run ends with Continue once it has come to attempts.
+	spent, attempts int
 	// seen holds the ids of the commands that were read.
 	seen map[string]bool
 }
@@ -34,20 +34,9 @@ const (
 	pause    way = "pause"
 )
 
-func begin(ctx *task.WorkflowContext, policy Policy) (*run, error) {
-	r := &run{ctx: ctx, policy: policy, seen: make(map[string]bool)}
-	if err := ctx.GetInput(&r.input); err != nil {
-		return nil, stop(ErrInput, err.Error())
-	}
-	if r.input.Key == "" {
-		return nil, stop(ErrInput, "no key")
-	}
-	return r, nil
-}
-
 // drive does the steps in order and, where one turns the run back, undoes what was begun.
-func (r *run) drive(s *Saga) (End, error) {
-	done, todo, err := s.split(r.input.Phase)
+func (r *run) drive() (End, error) {
+	done, todo, err := r.input.Plan.from(r.input.Phase)
 	if err != nil {
 		return "", err
 	}
@@ -77,10 +66,11 @@ func (r *run) drive(s *Saga) (End, error) {
 }
 
 // do tries a step until its outcome is known.
-func (r *run) do(step Declared) (way, error) {
+func (r *run) do(step Step) (way, error) {
 	refused := false
 	for round := 1; ; round++ {
 		call := r.call(step, round)
+		call.Claims = round == 1 && (step.Pivot || step.Name == r.input.Plan.Steps[0].Name)
 		// Past the pivot a refusal is no way out; it is something that a person should look at.
 		call.Stuck = call.Stuck || refused
 		reply, woken, w, err := r.attempt(step.Name, call)
@@ -122,7 +112,7 @@ func (r *run) do(step Declared) (way, error) {
 // turnBack undoes what was begun, last to first.
 func (r *run) turnBack() (End, error) {
 	for i := len(r.undo) - 1; i >= 0; i-- {
-		if r.undo[i].UndoneBy == "" {
+		if r.undo[i].Compensation == "" {
 			continue
 		}
 		if w, err := r.takeBack(r.undo[i]); err != nil || w != onward {
@@ -134,11 +124,11 @@ func (r *run) turnBack() (End, error) {
 
 // takeBack undoes one step and ends only when it is known that the effect is gone. Nothing but that is an answer: a
 // refusal to undo is tried again like an error.
-func (r *run) takeBack(step Declared) (way, error) {
+func (r *run) takeBack(step Step) (way, error) {
 	for round := 1; ; round++ {
 		call := r.call(step, round)
 		call.Undo = true
-		reply, woken, w, err := r.attempt(step.UndoneBy, call)
+		reply, woken, w, err := r.attempt(step.Compensation, call)
 		if err != nil || w != onward {
 			return w, err
 		}
@@ -157,7 +147,7 @@ func (r *run) takeBack(step Declared) (way, error) {
 	}
 }
 
-func (r *run) call(step Declared, round int) Call {
+func (r *run) call(step Step, round int) Call {
 	return Call{
 		Key:    r.input.Key,
 		Run:    r.input.Run,
@@ -176,7 +166,7 @@ func (r *run) hold(reply Reply) int64 {
 // attempt calls an activity once and empties the mailbox. The way is onward where there is a reply to look at; woken says
 // that a command came meanwhile, which the attempt's activity may not have seen.
 func (r *run) attempt(activity string, call Call) (reply Reply, woken bool, w way, err error) {
-	if r.spent >= r.policy.MaxAttemptsPerRun {
+	if r.spent >= r.attempts {
 		return Reply{}, false, pause, nil
 	}
 	r.spent++
@@ -221,7 +211,7 @@ func (r *run) rest(call Call, woken bool) error {
 		}
 		// The wait begins anew, with a timer of its own: that costs history like an attempt.
 		r.spent++
-		if r.spent >= r.policy.MaxAttemptsPerRun {
+		if r.spent >= r.attempts {
 			return nil
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dapr/durabletask-go/task"
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 
@@ -13,15 +14,15 @@ import (
 )
 
 // trip is the saga that these tests play: two steps with an undo, one without, the pivot, one after it.
-func trip(t testing.TB) *saga.Saga {
+func trip(t testing.TB) *saga.Definition {
 	t.Helper()
-	s, err := saga.New(
-		saga.Step("room", saga.UndoneBy("no-room")),
-		saga.Step("quote", saga.NothingToUndo()),
-		saga.Step("seat", saga.UndoneBy("no-seat")),
+	s, err := saga.Define("trip", 1,
+		saga.Do("room").At("somewhere").UndoneBy("no-room"),
+		saga.Do("quote").At("somewhere").NothingToUndo(),
+		saga.Do("seat").At("somewhere").UndoneBy("no-seat"),
 		saga.Decision("boss"),
-		saga.PivotUndoneBy("charge", "no-charge"),
-		saga.Step("ticket", saga.NothingToUndo()),
+		saga.Pivot("charge").At("somewhere").UndoneBy("no-charge"),
+		saga.Do("ticket").At("somewhere").NothingToUndo(),
 	)
 	require.NoError(t, err)
 	return s
@@ -257,7 +258,7 @@ func TestCallsTellTheActivityWhatItMustKnow(t *testing.T) {
 		calls = append(calls, c.Input)
 	}
 	want := []saga.Call{
-		{Key: "trip-7", Run: 3, Step: "room", Round: 1, WaitMS: 250},
+		{Key: "trip-7", Run: 3, Step: "room", Round: 1, WaitMS: 250, Claims: true},
 		{Key: "trip-7", Run: 3, Step: "room", Round: 2, WaitMS: 16000, Stuck: true},
 		{Key: "trip-7", Run: 3, Step: "room", Undo: true, Round: 1, WaitMS: 250},
 	}
@@ -284,31 +285,43 @@ func TestGarbageInTheMailboxDoesNotGrowARunForEver(t *testing.T) {
 }
 
 func TestWrongDeclarationsAreTold(t *testing.T) {
-	step := func(name string) saga.Declared { return saga.Step(name, saga.NothingToUndo()) }
+	step := func(name string) saga.Step { return saga.Do(name).At("somewhere").NothingToUndo() }
 	tests := []struct {
 		name  string
-		steps []saga.Declared
+		steps []saga.Step
 		want  string
 	}{
 		{"no steps", nil, "no steps"},
-		{"a step without a name", []saga.Declared{step("")}, "step 1 has no name"},
-		{"an undo that is not told", []saga.Declared{saga.Step("a", saga.Undo{})}, `step "a" does not say what undoes it`},
-		{"an undo without a name", []saga.Declared{saga.Step("a", saga.UndoneBy(""))}, `step "a" does not say what undoes it`},
-		{"a step made by hand", []saga.Declared{{Name: "a"}}, `step "a" does not say what undoes it`},
-		{"the same step twice", []saga.Declared{step("a"), step("a")}, `name "a" is used twice`},
-		{"the same undo twice", []saga.Declared{saga.Step("a", saga.UndoneBy("u")), saga.Step("b", saga.UndoneBy("u"))}, `name "u" is used twice`},
-		{"an undo named like a step", []saga.Declared{saga.Step("a", saga.UndoneBy("a"))}, `name "a" is used twice`},
-		{"two pivots", []saga.Declared{saga.Pivot("p"), saga.Pivot("q")}, `pivot "q": the saga has a pivot already, "p"`},
-		{"a pivot whose undo has no name", []saga.Declared{saga.PivotUndoneBy("p", "")}, `pivot "p" does not say what undoes it`},
-		{"a decision at the end", []saga.Declared{step("a"), saga.Decision("d")}, `decision "d" has no step behind it`},
-		{"an undo after the pivot", []saga.Declared{saga.Pivot("p"), saga.Step("a", saga.UndoneBy("u"))}, `step "a" is undone by "u", but stands after the pivot "p"`},
+		{"a step without a name", []saga.Step{step("")}, "step 1 has no name"},
+		{"an undo that is not told", []saga.Step{saga.Do("a").At("somewhere")}, `step "a" does not say what undoes it`},
+		{"a participant that is not told", []saga.Step{saga.Do("a").NothingToUndo()}, `step "a" does not say which participant does it: use At`},
+		{"an undo without a name", []saga.Step{saga.Do("a").At("somewhere").UndoneBy("")}, `step "a" does not say what undoes it`},
+		{"a step made by hand", []saga.Step{{Name: "a", Participant: "p"}}, `step "a" does not say what undoes it`},
+		{"the same step twice", []saga.Step{step("a"), step("a")}, `name "a" is used twice`},
+		{"the same undo twice", []saga.Step{saga.Do("a").At("somewhere").UndoneBy("u"), saga.Do("b").At("somewhere").UndoneBy("u")}, `name "u" is used twice`},
+		{"an undo named like a step", []saga.Step{saga.Do("a").At("somewhere").UndoneBy("a")}, `name "a" is used twice`},
+		{"two pivots", []saga.Step{saga.Pivot("p").At("somewhere"), saga.Pivot("q").At("somewhere")}, `pivot "q": the saga has a pivot already, "p"`},
+		{"a pivot whose undo has no name", []saga.Step{saga.Pivot("p").At("somewhere").UndoneBy("")}, `step "p" does not say what undoes it`},
+		{"a decision at the end", []saga.Step{step("a"), saga.Decision("d")}, `decision "d" has no step behind it`},
+		{"an undo after the pivot", []saga.Step{saga.Pivot("p").At("somewhere"), saga.Do("a").At("somewhere").UndoneBy("u")}, `step "a" is undone by "u", but stands after the pivot "p"`},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := saga.New(test.steps...)
+			_, err := saga.Define("trip", 1, test.steps...)
 			require.ErrorContains(t, err, test.want)
 		})
 	}
+}
+
+func TestWrongNamesAndVersionsAreTold(t *testing.T) {
+	_, err := saga.Define("Trip!", 0, saga.Do("a").At("p").NothingToUndo())
+	require.EqualError(t, err, `define saga "Trip!": the name must begin with a letter and hold at most 40 of a-z, 0-9 and -`+"\nversion is 0, the first is 1")
+}
+
+func TestAPlanThatIsLongerThanARunMayBeIsCarriedOutAllTheSame(t *testing.T) {
+	played, err := Scenario{Saga: trip(t), Policy: saga.Policy{MaxAttemptsPerRun: 1}, Script: Script{"charge": {Rejected("declined")}}}.Play()
+	require.NoError(t, err)
+	require.Equal(t, saga.Undone, played.Result.End)
 }
 
 func TestWrongPoliciesAreTold(t *testing.T) {
@@ -318,13 +331,11 @@ func TestWrongPoliciesAreTold(t *testing.T) {
 		"Patience is -1":              {Patience: -1},
 		"FirstStuckWait is 1ns":       {FirstStuckWait: 1},
 		"LongestStuckWait 1s is less": {LongestStuckWait: time.Second},
-		"MaxAttemptsPerRun is 7":      {MaxAttemptsPerRun: 7},
 		"MaxAttemptsPerRun is -1":     {MaxAttemptsPerRun: -1},
 	}
 	for want, policy := range tests {
 		t.Run(want, func(t *testing.T) {
-			_, err := trip(t).Workflow(policy)
-			require.ErrorContains(t, err, want)
+			require.ErrorContains(t, saga.Register(task.NewTaskRegistry(), policy), want)
 		})
 	}
 }
@@ -332,10 +343,10 @@ func TestWrongPoliciesAreTold(t *testing.T) {
 func TestDeclarationCanBeListed(t *testing.T) {
 	s := trip(t)
 	var lines []string
-	for _, d := range s.Steps() {
+	for _, d := range s.Plan().Steps {
 		line := d.Name
-		if d.UndoneBy != "" {
-			line += " <- " + d.UndoneBy
+		if d.Compensation != "" {
+			line += " <- " + d.Compensation
 		}
 		if d.Pivot {
 			line += " (pivot)"
@@ -343,5 +354,5 @@ func TestDeclarationCanBeListed(t *testing.T) {
 		lines = append(lines, line)
 	}
 	require.Equal(t, "room <- no-room, quote, seat <- no-seat, boss, charge <- no-charge (pivot), ticket", strings.Join(lines, ", "))
-	require.Equal(t, []string{"room", "no-room", "quote", "seat", "no-seat", "charge", "no-charge", "ticket"}, s.Activities())
+	require.Equal(t, []string{"room", "no-room", "quote", "seat", "no-seat", "charge", "no-charge", "ticket"}, s.Plan().Activities())
 }

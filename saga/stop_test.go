@@ -2,6 +2,7 @@ package saga
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -43,13 +44,19 @@ func failure(t *testing.T, actions []*protos.WorkflowAction) string {
 	return ""
 }
 
-func twoSteps(t *testing.T) task.Workflow {
+// interpret executes one turn of a run with a plan of two steps; the input is without its plan.
+func interpret(t *testing.T, input string, events ...*protos.HistoryEvent) []*protos.WorkflowAction {
 	t.Helper()
-	s, err := New(Step("a", UndoneBy("no-a")), Step("b", UndoneBy("no-b")))
+	s, err := Define("trip", 1, Do("a").At("somewhere").UndoneBy("no-a"), Do("b").At("somewhere").UndoneBy("no-b"))
 	require.NoError(t, err)
-	w, err := s.Workflow(Policy{})
+	plan, err := json.Marshal(s.Plan())
 	require.NoError(t, err)
-	return w
+	w, err := interpreter(Policy{})
+	require.NoError(t, err)
+	if open, ok := strings.CutSuffix(input, "}"); ok && open != "{" {
+		input = open + `,"plan":` + string(plan) + "}"
+	}
+	return turn(t, w, input, events...)
 }
 
 func TestAPanicStopsTheRunWithAnError(t *testing.T) {
@@ -84,9 +91,10 @@ func TestBadInputStopsTheRunBeforeAnythingIsCalled(t *testing.T) {
 		`"text"`:                        "saga stopped: bad input: json: cannot unmarshal",
 		`{"key":"k","phase":"pivoted"}`: "saga stopped: bad input: phase is pivoted, but the saga has no pivot",
 		`{"key":"k","phase":"final"}`:   `saga stopped: bad input: unknown phase "final"`,
+		`{"key":"k"} `:                  "saga stopped: bad input: no steps",
 	} {
 		t.Run(input, func(t *testing.T) {
-			actions := turn(t, twoSteps(t), input)
+			actions := interpret(t, input)
 			require.Len(t, actions, 1)
 			require.Contains(t, failure(t, actions), want)
 		})
@@ -109,7 +117,7 @@ func TestAHistoryThatTheCodeDoesNotFitStopsTheRunAndUndoesNothing(t *testing.T) 
 	}
 	for name, events := range tests {
 		t.Run(name, func(t *testing.T) {
-			actions := turn(t, twoSteps(t), `{"key":"k"}`, events...)
+			actions := interpret(t, `{"key":"k"}`, events...)
 			require.Contains(t, failure(t, actions), ErrReplay.Error())
 			for _, a := range actions {
 				require.NotContains(t, a.GetScheduleTask().GetName(), "no-", "nothing is undone")
@@ -119,7 +127,7 @@ func TestAHistoryThatTheCodeDoesNotFitStopsTheRunAndUndoesNothing(t *testing.T) 
 }
 
 func TestAnActivityThatSpeaksLikeAReplayMismatchIsOnlyAFailedAttempt(t *testing.T) {
-	actions := turn(t, twoSteps(t), `{"key":"k"}`,
+	actions := interpret(t, `{"key":"k"}`,
 		&protos.HistoryEvent{EventId: 0, EventType: &protos.HistoryEvent_TaskScheduled{TaskScheduled: &protos.TaskScheduledEvent{Name: "a"}}},
 		&protos.HistoryEvent{EventId: -1, EventType: &protos.HistoryEvent_TaskFailed{TaskFailed: &protos.TaskFailedEvent{
 			FailureDetails: &protos.TaskFailureDetails{ErrorMessage: "a previous execution called me names"}}}})
@@ -128,7 +136,7 @@ func TestAnActivityThatSpeaksLikeAReplayMismatchIsOnlyAFailedAttempt(t *testing.
 }
 
 func TestAnAnswerThatCannotBeReadCountsAsUnknown(t *testing.T) {
-	actions := turn(t, twoSteps(t), `{"key":"k"}`,
+	actions := interpret(t, `{"key":"k"}`,
 		&protos.HistoryEvent{EventId: 0, EventType: &protos.HistoryEvent_TaskScheduled{TaskScheduled: &protos.TaskScheduledEvent{Name: "a"}}},
 		&protos.HistoryEvent{EventId: -1, EventType: &protos.HistoryEvent_TaskCompleted{TaskCompleted: &protos.TaskCompletedEvent{Result: wrapperspb.String("42")}}})
 	require.Len(t, actions, 1)

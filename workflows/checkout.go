@@ -7,28 +7,26 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// Checkout is the checkout saga, first step first. A step stands with what undoes it. The saga turns back when a step is
-// refused, or when its activity finds the checkout cancelled or its deadline passed; it then undoes what was begun, last
+// Checkout is the checkout saga, first step first. A step stands with who does it and what undoes it. The saga turns back when a
+// step is refused, or when its activity finds the checkout cancelled or its deadline passed; it then undoes what was begun, last
 // step first, until all of it is known to be gone.
 //
-// Instances that are under way replay this list. The golden histories in testdata hold it to what they recorded.
-func Checkout() (*saga.Saga, error) {
-	return saga.New(
+// A checkout keeps the list with which it was accepted. Whoever changes the list gives it the next version.
+func Checkout() (*saga.Definition, error) {
+	return saga.Define(checkout.Definition, 1,
 		// All lines of the order or none. Released also where the answer was lost: it may hide a reservation.
-		saga.Step(checkout.ReserveStock, saga.UndoneBy(checkout.ReleaseStock)),
-
+		saga.Do(checkout.ReserveStock).At(checkout.Warehouse).UndoneBy(checkout.ReleaseStock),
 		// Declined: the stock is released. An authorization that has expired counts as voided.
-		saga.Step(checkout.AuthorizePayment, saga.UndoneBy(checkout.VoidAuthorization)),
-
+		saga.Do(checkout.AuthorizePayment).At(checkout.Payment).UndoneBy(checkout.VoidAuthorization),
 		// Above a configured amount a person decides first. Whoever has to and has not yet, holds the next step.
 		saga.Decision(checkout.Approval),
-
 		// From here the money is taken, and nothing is undone any more. The one way back is a recorded refusal, as when the
 		// authorization expired meanwhile: nothing was captured, so both steps above are undone. Giving the money back is for an
 		// operator to decide; the stock is released first then, so that nothing can be shipped any more.
-		saga.PivotUndoneBy(checkout.CapturePayment, checkout.RefundPayment),
-
+		saga.Pivot(checkout.CapturePayment).At(checkout.Payment).UndoneBy(checkout.RefundPayment).
+			Denies("no_authorization", checkout.AuthorizePayment),
 		// The reservation becomes a shipment. The customer has paid, so it is tried until it is done.
-		saga.Step(checkout.CommitStock, saga.NothingToUndo()),
+		saga.Do(checkout.CommitStock).At(checkout.Warehouse).NothingToUndo().
+			Denies("no_reservation", checkout.ReserveStock),
 	)
 }

@@ -4,36 +4,24 @@ import (
 	"encoding/json"
 	"testing"
 
-	"github.com/dapr/durabletask-go/task"
-	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-func TestTheSagaIsTheListOfSteps(t *testing.T) {
+func TestTheCheckoutIsItsListOfSteps(t *testing.T) {
 	s, err := Checkout()
 	require.NoError(t, err)
-	want := checkout.Steps()
-	var got []checkout.Step
-	for i, d := range s.Steps() {
-		// Who does a step is not for the saga to know.
-		require.Equal(t, d.Name == checkout.Approval, d.Decision)
-		got = append(got, checkout.Step{Name: d.Name, Participant: want[min(i, len(want)-1)].Participant, Compensation: d.UndoneBy, Pivot: d.Pivot})
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Fatalf("checkout.Steps() and workflows.Checkout (-steps +saga):\n%s", diff)
-	}
-}
-
-func TestRegisterRefusesASecondTimeAndAWrongPolicy(t *testing.T) {
-	registry := task.NewTaskRegistry()
-	require.ErrorContains(t, Register(registry, saga.Policy{Patience: -1}), "register checkout: policy: Patience is -1")
-	require.NoError(t, Register(registry, saga.Policy{}))
-	require.ErrorContains(t, Register(registry, saga.Policy{}), "already registered")
-	_, _, err := registry.ResolveWorkflow(checkout.Workflow, nil)
-	require.NoError(t, err)
+	plan := s.Plan()
+	require.Equal(t, checkout.Definition, plan.Definition)
+	require.Equal(t, []string{checkout.Warehouse, checkout.Payment}, plan.Participants())
+	require.Equal(t, []string{
+		checkout.ReserveStock, checkout.ReleaseStock, checkout.AuthorizePayment, checkout.VoidAuthorization, checkout.Approval,
+		checkout.CapturePayment, checkout.RefundPayment, checkout.CommitStock,
+	}, plan.Names())
+	require.Equal(t, checkout.CapturePayment, plan.Steps[plan.Pivot()].Name)
+	require.NotContains(t, plan.Without(checkout.Approval).Names(), checkout.Approval)
 }
 
 // The saga library and internal/checkout each have words of their own, because the library knows nothing of checkouts.

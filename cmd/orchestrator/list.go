@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
-	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/workflows"
 )
 
 // query are the flags by which checkouts are chosen, by `list` and by the verbs that change many.
@@ -149,14 +149,11 @@ func statusWords() []string {
 }
 
 func stepWords() []string {
-	var words []string
-	for _, s := range checkout.Steps() {
-		words = append(words, s.Name)
-		if s.Compensation != "" {
-			words = append(words, s.Compensation)
-		}
+	definition, err := workflows.Checkout()
+	if err != nil {
+		return nil // The server says so when it starts.
 	}
-	return words
+	return definition.Plan().Names()
 }
 
 // reasonCodes are what the shell is offered. Participants may add words of their own, so others are taken, too.

@@ -13,7 +13,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/replay"
-	"github.com/checkoutsaga/orchestrator/workflows"
 )
 
 // replayView is what became of the histories of open checkouts in this build.
@@ -62,7 +61,7 @@ func doctorReplay(ctx context.Context, c *client, out *output) error {
 	switch {
 	case len(view.Differences) > 0:
 		return exitWith(exitFindings, "%d open checkouts do not fit this build: deployed, it stops each of them, which then needs attention; "+
-			"wait until they have ended, or register the changed saga under a version beside the old one", len(view.Differences))
+			"wait until they have ended", len(view.Differences))
 	case len(view.Unreadable) > 0:
 		return exitWith(exitFindings, "%d histories could not be read, so that nobody knows whether they fit", len(view.Unreadable))
 	}
@@ -71,7 +70,7 @@ func doctorReplay(ctx context.Context, c *client, out *output) error {
 
 func replayOpen(ctx context.Context, api checkoutv1connect.CheckoutServiceClient) (*replayView, error) {
 	registry := task.NewTaskRegistry()
-	if err := workflows.Register(registry, saga.Policy{}); err != nil {
+	if err := saga.Register(registry, saga.Policy{}); err != nil {
 		return nil, err
 	}
 	stream, err := api.ListOpenHistories(ctx, connect.NewRequest(&checkoutv1.ListOpenHistoriesRequest{}))

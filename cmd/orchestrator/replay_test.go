@@ -26,6 +26,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
@@ -33,7 +34,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/saga"
-	"github.com/checkoutsaga/orchestrator/workflows"
 )
 
 // reserving has stock for everybody, and payment is down: every checkout stays open at authorize-payment.
@@ -87,7 +87,7 @@ func deploy(t *testing.T, register func(*task.TaskRegistry, *store.Store) error)
 	t.Cleanup(func() { stop(); <-stopped })
 
 	service := orchestrator.New(orchestrator.Config{
-		Store: s, Pool: pool, Engine: engine, Warehouse: reserving{}, Payment: down{}, Log: log, Metrics: prometheus.NewRegistry(),
+		Store: s, Pool: pool, Engine: engine, Plan: checkouttest.PlanWithApproval(), Warehouse: reserving{}, Payment: down{}, Log: log, Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service))
@@ -119,7 +119,7 @@ func (d *deployed) replayed(t *testing.T) (view replayView, got answer) {
 
 func TestReplayTellsThatOpenCheckoutsOfThisBuildFitIt(t *testing.T) {
 	d := deploy(t, func(registry *task.TaskRegistry, s *store.Store) error {
-		return errors.Join(workflows.Register(registry, saga.Policy{}),
+		return errors.Join(saga.Register(registry, saga.Policy{}),
 			activities.Register(registry, s, activities.Participants{Warehouse: reserving{}, Payment: down{}}, open{}))
 	})
 	view, got := d.replayed(t)
@@ -146,30 +146,25 @@ func TestReplayTellsThatOpenCheckoutsOfThisBuildFitIt(t *testing.T) {
 }
 
 func TestReplayNamesOpenCheckoutsThatThisBuildDoesNotFit(t *testing.T) {
-	// The build that runs asks for the money first; this one for the stock.
+	// The interpreter of the build that runs asks for the second step first; this one for the first.
 	d := deploy(t, func(registry *task.TaskRegistry, _ *store.Store) error {
-		swapped, err := saga.New(
-			saga.Step(checkout.AuthorizePayment, saga.UndoneBy(checkout.VoidAuthorization)),
-			saga.Step(checkout.ReserveStock, saga.UndoneBy(checkout.ReleaseStock)),
-			saga.Pivot(checkout.CapturePayment),
-			saga.Step(checkout.CommitStock, saga.NothingToUndo()),
-		)
-		if err != nil {
-			return err
-		}
-		workflow, err := swapped.Workflow(saga.Policy{})
-		if err != nil {
-			return err
-		}
-		answer := func(outcome saga.Outcome) task.Activity {
-			return func(ctx task.ActivityContext) (any, error) {
-				var call saga.Call
-				err := ctx.GetInput(&call)
-				return saga.Reply{Step: call.Step, Outcome: outcome}, err
+		other := func(ctx *task.WorkflowContext) (any, error) {
+			var input saga.Input
+			if err := ctx.GetInput(&input); err != nil {
+				return nil, err
 			}
+			call := saga.Call{Key: input.Key, Run: input.Run, Step: input.Plan.Steps[1].Name, Round: 1}
+			if err := ctx.CallActivity(call.Step, task.WithActivityInput(call)).Await(nil); err != nil {
+				return nil, err
+			}
+			return nil, ctx.WaitForSingleEvent(saga.CommandEvent, -1).Await(nil)
 		}
-		return errors.Join(registry.AddWorkflowN(checkout.Workflow, workflow),
-			registry.AddActivityN(checkout.AuthorizePayment, answer(saga.Applied)), registry.AddActivityN(checkout.ReserveStock, answer(saga.Unknown)))
+		applied := func(ctx task.ActivityContext) (any, error) {
+			var call saga.Call
+			err := ctx.GetInput(&call)
+			return saga.Reply{Step: call.Step, Outcome: saga.Applied}, err
+		}
+		return errors.Join(registry.AddWorkflowN(saga.WorkflowName, other), registry.AddActivityN(checkout.AuthorizePayment, applied))
 	})
 	d.start(t, "ord-1")
 	d.start(t, "ord-2")

@@ -51,8 +51,8 @@ var rules = []rule{
 		because: "activities meet workflows through payloads, participants through proto, and the database through Journal",
 	},
 	{
-		packages: []string{"internal/orchestrator"}, never: []string{"saga", "workflows", "activities", "participants", "cmd"},
-		because: "the API, the store and the sweeper decide by the row; which workflow drives it, and who the participants are, is wired in cmd",
+		packages: []string{"internal/orchestrator"}, never: []string{"workflows", "activities", "participants", "cmd"},
+		because: "the API, the store and the sweeper decide by the row and the plan in it; who declares the plan, and who the participants are, is wired in cmd",
 	},
 	{
 		packages: []string{"participants"}, never: []string{"saga", "workflows", "activities", "cmd", "internal/checkout", "internal/orchestrator", "internal/engine", "internal/invoke"},

@@ -7,8 +7,8 @@ import "time"
 
 // Names that live in stored histories and rows. Renaming one is a migration.
 const (
-	// Workflow is the registered name of the checkout saga.
-	Workflow = "checkout"
+	// Definition is the name of the checkout saga.
+	Definition = "checkout"
 
 	ReserveStock     = "reserve-stock"
 	AuthorizePayment = "authorize-payment"
@@ -22,33 +22,7 @@ const (
 
 	Warehouse = "warehouse"
 	Payment   = "payment"
-	// Operator stands for a person where the others are participants.
-	Operator = "operator"
 )
-
-// Step is one step of the checkout with what undoes it.
-type Step struct {
-	// Name is the step's activity, too.
-	Name        string
-	Participant string
-	// Compensation names what undoes the step; empty where nothing does.
-	Compensation string
-	// Pivot marks the step whose claim ends every way back but its own recorded refusal. Its compensation is for an operator to
-	// ask for.
-	Pivot bool
-}
-
-// Steps lists the steps in the order in which they are done; workflows/checkout.go is held to it by a test.
-func Steps() []Step {
-	return []Step{
-		{Name: ReserveStock, Participant: Warehouse, Compensation: ReleaseStock},
-		{Name: AuthorizePayment, Participant: Payment, Compensation: VoidAuthorization},
-		// Only checkouts above a configured amount have this one. Nobody is called: a person decides, and the row knows it.
-		{Name: Approval, Participant: Operator},
-		{Name: CapturePayment, Participant: Payment, Compensation: RefundPayment, Pivot: true},
-		{Name: CommitStock, Participant: Warehouse},
-	}
-}
 
 // Phase tells which way a checkout can go. Legal moves: forward → pivoted → final, forward → undoing → final, and
 // pivoted → undoing where the pivot's own refusal is recorded or an operator has the money refunded.
@@ -164,6 +138,8 @@ type Attempt struct {
 	Round int
 	// Wait is how long the run will wait after this attempt if the outcome stays unknown.
 	Wait time.Duration
+	// Claims says that it is likely to claim something: it is the first at the first step, or at the pivot.
+	Claims bool
 	// Stuck says that the saga has tried for so long that a person should know.
 	Stuck bool
 	// HeldBack says why the participant is not to be called now, as when it answers nobody; empty if it may be.

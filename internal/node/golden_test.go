@@ -10,6 +10,7 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/bus"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/eventtest"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
@@ -56,7 +57,7 @@ func TestEveryConsumerReadsEveryPayloadEverPublished(t *testing.T) {
 				_, _, err := s.Accept(t.Context(), store.NewCheckout{
 					OrderID: about, IdempotencyKey: about, Digest: "v1:x", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",
 					Items: []checkout.Item{{SKU: "CHAIR-OAK", Quantity: 1}}, Amount: checkout.Money{Currency: "EUR", MinorUnits: 4999},
-					PaymentMethod: "tok_visa", Deadline: time.Hour, Coordination: event.Choreographed,
+					PaymentMethod: "tok_visa", Deadline: time.Hour, Coordination: event.Choreographed, Plan: checkouttest.Plan(),
 				})
 				require.NoError(t, err)
 				require.Equal(t, bus.Success, handlers[g.Topic](t.Context(), g.Delivery(t, about)))

@@ -44,6 +44,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
+	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/workflows"
 )
 
@@ -53,6 +54,8 @@ const maxConns = 30
 
 // Node is one orchestrator: open it, run it, close it.
 type Node struct {
+	// plan is the checkout saga's list, as checkouts get it that are accepted now.
+	plan        saga.Plan
 	pool        *pgxpool.Pool
 	outbox      *outbox.Outbox
 	inbox       *inbox.Inbox
@@ -102,15 +105,20 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 	n.store = store.New(n.pool, n.outbox)
 	orchestrator.Hear(n.inbox, n.store)
 
+	definition, err := workflows.Checkout()
+	if err != nil {
+		return err
+	}
+	n.plan = definition.Plan()
 	clients, err := n.clients(config)
 	if err != nil {
 		return err
 	}
 	n.breakers = breaker.New(breaker.Config{
-		Participants: []string{checkout.Warehouse, checkout.Payment}, Probe: clients.probe, Wake: n.wake, Log: n.log,
+		Participants: n.plan.Participants(), Probe: clients.probe, Wake: n.wake, Log: n.log,
 	})
 	registry := task.NewTaskRegistry()
-	if err := workflows.Register(registry, config.Policy); err != nil {
+	if err := saga.Register(registry, config.Policy); err != nil {
 		return err
 	}
 	if err := activities.Register(registry, n.store, clients.participants, n.breakers); err != nil {
@@ -147,7 +155,7 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 		return err
 	}
 	service := orchestrator.New(orchestrator.Config{
-		Store: n.store, Pool: n.pool, Engine: n.engine, Warehouse: clients.participants.Warehouse, Payment: clients.participants.Payment,
+		Store: n.store, Pool: n.pool, Engine: n.engine, Plan: n.plan, Warehouse: clients.participants.Warehouse, Payment: clients.participants.Payment,
 		Events: clients.events, DeadLetters: n.deadLetters, HasBus: n.carrier != nil, ApprovalAbove: config.ApprovalAbove,
 		Log: n.log, Metrics: metrics, Settings: settings, Doctor: n.doctor(config),
 	})
@@ -201,7 +209,7 @@ func (c clients) probe(ctx context.Context, participant string) error {
 // wake wakes the checkouts that are at a participant which answers again.
 func (n *Node) wake(ctx context.Context, participant string) error {
 	var steps []string
-	for _, s := range checkout.Steps() {
+	for _, s := range n.plan.Steps {
 		if s.Participant != participant {
 			continue
 		}

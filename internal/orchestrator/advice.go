@@ -18,7 +18,8 @@ func advice(c store.Checkout) string {
 		return fmt.Sprintf("`orchestrator checkout resolve %s --step %s --as %s --reason …`", c.OrderID, a.Step, as)
 	}
 	redrive := fmt.Sprintf("`orchestrator checkout redrive %s --reason …`", c.OrderID)
-	participant := stepNamed(a.Step).Participant
+	step, _, _ := c.Plan.Named(a.Step)
+	participant := step.Participant
 
 	switch a.Code {
 	case checkout.AttentionStopped:

@@ -346,7 +346,7 @@ func (a *audit) look(ctx context.Context, page []store.Checkout, acts map[string
 	}
 	for orderID, of := range all {
 		for _, f := range of {
-			if isAccepted(f, acts[orderID]) {
+			if a.isAccepted(f, acts[orderID]) {
 				accepted.add(orderID, f)
 			} else {
 				found.add(orderID, f)

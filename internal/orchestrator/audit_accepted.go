@@ -11,7 +11,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
-	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 )
 
@@ -36,23 +35,13 @@ func (a *audit) actsOn(ctx context.Context, page []store.Checkout) (map[string][
 }
 
 // isAccepted tells whether an operator's act answers for what was found.
-func isAccepted(f finding, acts []store.Act) bool {
-	return slices.ContainsFunc(acts, func(act store.Act) bool { return concerns(f, act) })
+func (a *audit) isAccepted(f finding, acts []store.Act) bool {
+	return slices.ContainsFunc(acts, func(act store.Act) bool { return a.concerns(f, act) })
 }
 
-func concerns(f finding, act store.Act) bool {
-	return slices.ContainsFunc(f.steps, func(step string) bool {
-		return act.Step == step || act.Step == compensationOf(step)
-	})
-}
-
-func compensationOf(step string) string {
-	for _, s := range checkout.Steps() {
-		if s.Name == step {
-			return s.Compensation
-		}
-	}
-	return ""
+func (a *audit) concerns(f finding, act store.Act) bool {
+	step, _, known := a.plan.Named(act.Step)
+	return known && slices.Contains(f.steps, step.Name)
 }
 
 // tellAccepted tells the acts on a final checkout, given what was found that they answer for.
@@ -60,7 +49,7 @@ func (a *audit) tellAccepted(acts []store.Act, found []finding) error {
 	for _, act := range acts {
 		var differs []string
 		for _, f := range found {
-			if concerns(f, act) {
+			if a.concerns(f, act) {
 				differs = append(differs, f.what)
 			}
 		}

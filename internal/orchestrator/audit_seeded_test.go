@@ -27,6 +27,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/eventrpc"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
@@ -95,7 +96,7 @@ func newShop(t *testing.T) *shop {
 func (f *fixture) serve(t *testing.T, goods warehousev1connect.WarehouseServiceClient, money paymentv1connect.PaymentServiceClient, events map[string]eventv1connect.EventServiceClient) {
 	t.Helper()
 	service := orchestrator.New(orchestrator.Config{
-		Store: f.store, Pool: f.pool, Engine: f.engine, Warehouse: goods, Payment: money, Events: events, HasBus: true,
+		Store: f.store, Pool: f.pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: goods, Payment: money, Events: events, HasBus: true,
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()

@@ -20,6 +20,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 )
 
 // heard is all that an audit said.
@@ -309,7 +310,7 @@ func TestI1AnOperationOfAnOrderThatNobodyAcceptedIsFound(t *testing.T) {
 func TestI1ACheckoutThatIsBeingForgottenIsNotHeldToWhatIsForgotten(t *testing.T) {
 	t.Parallel()
 	f := ended(t)
-	for _, step := range checkout.Steps() {
+	for _, step := range checkouttest.Plan().Steps {
 		delete(f.warehouse.operations, opKey("confirmed", step.Name))
 		delete(f.payment.operations, opKey("confirmed", step.Name))
 	}
@@ -343,14 +344,14 @@ func TestAnAuditAsksAFewQuestionsForEachPage(t *testing.T) {
 	s.serve(t, warehousev1connect.NewWarehouseServiceClient(asked, s.urls["warehouse"]), paymentv1connect.NewPaymentServiceClient(asked, s.urls["payment"]), nil)
 	_, err := s.pool.Exec(t.Context(), `
 		INSERT INTO checkouts (order_id, idempotency_key, digest, request, customer_id, currency, amount, payment_method, items, engine, phase, status,
-		                       verdict, deadline, ended_at, progress)
-		SELECT 'ord-' || n, 'ord-' || n, 'v1:x', '{}', 'cus-1', 'EUR', 1, 'tok_visa', '[]', 'embedded', 'final', 'CANCELLED', 'CANCELLED', now(), now(), '[]'
+		                       verdict, deadline, ended_at, plan, progress)
+		SELECT 'ord-' || n, 'ord-' || n, 'v1:x', '{}', 'cus-1', 'EUR', 1, 'tok_visa', '[]', 'embedded', 'final', 'CANCELLED', 'CANCELLED', now(), now(), '{}', '[]'
 		FROM generate_series(1, $1) AS n`, 200*pages-1)
 	require.NoError(t, err)
 	_, err = s.pool.Exec(t.Context(), `
 		INSERT INTO checkouts (order_id, idempotency_key, digest, request, customer_id, currency, amount, payment_method, items, engine, phase, status,
-		                       deadline, check_at, progress)
-		SELECT 'open-' || n, 'open-' || n, 'v1:x', '{}', 'cus-1', 'EUR', 1, 'tok_visa', '[]', 'embedded', 'forward', 'RUNNING', now(), now(), '[]'
+		                       deadline, check_at, plan, progress)
+		SELECT 'open-' || n, 'open-' || n, 'v1:x', '{}', 'cus-1', 'EUR', 1, 'tok_visa', '[]', 'embedded', 'forward', 'RUNNING', now(), now(), '{}', '[]'
 		FROM generate_series(1, $1) AS n`, 200*pages)
 	require.NoError(t, err)
 	h := s.auditAll(t, &checkoutv1.AuditRequest{})

@@ -65,7 +65,7 @@ func tooLate(c store.Checkout) error {
 func whatBecomes(c store.Checkout) *checkoutv1.CancelResponse {
 	answer := &checkoutv1.CancelResponse{Checkout: toWire(c)}
 	for _, s := range c.Steps {
-		if s.Participant == checkout.Operator || s.Name == checkout.AuthorizePayment && captured(c) {
+		if s.Decision || s.Name == checkout.AuthorizePayment && captured(c) {
 			continue // Nobody did anything, or the capture has used it up.
 		}
 		tried := s.InPlace() || s.State == store.StateFailing || s.State == store.StateUnknown || s.State == store.StateRunning
@@ -74,7 +74,7 @@ func whatBecomes(c store.Checkout) *checkoutv1.CancelResponse {
 			answer.Undone = append(answer.Undone, s.Name)
 		case s.CompensationState != store.CompensationNotNeeded,
 			// Whoever is still in the phase forward has not tried to capture.
-			tried && s.Compensation != "" && s.Name != checkout.CapturePayment && c.Phase == checkout.Forward:
+			tried && s.Compensation != "" && !s.Pivot && c.Phase == checkout.Forward:
 			answer.ToUndo = append(answer.ToUndo, s.Name)
 		case s.InPlace():
 			answer.CannotUndo = append(answer.CannotUndo, s.Name)

@@ -22,6 +22,7 @@ import (
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	"github.com/checkoutsaga/orchestrator/internal/breaker"
 	"github.com/checkoutsaga/orchestrator/internal/bus"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/deadletter"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
@@ -52,7 +53,7 @@ func (f findings) requireWrong(t *testing.T, check, detail, mend string) {
 func (f *fixture) examined(t *testing.T, config orchestrator.DoctorConfig) findings {
 	t.Helper()
 	service := orchestrator.New(orchestrator.Config{
-		Store: f.store, Pool: f.pool, Engine: f.engine, Warehouse: f.warehouse, Payment: f.payment,
+		Store: f.store, Pool: f.pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Doctor: config,
 	})
 	answer, err := service.Doctor(t.Context(), connect.NewRequest(&checkoutv1.DoctorRequest{}))

@@ -34,6 +34,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/bus"
 	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/deadletter"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/eventrpc"
@@ -185,7 +186,7 @@ func newWorld(t *testing.T) *world {
 	w.bus.Subscribe(w.letters.Subscriptions()...)
 
 	service := orchestrator.New(orchestrator.Config{
-		Store: w.store, Pool: w.pool, Engine: w.engine, Warehouse: w.fixture.warehouse, Payment: w.fixture.payment,
+		Store: w.store, Pool: w.pool, Engine: w.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: w.fixture.warehouse, Payment: w.fixture.payment,
 		Events: clients, DeadLetters: w.letters, HasBus: true, Log: log, Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()

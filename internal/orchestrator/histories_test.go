@@ -18,6 +18,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
 )
@@ -35,7 +36,7 @@ func (e remembering) History(_ context.Context, id string) ([]*protos.HistoryEve
 func (f *fixture) openHistories(t *testing.T, history func(id string) ([]*protos.HistoryEvent, error)) []*checkoutv1.ListOpenHistoriesResponse {
 	t.Helper()
 	service := orchestrator.New(orchestrator.Config{
-		Store: f.store, Pool: f.pool, Engine: remembering{f.engine, history}, Warehouse: f.warehouse, Payment: f.payment,
+		Store: f.store, Pool: f.pool, Engine: remembering{f.engine, history}, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()

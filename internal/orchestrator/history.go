@@ -16,6 +16,7 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // askTimeout bounds a question to a participant that a person waits for.
@@ -40,7 +41,7 @@ func (s *Service) History(ctx context.Context, req *connect.Request[checkoutv1.H
 		answer.Prices = append(answer.Prices, &checkoutv1.Price{Sku: p.SKU, UnitPrice: toWireMoney(p.Unit)})
 	}
 	var asking sync.WaitGroup
-	asking.Go(func() { answer.Operations = s.operations(ctx, req.Msg.OrderId) })
+	asking.Go(func() { answer.Operations = s.operations(ctx, c) })
 	asking.Go(func() { answer.Entries, answer.Unreachable = s.entries(ctx, req.Msg.OrderId, h) })
 	asking.Wait()
 	return connect.NewResponse(answer), nil
@@ -132,14 +133,14 @@ func identity(e *checkoutv1.Entry) string {
 }
 
 // operations asks each participant what it recorded of each step, all at once.
-func (s *Service) operations(ctx context.Context, orderID string) []*checkoutv1.ParticipantOperation {
+func (s *Service) operations(ctx context.Context, c store.Checkout) []*checkoutv1.ParticipantOperation {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	steps := slices.DeleteFunc(checkout.Steps(), func(s checkout.Step) bool { return s.Participant == checkout.Operator })
+	steps := slices.DeleteFunc(slices.Clone(c.Plan.Steps), func(s saga.Step) bool { return s.Decision })
 	found := make([]*checkoutv1.ParticipantOperation, len(steps))
 	var asking sync.WaitGroup
 	for i, step := range steps {
-		asking.Go(func() { found[i] = s.operation(ctx, orderID, step) })
+		asking.Go(func() { found[i] = s.operation(ctx, c.OrderID, step) })
 	}
 	asking.Wait()
 
@@ -153,7 +154,7 @@ func (s *Service) operations(ctx context.Context, orderID string) []*checkoutv1.
 }
 
 // operation is one participant's record of a step, nil where it has none.
-func (s *Service) operation(ctx context.Context, orderID string, step checkout.Step) *checkoutv1.ParticipantOperation {
+func (s *Service) operation(ctx context.Context, orderID string, step saga.Step) *checkoutv1.ParticipantOperation {
 	out := &checkoutv1.ParticipantOperation{Participant: step.Participant, Step: step.Name}
 	op, err := s.recorded(ctx, orderID, step)
 	switch {
@@ -169,7 +170,7 @@ func (s *Service) operation(ctx context.Context, orderID string, step checkout.S
 }
 
 // recorded asks a step's participant for its record of it; nil where it has none.
-func (s *Service) recorded(ctx context.Context, orderID string, step checkout.Step) (*operationv1.Operation, error) {
+func (s *Service) recorded(ctx context.Context, orderID string, step saga.Step) (*operationv1.Operation, error) {
 	ask := s.warehouse.GetOperation
 	if step.Participant == checkout.Payment {
 		ask = s.payment.GetOperation

@@ -21,14 +21,17 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // Config is what the API works with. Every field is required but Settings and what Doctor alone looks at.
 type Config struct {
 	Store *store.Store
 	// Pool is the store's database; Doctor looks at it.
-	Pool      *pgxpool.Pool
-	Engine    engine.Engine
+	Pool   *pgxpool.Pool
+	Engine engine.Engine
+	// Plan is the list of steps that checkouts get which are accepted now.
+	Plan      saga.Plan
 	Warehouse warehousev1connect.WarehouseServiceClient
 	Payment   paymentv1connect.PaymentServiceClient
 	// Events are asked about events, by app, this one included. One that is missing is told as one that cannot be asked.
@@ -54,6 +57,7 @@ type Service struct {
 	store     *store.Store
 	pool      *pgxpool.Pool
 	engine    engine.Engine
+	plan      saga.Plan
 	warehouse warehousev1connect.WarehouseServiceClient
 	payment   paymentv1connect.PaymentServiceClient
 	events    map[string]eventv1connect.EventServiceClient
@@ -72,7 +76,7 @@ var _ checkoutv1connect.CheckoutServiceHandler = (*Service)(nil)
 // New returns the service.
 func New(c Config) *Service {
 	s := &Service{
-		store: c.Store, pool: c.Pool, engine: c.Engine, warehouse: c.Warehouse, payment: c.Payment,
+		store: c.Store, pool: c.Pool, engine: c.Engine, plan: c.Plan, warehouse: c.Warehouse, payment: c.Payment,
 		events: c.Events, deadLetters: c.DeadLetters, hasBus: c.HasBus, approval: c.ApprovalAbove, log: c.Log, settings: c.Settings, doctor: c.Doctor,
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "checkouts_started_total", Help: "Checkouts that this process accepted.",
@@ -100,7 +104,7 @@ const (
 
 // List tells of the checkouts that fit, newest first.
 func (s *Service) List(ctx context.Context, req *connect.Request[checkoutv1.ListRequest]) (*connect.Response[checkoutv1.ListResponse], error) {
-	filter, err := toFilter(req.Msg)
+	filter, err := s.toFilter(req.Msg)
 	if err != nil {
 		return nil, err
 	}
@@ -118,7 +122,7 @@ func (s *Service) List(ctx context.Context, req *connect.Request[checkoutv1.List
 	return connect.NewResponse(answer), nil
 }
 
-func toFilter(req *checkoutv1.ListRequest) (store.Filter, error) {
+func (s *Service) toFilter(req *checkoutv1.ListRequest) (store.Filter, error) {
 	f := store.Filter{
 		CustomerID: req.CustomerId, Step: req.Step, AmountOver: req.AmountOver, OlderThan: req.OlderThan.AsDuration(),
 		Attention: req.Attention, ReasonCode: req.ReasonCode, Limit: int(req.Limit), PageToken: req.PageToken,
@@ -133,7 +137,7 @@ func toFilter(req *checkoutv1.ListRequest) (store.Filter, error) {
 		}
 		f.Statuses = append(f.Statuses, status)
 	}
-	if f.Step != "" && !isStepOrCompensation(f.Step) {
+	if _, _, known := s.plan.Named(f.Step); f.Step != "" && !known {
 		return f, contract.BadInput(contract.BadField("step", "is neither a step nor a compensation: %q", f.Step))
 	}
 	if f.Limit == 0 {

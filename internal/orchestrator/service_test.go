@@ -23,6 +23,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
@@ -60,7 +61,7 @@ func setup(t *testing.T) *fixture {
 	t.Cleanup(func() { stop(); <-done })
 
 	service := orchestrator.New(orchestrator.Config{
-		Store: f.store, Pool: pool, Engine: f.engine, Warehouse: f.warehouse, Payment: f.payment,
+		Store: f.store, Pool: pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 		Settings: []*checkoutv1.Setting{{Name: "ORCHESTRATOR_LISTEN", Value: "127.0.0.1:0"}},
 	})
@@ -141,10 +142,7 @@ func (f *fixture) remember(o checkout.Order, step string, undo bool, outcome che
 // confirm takes an accepted checkout to its good end.
 func (f *fixture) confirm(t *testing.T, orderID string) {
 	t.Helper()
-	for _, step := range checkout.Steps() {
-		if step.Name == checkout.Approval {
-			continue // It needs none.
-		}
+	for _, step := range checkouttest.Plan().Steps {
 		f.do(t, orderID, step.Name, false, checkout.Applied, "")
 	}
 }

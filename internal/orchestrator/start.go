@@ -83,6 +83,7 @@ func (s *Service) priceBy(list priceList, req *checkoutv1.StartRequest, key stri
 		OrderID: named.OrderId, IdempotencyKey: key, Digest: digest(named), Engine: s.engine.Name(), Request: request,
 		CustomerID: named.CustomerId, Amount: checkout.Money{Currency: named.Currency},
 		PaymentMethod: named.PaymentMethod, Deadline: defaultDeadline, Coordination: event.Orchestrated,
+		Plan: s.plan.Without(checkout.Approval),
 	}
 	if named.Coordination != "" {
 		order.Coordination = named.Coordination
@@ -100,7 +101,7 @@ func (s *Service) priceBy(list priceList, req *checkoutv1.StartRequest, key stri
 		return store.NewCheckout{}, err
 	}
 	if above, set := s.approval[order.Amount.Currency]; set && order.Amount.MinorUnits > above {
-		order.Approval = defaultApproval
+		order.Plan, order.Approval = s.plan, defaultApproval
 		if named.ApprovalDeadline != nil {
 			order.Approval = named.ApprovalDeadline.AsDuration()
 		}
@@ -134,7 +135,7 @@ func (s *Service) begin(ctx context.Context, c store.Checkout) {
 	if c.Engine != s.engine.Name() {
 		return // It was moved to another; that one's sweeper starts it.
 	}
-	err := runs.Start(context.WithoutCancel(ctx), s.engine, c.OrderID, c.Run, c.RunPhase())
+	err := runs.Start(context.WithoutCancel(ctx), s.engine, c.OrderID, c.Run, c.RunPhase(), c.Plan)
 	if err != nil {
 		s.log.Warn("the run was not started; the sweeper starts it",
 			"order_id", c.OrderID, "workflow_id", runs.ID(c.OrderID, c.Run), "error", err)

@@ -39,7 +39,7 @@ func (s *Service) Reject(ctx context.Context, req *connect.Request[checkoutv1.Re
 
 // Resolve settles what a checkout cannot settle by itself.
 func (s *Service) Resolve(ctx context.Context, req *connect.Request[checkoutv1.ResolveRequest]) (*connect.Response[checkoutv1.ResolveResponse], error) {
-	if err := contract.BadInput(validateResolve(req.Msg)...); err != nil {
+	if err := s.validateResolve(ctx, req.Msg); err != nil {
 		return nil, err
 	}
 	steered, err := s.steer(ctx, req.Msg, func(ctx context.Context, w store.Wish) (store.Steered, error) {
@@ -118,7 +118,7 @@ func (s *Service) steer(ctx context.Context, req steering, fulfil func(context.C
 // what the record says.
 func (s *Service) recordAgainst(ctx context.Context, c store.Checkout, name string) (against string, err error) {
 	const orYourWord = "`--without-proof` takes your word, which is kept for ever"
-	step := stepNamed(name)
+	step, undo, _ := c.Plan.Named(name)
 	if a := c.Attention; a != nil && a.Step == name && a.Code == checkout.AttentionForgotten {
 		return fmt.Sprintf("%s, so its record proves nothing; %s", a.Cause, orYourWord), nil
 	}
@@ -129,7 +129,7 @@ func (s *Service) recordAgainst(ctx context.Context, c store.Checkout, name stri
 		return "", connect.NewError(connect.CodeUnavailable, fmt.Errorf("%s cannot be asked for its record: %w", step.Participant, err))
 	}
 	agrees := op.GetDo() == operationv1.Outcome_OUTCOME_APPLIED && op.GetUndo() != operationv1.Outcome_OUTCOME_APPLIED
-	if name == step.Compensation {
+	if undo {
 		agrees = op.GetUndo() == operationv1.Outcome_OUTCOME_APPLIED || op.GetDo() == operationv1.Outcome_OUTCOME_REJECTED
 	}
 	if agrees {
@@ -139,15 +139,32 @@ func (s *Service) recordAgainst(ctx context.Context, c store.Checkout, name stri
 		step.Participant, step.Name, describe(op), orYourWord), nil
 }
 
-func validateResolve(req *checkoutv1.ResolveRequest) []*contract.Problem {
+func (s *Service) validateResolve(ctx context.Context, req *checkoutv1.ResolveRequest) error {
 	var bad []*contract.Problem
-	if !isStepOrCompensation(req.Step) {
+	known, err := s.hasStep(ctx, req.OrderId, req.Step)
+	if err != nil {
+		return err
+	}
+	if !known {
 		bad = append(bad, contract.BadField("step", "is neither a step nor a compensation: %q", req.Step))
 	}
 	if req.WithoutProof && req.As != checkoutv1.Resolution_RESOLUTION_DONE {
 		bad = append(bad, contract.BadField("without_proof", "goes with RESOLUTION_DONE only"))
 	}
-	return bad
+	return contract.BadInput(bad...)
+}
+
+// hasStep tells whether a name is that of a step or compensation of today's plan, or of the one that the checkout was accepted with.
+func (s *Service) hasStep(ctx context.Context, orderID, name string) (bool, error) {
+	if _, _, known := s.plan.Named(name); known {
+		return true, nil
+	}
+	c, err := s.store.Checkout(ctx, orderID)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return false, err
+	}
+	_, _, known := c.Plan.Named(name)
+	return known, nil
 }
 
 // actorOf is who asks.

@@ -108,15 +108,3 @@ func toWireTime(t *time.Time) *timestamppb.Timestamp {
 	}
 	return timestamppb.New(*t)
 }
-
-func isStepOrCompensation(name string) bool { return stepNamed(name).Name != "" }
-
-// stepNamed finds a step by its name or its compensation's; the zero step where there is none.
-func stepNamed(name string) checkout.Step {
-	for _, s := range checkout.Steps() {
-		if name != "" && (name == s.Name || name == s.Compensation) {
-			return s
-		}
-	}
-	return checkout.Step{}
-}

@@ -29,9 +29,9 @@ func recorded(t *testing.T) []*protos.HistoryEvent {
 	return played.History
 }
 
-func trip(t *testing.T) *saga.Saga {
+func trip(t *testing.T) *saga.Definition {
 	t.Helper()
-	s, err := saga.New(saga.Step("room", saga.UndoneBy("no-room")), saga.Pivot("charge"))
+	s, err := saga.Define("trip", 1, saga.Do("room").At("somewhere").UndoneBy("no-room"), saga.Pivot("charge").At("somewhere"))
 	require.NoError(t, err)
 	return s
 }
@@ -39,15 +39,15 @@ func trip(t *testing.T) *saga.Saga {
 func registry(t *testing.T, workflow task.Workflow) *task.TaskRegistry {
 	t.Helper()
 	r := task.NewTaskRegistry()
-	require.NoError(t, r.AddWorkflowN("saga", workflow))
+	require.NoError(t, r.AddWorkflowN(saga.WorkflowName, workflow))
 	return r
 }
 
 func tripRegistry(t *testing.T) *task.TaskRegistry {
 	t.Helper()
-	workflow, err := trip(t).Workflow(saga.Policy{})
-	require.NoError(t, err)
-	return registry(t, workflow)
+	r := task.NewTaskRegistry()
+	require.NoError(t, saga.Register(r, saga.Policy{}))
+	return r
 }
 
 func TestTheCodeThatWroteAHistoryFitsItAndAllItsBeginnings(t *testing.T) {

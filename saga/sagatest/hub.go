@@ -45,13 +45,11 @@ func (s Scenario) Start(t testing.TB) *Running {
 	be := sqlite.NewSqliteBackend(sqlite.NewSqliteOptions(""), logger)
 	r := &Running{t: t, id: run.id, backend: be, client: backend.NewTaskHubClient(be)}
 
-	registry := task.NewTaskRegistry()
-	require.NoError(t, registry.AddWorkflowN(run.name, run.workflow))
 	script := &scripted{running: r, scenario: s, asked: make(map[string]int)}
-	for _, name := range s.Saga.Activities() {
-		require.NoError(t, registry.AddActivityN(name, script.activity(name)))
+	for _, name := range s.Saga.Plan().Activities() {
+		require.NoError(t, run.registry.AddActivityN(name, script.activity(name)))
 	}
-	executor := task.NewTaskExecutor(registry)
+	executor := task.NewTaskExecutor(run.registry)
 	hub := backend.NewTaskHubWorker(be,
 		backend.NewWorkflowWorker(backend.WorkflowWorkerOptions{Backend: be, Executor: executor, Logger: logger}),
 		backend.NewActivityTaskWorker(be, executor, logger),
@@ -61,7 +59,7 @@ func (s Scenario) Start(t testing.TB) *Running {
 
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	_, err = r.client.ScheduleNewWorkflow(ctx, run.name, api.WithInstanceID(run.id), api.WithInput(run.input))
+	_, err = r.client.ScheduleNewWorkflow(ctx, saga.WorkflowName, api.WithInstanceID(run.id), api.WithInput(run.input))
 	require.NoError(t, err)
 	return r
 }

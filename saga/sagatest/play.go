@@ -34,17 +34,13 @@ func (s Scenario) Play() (Played, error) {
 	if err != nil {
 		return Played{}, fmt.Errorf("prepare scenario: %w", err)
 	}
-	registry := task.NewTaskRegistry()
-	if err := registry.AddWorkflowN(run.name, run.workflow); err != nil {
-		return Played{}, fmt.Errorf("prepare scenario: %w", err)
-	}
 	input, err := json.Marshal(run.input)
 	if err != nil {
 		return Played{}, fmt.Errorf("prepare scenario: %w", err)
 	}
-	p := &player{scenario: s, run: run, executor: task.NewTaskExecutor(registry), now: start, asked: make(map[string]int)}
+	p := &player{scenario: s, run: run, executor: task.NewTaskExecutor(run.registry), now: start, asked: make(map[string]int)}
 	err = p.turn(p.event(&protos.HistoryEvent{EventType: &protos.HistoryEvent_ExecutionStarted{ExecutionStarted: &protos.ExecutionStartedEvent{
-		Name:             run.name,
+		Name:             saga.WorkflowName,
 		Input:            wrapperspb.String(string(input)),
 		WorkflowInstance: &protos.WorkflowInstance{InstanceId: string(run.id)},
 	}}}))

@@ -17,9 +17,9 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("database/sql.(*DB).connectionOpener"))
 }
 
-func oneStep(t *testing.T) *saga.Saga {
+func oneStep(t *testing.T) *saga.Definition {
 	t.Helper()
-	s, err := saga.New(saga.Step("a", saga.UndoneBy("no-a")))
+	s, err := saga.Define("trip", 1, saga.Do("a").At("somewhere").UndoneBy("no-a"))
 	require.NoError(t, err)
 	return s
 }

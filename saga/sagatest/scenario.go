@@ -12,11 +12,9 @@ import (
 
 // Scenario is a saga with what its activities will answer.
 type Scenario struct {
-	Saga   *saga.Saga
+	Saga   *saga.Definition
 	Policy saga.Policy
-	// Workflow is the name to register the saga under; "saga" if empty.
-	Workflow string
-	// Input is the run's input; a key and a run number are made up where it has none.
+	// Input is the run's input; a key, a run number and the saga's plan are filled in where it has none.
 	Input  saga.Input
 	Script Script
 	// Together delivers what came during an attempt, its answer, and what came right after it in one turn of the workflow,
@@ -92,19 +90,18 @@ func Then(lists ...[]Answer) []Answer {
 
 // prepared is a scenario with its gaps filled.
 type prepared struct {
-	workflow task.Workflow
-	name     string
+	registry *task.TaskRegistry
 	input    saga.Input
 	id       api.InstanceID
 }
 
 func (s Scenario) prepare() (prepared, error) {
-	workflow, err := s.Saga.Workflow(s.Policy)
-	if err != nil {
+	p := prepared{registry: task.NewTaskRegistry(), input: s.Input}
+	if err := saga.Register(p.registry, s.Policy); err != nil {
 		return prepared{}, err
 	}
 	known := make(map[string]bool)
-	for _, name := range s.Saga.Activities() {
+	for _, name := range s.Saga.Plan().Activities() {
 		known[name] = true
 	}
 	for name := range s.Script {
@@ -112,9 +109,8 @@ func (s Scenario) prepare() (prepared, error) {
 			return prepared{}, fmt.Errorf("script: the saga calls no activity %q", name)
 		}
 	}
-	p := prepared{workflow: workflow, name: s.Workflow, input: s.Input}
-	if p.name == "" {
-		p.name = "saga"
+	if len(p.input.Plan.Steps) == 0 {
+		p.input.Plan = s.Saga.Plan()
 	}
 	if p.input.Key == "" {
 		p.input.Key = "key-1"

@@ -18,6 +18,7 @@ import (
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/retention"
@@ -26,6 +27,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 const (
@@ -70,7 +72,7 @@ func TestASupersededRunThatStillWaitsIsWokenAndPurgedOnceItHasEnded(t *testing.T
 	f := setup(t)
 	f.engine = f.embedded(t)
 	f.checkout(t, "ord-1", checkout.Final, old, 2)
-	require.NoError(t, runs.Start(t.Context(), f.engine, "ord-1", 1, checkout.Forward)) // It waits for a command.
+	require.NoError(t, runs.Start(t.Context(), f.engine, "ord-1", 1, checkout.Forward, checkouttest.Plan())) // It waits for a command.
 	f.run(t, "ord-1", 2)
 
 	r := f.retention(t, 0)
@@ -194,9 +196,9 @@ func TestManyAreForgottenInBoundedBatchesPastThoseThatMustStay(t *testing.T) {
 	f.checkout(t, "ord-000", checkout.Final, old, 1)
 	f.exec(t, `
 		INSERT INTO checkouts (order_id, idempotency_key, digest, request, customer_id, currency, amount, payment_method, items, engine, phase, status,
-		                       verdict, deadline, progress, ended_at)
+		                       verdict, deadline, plan, progress, ended_at)
 		SELECT 'ord-' || lpad(i::text, 3, '0'), 'key-' || i, digest, request, customer_id, currency, amount, payment_method, items, engine, phase, status,
-		       verdict, deadline, progress, ended_at + i * interval '1 second'
+		       verdict, deadline, plan, progress, ended_at + i * interval '1 second'
 		FROM checkouts, generate_series(1, 249) AS i`)
 	all := f.ids(t, "checkouts")
 	f.payment.keeps = all[:120] // The oldest, more than a batch's worth.
@@ -270,7 +272,7 @@ func (f *fixture) retention(t *testing.T, keepCheckouts time.Duration) *retentio
 func (f *fixture) embedded(t *testing.T) engine.Engine {
 	t.Helper()
 	registry := task.NewTaskRegistry()
-	require.NoError(t, registry.AddWorkflowN(checkout.Workflow, func(ctx *task.WorkflowContext) (any, error) {
+	require.NoError(t, registry.AddWorkflowN(saga.WorkflowName, func(ctx *task.WorkflowContext) (any, error) {
 		return nil, ctx.WaitForSingleEvent(checkout.CommandEvent, -1).Await(nil)
 	}))
 	e, err := embedded.Open(t.Context(), embedded.Config{DatabaseURL: f.url, Registry: registry, Log: slog.New(slog.DiscardHandler)})
@@ -289,7 +291,7 @@ func (f *fixture) embedded(t *testing.T) engine.Engine {
 // run makes the engine have a run that has ended.
 func (f *fixture) run(t *testing.T, order string, run int) {
 	t.Helper()
-	require.NoError(t, runs.Start(t.Context(), f.engine, order, run, checkout.Forward))
+	require.NoError(t, runs.Start(t.Context(), f.engine, order, run, checkout.Forward, checkouttest.Plan()))
 	require.NoError(t, f.engine.Raise(t.Context(), runs.ID(order, run), checkout.CommandEvent, checkout.Command{ID: "c", Kind: checkout.CommandRetry}))
 	require.Eventually(t, func() bool {
 		instance, err := f.engine.Inspect(t.Context(), runs.ID(order, run))
@@ -303,7 +305,7 @@ func (f *fixture) checkout(t *testing.T, id string, phase checkout.Phase, age ti
 	_, _, err := f.store.Accept(t.Context(), store.NewCheckout{
 		OrderID: id, IdempotencyKey: "key-of-" + id, Digest: "v1:first", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",
 		Items:  []checkout.Item{{SKU: "CHAIR-OAK", Quantity: 1}},
-		Amount: checkout.Money{Currency: "EUR", MinorUnits: 4999}, PaymentMethod: "tok_visa", Deadline: time.Hour, Coordination: "orchestrated",
+		Amount: checkout.Money{Currency: "EUR", MinorUnits: 4999}, PaymentMethod: "tok_visa", Deadline: time.Hour, Coordination: "orchestrated", Plan: checkouttest.Plan(),
 	})
 	require.NoError(t, err)
 	const query = `

@@ -9,6 +9,7 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // startBudget bounds one start. What it cuts off may have started all the same; the sweeper starts it again, and the engine
@@ -20,22 +21,16 @@ func ID(orderID string, run int) string {
 	return fmt.Sprintf("%s-%d", orderID, run)
 }
 
-// input is the input of the checkout workflow: what saga reads as its Input.
-type input struct {
-	Key   string         `json:"key"`
-	Run   int            `json:"run"`
-	Phase checkout.Phase `json:"phase,omitempty"`
-}
-
-// Start starts a run of a checkout. An instance that exists already is the same run, started by somebody whose answer was
+// Start starts a run of a checkout, which carries out its plan from a phase on. An instance that exists already is the same run, started by somebody whose answer was
 // lost.
-func Start(ctx context.Context, e engine.Engine, orderID string, run int, phase checkout.Phase) error {
+func Start(ctx context.Context, e engine.Engine, orderID string, run int, phase checkout.Phase, plan saga.Plan) error {
 	ctx, cancel := context.WithTimeout(ctx, startBudget)
 	defer cancel()
 	if phase == checkout.Forward {
 		phase = ""
 	}
-	err := e.Start(ctx, checkout.Workflow, ID(orderID, run), input{Key: orderID, Run: run, Phase: phase})
+	input := saga.Input{Key: orderID, Run: run, Phase: saga.Phase(phase), Plan: plan}
+	err := e.Start(ctx, saga.WorkflowName, ID(orderID, run), input)
 	if err != nil && !errors.Is(err, engine.ErrExists) {
 		return fmt.Errorf("start run %d of %s: %w", run, orderID, err)
 	}

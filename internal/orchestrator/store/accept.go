@@ -12,6 +12,7 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // NewCheckout is an accepted order that has been priced.
@@ -33,7 +34,9 @@ type NewCheckout struct {
 	PaymentMethod string
 	// Deadline is how long it may take until it is undone.
 	Deadline time.Duration
-	// Approval is how long it may await approval; zero where it needs none.
+	// Plan is the list of its steps.
+	Plan saga.Plan
+	// Approval is how long it may await approval; zero where its plan has no decision.
 	Approval time.Duration
 }
 
@@ -45,8 +48,8 @@ func (n NewCheckout) Order() checkout.Order {
 const insertCheckout = `
 	WITH accepted AS (
 	    INSERT INTO checkouts (order_id, idempotency_key, digest, request, engine, customer_id, currency, amount,
-	                           payment_method, items, progress, coordination, traceparent, deadline, approval_wait, at_step, check_at, touched_at)
-	    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now() + $14::interval, nullif($16::interval, '0'), $17,
+	                           payment_method, items, progress, coordination, traceparent, deadline, approval_wait, at_step, plan, check_at, touched_at)
+	    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now() + $14::interval, nullif($16::interval, '0'), $17, $18,
 	            -- Nobody starts a choreographed one, so it is looked at when its deadline has passed; and as soon as its event is
 	            -- out participants may act.
 	            now() + CASE $12 WHEN 'choreographed' THEN $14::interval ELSE $15::interval END,
@@ -69,7 +72,7 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 	if err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}
-	steps := firstSteps(n.Approval > 0)
+	steps := firstSteps(n.Plan)
 	progress, err := storedSteps(steps)
 	if err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
@@ -78,7 +81,7 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 		var deadline time.Time
 		err := tx.QueryRow(ctx, insertCheckout, n.OrderID, n.IdempotencyKey, n.Digest, n.Request, n.Engine, n.CustomerID,
 			n.Amount.Currency, n.Amount.MinorUnits, n.PaymentMethod, items, progress, n.Coordination, event.TraceOf(ctx),
-			n.Deadline, startPatience, n.Approval, steps[0].Name).Scan(&deadline)
+			n.Deadline, startPatience, n.Approval, steps[0].Name, n.Plan).Scan(&deadline)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
@@ -115,13 +118,10 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 }
 
 // firstSteps are the steps of a checkout that was just accepted: the first is the next to be tried.
-func firstSteps(approval bool) []Step {
-	var steps []Step
-	for _, declared := range checkout.Steps() {
-		if declared.Name == checkout.Approval && !approval {
-			continue
-		}
-		steps = append(steps, Step{Name: declared.Name, State: StatePending, CompensationState: CompensationNotNeeded})
+func firstSteps(plan saga.Plan) []Step {
+	steps := make([]Step, len(plan.Steps))
+	for i, planned := range plan.Steps {
+		steps[i] = Step{Step: planned, State: StatePending, CompensationState: CompensationNotNeeded}
 	}
 	steps[0].State = StateRunning
 	return steps

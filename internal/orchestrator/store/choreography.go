@@ -70,7 +70,7 @@ func (s *Store) TakeOver(ctx context.Context, o Overdue) (next Overdue, takenOve
 			return false
 		}
 		takenOver = r.takeOver()
-		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.RunPhase(), Coordination: r.Coordination}
+		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.RunPhase(), Plan: r.Plan, Coordination: r.Coordination}
 		return true
 	}); err != nil {
 		return Overdue{}, false, fmt.Errorf("take over %s: %w", o.OrderID, err)
@@ -187,7 +187,7 @@ func (r *row) released(reason string) {
 	}
 	refunding := r.refunding()
 	for i := range r.Steps {
-		if s := &r.Steps[i]; s.CompensationState != CompensationNotNeeded && !(s.pivot() && refunding) {
+		if s := &r.Steps[i]; s.CompensationState != CompensationNotNeeded && !(s.Pivot && refunding) {
 			s.CompensationState = CompensationDone
 		}
 	}

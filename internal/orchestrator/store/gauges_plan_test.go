@@ -17,10 +17,10 @@ func TestAScrapeReadsTheOpenCheckoutsAndNoneOfThoseThatEnded(t *testing.T) {
 	require.NoError(t, pg.Migrate(t.Context(), pool, Migrations()...))
 	const seed = `
 		INSERT INTO checkouts (order_id, idempotency_key, digest, request, engine, customer_id, currency, amount, payment_method, items,
-		                       progress, deadline, phase, status, check_at, ended_at)
+		                       plan, progress, deadline, phase, status, check_at, ended_at)
 		SELECT 'ord-' || n, 'ord-' || n, 'v1:x', '', 'embedded', 'cus-1', 'EUR', 100, 'tok_visa',
 		       '[{"sku": "CHAIR-OAK", "quantity": 2, "unit_price": 50}]',
-		       '[{"name": "reserve-stock", "state": "done", "compensation": "not-needed"}]', now(),
+		       '{"steps": [{"name": "reserve-stock"}]}', '[{"name": "reserve-stock", "state": "done", "compensation": "not-needed"}]', now(),
 		       CASE WHEN open THEN 'forward' ELSE 'final' END, CASE WHEN open THEN 'RUNNING' ELSE 'CONFIRMED' END,
 		       CASE WHEN open THEN now() END, CASE WHEN NOT open THEN now() END
 		FROM (SELECT n, n % 200 = 0 AS open FROM generate_series(1, 20000) AS n) AS seeds`

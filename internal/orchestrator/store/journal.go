@@ -10,12 +10,13 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // Fence is activities.Journal's: may this attempt call its participant?
 func (s *Store) Fence(ctx context.Context, a checkout.Attempt) (checkout.Pass, error) {
 	var pass checkout.Pass
-	if !claims(a) && a.HeldBack == "" {
+	if !a.Claims && a.HeldBack == "" {
 		// Most attempts claim nothing, so a look without a lock answers them; what changes right after it is caught by
 		// Record and by the next fence.
 		r, err := s.read(ctx, a.OrderID)
@@ -34,11 +35,6 @@ func (s *Store) Fence(ctx context.Context, a checkout.Attempt) (checkout.Pass, e
 		return checkout.Pass{}, fmt.Errorf("claim %s of %s: %w", a.Step, a.OrderID, err)
 	}
 	return pass, nil
-}
-
-// claims tells whether an attempt is likely to claim something, so that a look without the lock would be for nothing.
-func claims(a checkout.Attempt) bool {
-	return !a.Undo && a.Round == 1 && (a.Step == checkout.Steps()[0].Name || a.Step == checkout.CapturePayment)
 }
 
 // Record is activities.Journal's: writes what an attempt taught.
@@ -138,7 +134,7 @@ const selectCheckouts = `
 	       deadline, deadline <= clock_timestamp(), clock_timestamp(),
 	       coalesce(approval_wait, '0'), approval_deadline, coalesce(approval_deadline <= clock_timestamp(), false),
 	       coalesce(check_at, 'epoch'), pokes, fruitless_runs, attention, progress, started_at, updated_at, ended_at,
-	       traceparent
+	       traceparent, plan
 	FROM checkouts`
 
 const selectCheckout = selectCheckouts + ` WHERE order_id = $1`
@@ -151,19 +147,17 @@ func scanCheckout(from pgx.Row) (*row, error) {
 		&r.CustomerID, &r.Amount.Currency, &r.Amount.MinorUnits, &r.PaymentMethod, &items,
 		&r.touched, &r.cancelled, &r.cancelReason, &r.Deadline, &r.pastDeadline, &r.now,
 		&r.approvalWait, &r.ApprovalDeadline, &r.pastApproval,
-		&r.checkAt, &r.pokes, &r.fruitlessRuns, &r.Attention, &steps, &r.StartedAt, &r.UpdatedAt, &r.EndedAt, &r.trace); err != nil {
+		&r.checkAt, &r.pokes, &r.fruitlessRuns, &r.Attention, &steps, &r.StartedAt, &r.UpdatedAt, &r.EndedAt, &r.trace, &r.Plan); err != nil {
 		return nil, err
 	}
 	for _, item := range items {
 		r.Items = append(r.Items, checkout.Item{SKU: item.SKU, Quantity: item.Quantity})
 	}
-	for _, s := range steps {
-		r.Steps = append(r.Steps, s.step())
-	}
+	r.Steps = progressOf(r.Plan, steps)
 	return r, nil
 }
 
-// storedStep is a step as the row keeps it.
+// storedStep is how far a step is, as the row keeps it: as many as the plan has, in its order.
 type storedStep struct {
 	Name         string     `json:"name"`
 	State        string     `json:"state"`
@@ -177,17 +171,16 @@ type storedStep struct {
 	Tries        int        `json:"compensation_tries"`
 }
 
-func (s storedStep) step() Step {
-	step := Step{
-		Name: s.Name, State: s.State, Attempts: s.Attempts, StartedAt: s.StartedAt, EndedAt: s.EndedAt, Error: s.Error,
-		Reference: s.Reference, ValidUntil: s.ValidUntil, CompensationState: s.Compensation, compensationTries: s.Tries,
-	}
-	for _, declared := range checkout.Steps() {
-		if declared.Name == s.Name {
-			step.Participant, step.Compensation = declared.Participant, declared.Compensation
+// progressOf is how far each step of a plan is.
+func progressOf(plan saga.Plan, stored []storedStep) []Step {
+	steps := make([]Step, len(plan.Steps))
+	for i, s := range stored {
+		steps[i] = Step{
+			Step: plan.Steps[i], State: s.State, Attempts: s.Attempts, StartedAt: s.StartedAt, EndedAt: s.EndedAt, Error: s.Error,
+			Reference: s.Reference, ValidUntil: s.ValidUntil, CompensationState: s.Compensation, compensationTries: s.Tries,
 		}
 	}
-	return step
+	return steps
 }
 
 // pricedItem is a line of an order as the row keeps it.

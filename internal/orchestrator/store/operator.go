@@ -35,14 +35,14 @@ type Steered struct {
 
 // Approve lets a checkout that awaits approval go on. ErrState, ErrNotFound.
 func (s *Store) Approve(ctx context.Context, w Wish) (Steered, error) {
-	return s.steer(ctx, w, command{kind: checkout.CommandApprove, step: checkout.Approval}, func(r *row) (string, error) {
+	return s.steer(ctx, w, command{kind: checkout.CommandApprove}, func(r *row) (string, error) {
 		return r.approve(w.Actor)
 	})
 }
 
 // Reject turns back a checkout that awaits approval. ErrState, ErrNotFound.
 func (s *Store) Reject(ctx context.Context, w Wish) (Steered, error) {
-	return s.steer(ctx, w, command{kind: checkout.CommandReject, step: checkout.Approval}, func(r *row) (string, error) {
+	return s.steer(ctx, w, command{kind: checkout.CommandReject}, func(r *row) (string, error) {
 		return r.reject(w.Actor, w.Reason)
 	})
 }
@@ -118,6 +118,9 @@ func (s *Store) steer(ctx context.Context, w Wish, c command, rule func(*row) (w
 			_, why, _ := strings.Cut(refused.Error(), ErrState.Error()+": ")
 			c.outcome, c.withoutProof = "refused: "+why, false
 		}
+		if d := r.decision(); d != nil && (c.kind == checkout.CommandApprove || c.kind == checkout.CommandReject) {
+			c.step = d.Name
+		}
 		r.commands = append(r.commands, c)
 		return refused == nil
 	})
@@ -152,7 +155,7 @@ func (r *row) approve(actor string) (what string, refused error) {
 	// Its deadline rested.
 	r.Deadline = r.Deadline.Add(r.now.Sub(*s.StartedAt))
 	r.pastDeadline = !r.Deadline.After(r.now)
-	next := &r.Steps[r.index(checkout.Approval)+1]
+	next := &r.Steps[r.index(s.Name)+1]
 	next.State, next.StartedAt = StateRunning, &r.now
 	r.setStatus(r.statusOfPhase())
 	r.expectNews(0)
@@ -170,19 +173,18 @@ func (r *row) reject(actor, reason string) (what string, refused error) {
 		return "", refused
 	}
 	s.State, s.Error, s.Reference, s.EndedAt = StateRejected, reason, actor, &r.now
-	r.turnBack(bar{checkout.Rejected, codeApprovalRejected, checkout.Approval + ": " + reason})
+	r.turnBack(bar{checkout.Rejected, codeApprovalRejected, s.Name + ": " + reason})
 	r.expectNews(0)
 	return "it is rejected, and what it holds is given back", nil
 }
 
 // openApproval returns the approval, if there is one, and why nobody can decide it now.
 func (r *row) openApproval() (*Step, error) {
-	i := r.index(checkout.Approval)
-	if i < 0 {
+	s := r.decision()
+	if s == nil {
 		_, refused := refuse("it needs no approval, and %s", r.standsAs())
 		return nil, refused
 	}
-	s := &r.Steps[i]
 	var refused error
 	switch {
 	case r.Phase != checkout.Forward:
@@ -202,7 +204,7 @@ func (r *row) at(name string) (s *Step, undo bool, refused error) {
 	switch current := r.AtStep(); {
 	case r.Phase == checkout.Final:
 		_, refused = refuse("%s, and nothing of it is open", r.standsAs())
-	case name == checkout.Approval:
+	case r.decision() != nil && name == r.decision().Name:
 		_, refused = refuse("an approval is decided by `checkout approve` or `checkout reject`")
 	case name != current:
 		_, refused = refuse("it is at %s, not at %s", current, name)
@@ -212,8 +214,8 @@ func (r *row) at(name string) (s *Step, undo bool, refused error) {
 	if refused != nil {
 		return nil, false, refused
 	}
-	step, undo := stepOf(name)
-	return &r.Steps[r.index(step)], undo, nil
+	step, undo, _ := r.Plan.Named(name)
+	return &r.Steps[r.index(step.Name)], undo, nil
 }
 
 // driven tells whether a run drives the checkout; a choreographed one is driven by events until its time is up.
@@ -246,7 +248,7 @@ func (r *row) settle(step string, proof Proof) (what string, refused error) {
 		r.progress()
 		r.nextCompensation()
 	} else {
-		if s.pivot() {
+		if s.Pivot {
 			r.setPhase(checkout.Pivoted)
 		}
 		s.State, s.Error = StateResolved, ""
@@ -263,12 +265,7 @@ func (r *row) refund(step, actor, reason string) (what string, refused error) {
 	if _, _, refused := r.at(step); refused != nil {
 		return "", refused
 	}
-	var pivot *Step
-	for i := range r.Steps {
-		if r.Steps[i].pivot() {
-			pivot = &r.Steps[i]
-		}
-	}
+	pivot := r.pivot()
 	switch {
 	case r.Phase == checkout.Undoing:
 		return refuse("it is being undone already (%s)", r.Reason)
@@ -283,7 +280,7 @@ func (r *row) refund(step, actor, reason string) (what string, refused error) {
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		switch {
-		case s.pivot():
+		case s.Pivot:
 			s.CompensationState, before = CompensationPending, false
 		case !before:
 			s.State = StateSkipped
@@ -322,7 +319,7 @@ func (r *row) redrive(engine, actor, reason string) (what string, refused error)
 // RunPhase is the phase that a run of the checkout begins in.
 func (c *Checkout) RunPhase() checkout.Phase {
 	for i := range c.Steps {
-		if s := &c.Steps[i]; s.pivot() && c.Phase == checkout.Undoing && s.CompensationState != CompensationNotNeeded {
+		if s := &c.Steps[i]; s.Pivot && c.Phase == checkout.Undoing && s.CompensationState != CompensationNotNeeded {
 			return checkout.Reversing
 		}
 	}

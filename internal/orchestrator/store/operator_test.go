@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 )
 
@@ -311,7 +312,7 @@ func TestAnOperatorSettlesWhatCannotSettleItself(t *testing.T) {
 			pool := migrated(t)
 			n := order("ord-1")
 			if test.approval {
-				n.Approval = time.Hour
+				n.Plan, n.Approval = checkouttest.PlanWithApproval(), time.Hour
 			}
 			s := &scenario{t: t, pool: pool, store: newStore(pool), id: "ord-1", run: 1}
 			_, _, err := s.store.Accept(t.Context(), n)
@@ -330,7 +331,7 @@ func TestTimeSpentAwaitingApprovalIsAddedToTheDeadline(t *testing.T) {
 	t.Parallel()
 	pool := migrated(t)
 	n := order("ord-1")
-	n.Approval = time.Hour
+	n.Plan, n.Approval = checkouttest.PlanWithApproval(), time.Hour
 	s := &scenario{t: t, pool: pool, store: newStore(pool), id: "ord-1", run: 1}
 	before, _, err := s.store.Accept(t.Context(), n)
 	require.NoError(t, err)

@@ -154,16 +154,6 @@ func listQuery(f Filter, fewExceed bool) (sql string, args []any, err error) {
 	return "SELECT order_id FROM (" + matching(where) + ") AS matching" + newestFirst + limit, args, nil
 }
 
-// stepOf resolves a step's name, or that of a compensation to the step that it undoes.
-func stepOf(name string) (step string, undo bool) {
-	for _, s := range checkout.Steps() {
-		if s.Compensation == name {
-			return s.Name, true
-		}
-	}
-	return name, false
-}
-
 // Ended is a place in the order in which checkouts end.
 type Ended struct {
 	At      time.Time

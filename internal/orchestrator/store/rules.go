@@ -130,7 +130,7 @@ func (r *row) fenceDo(i int, a checkout.Attempt) (pass checkout.Pass, claimed bo
 			r.finish(b.verdict, b.code, b.reason)
 			return superseded("the checkout is %s", b.verdict), true
 		}
-		if !s.pivot() {
+		if !s.Pivot {
 			// This step counts as tried: an earlier attempt at it may have been killed before it could record anything. The
 			// pivot does not: its claim would have left the phase.
 			s.State = StateUnknown
@@ -144,14 +144,14 @@ func (r *row) fenceDo(i int, a checkout.Attempt) (pass checkout.Pass, claimed bo
 	case a.HeldBack != "":
 		return r.holdBack(&s.State, &s.Error, a)
 	}
-	claimed = !r.touched || s.pivot()
+	claimed = !r.touched || s.Pivot
 	if !r.touched {
 		r.touched, r.startedRun = true, r.Run
 	}
 	if s.StartedAt == nil {
 		s.StartedAt = &r.now
 	}
-	if s.pivot() {
+	if s.Pivot {
 		r.setPhase(checkout.Pivoted)
 	}
 	if claimed {
@@ -245,9 +245,8 @@ func (r *row) forgets(s *Step, a checkout.Attempt, l checkout.Learned) bool {
 	if l.Outcome != checkout.Refused || s.done() || s.State == StateRejected {
 		return false
 	}
-	held := map[string]string{reasonNoAuthorization: checkout.AuthorizePayment, reasonNoReservation: checkout.ReserveStock}[l.Reason]
-	i := r.index(held)
-	return i >= 0 && r.Steps[i].State == StateDone && !r.Steps[i].undone() && r.Steps[i].Participant == s.Participant
+	i := r.index(s.Denials[l.Reason])
+	return i >= 0 && r.Steps[i].State == StateDone && !r.Steps[i].undone()
 }
 
 // Participants' words that mean something to the rules.
@@ -260,10 +259,6 @@ const (
 	reasonCommitted = "already_committed"
 	// reasonUnseen: what is to be undone never came.
 	reasonUnseen = "unseen"
-	// reasonNoAuthorization: there is nothing that payment could capture.
-	reasonNoAuthorization = "no_authorization"
-	// reasonNoReservation: there is nothing that the warehouse could commit.
-	reasonNoReservation = "no_reservation"
 )
 
 func (r *row) recordDo(i int, a checkout.Attempt, l learned) checkout.Standing {
@@ -279,7 +274,7 @@ func (r *row) recordDo(i int, a checkout.Attempt, l learned) checkout.Standing {
 			s.ValidUntil = &l.ValidUntil
 		}
 		r.stepEnded(i)
-	case l.Outcome == checkout.Refused && r.Phase != checkout.Pivoted, l.Outcome == checkout.Refused && s.pivot():
+	case l.Outcome == checkout.Refused && r.Phase != checkout.Pivoted, l.Outcome == checkout.Refused && s.Pivot:
 		s.Attempts++
 		s.State, s.Error = StateRejected, l.errorText()
 		s.EndedAt = &r.now
@@ -332,7 +327,7 @@ func (r *row) afterDone(i int) {
 	}
 	next := &r.Steps[i+1]
 	next.State, next.StartedAt = StateRunning, &r.now
-	if next.Name != checkout.Approval {
+	if !next.Decision {
 		return
 	}
 	until := r.now.Add(r.approvalWait)
@@ -341,10 +336,30 @@ func (r *row) afterDone(i int) {
 	r.setStatus(r.statusOfPhase())
 }
 
+// decision is the step that a person decides; nil if the plan has none.
+func (r *row) decision() *Step {
+	for i := range r.Steps {
+		if r.Steps[i].Decision {
+			return &r.Steps[i]
+		}
+	}
+	return nil
+}
+
+// pivot is the step that ends every way back; nil if the plan has none.
+func (r *row) pivot() *Step {
+	for i := range r.Steps {
+		if r.Steps[i].Pivot {
+			return &r.Steps[i]
+		}
+	}
+	return nil
+}
+
 // awaitsApproval tells whether a person has to decide before the checkout goes on.
 func (r *row) awaitsApproval() bool {
-	i := r.index(checkout.Approval)
-	return i >= 0 && r.Steps[i].State == StateRunning && r.Phase == checkout.Forward
+	s := r.decision()
+	return s != nil && s.State == StateRunning && r.Phase == checkout.Forward
 }
 
 func (r *row) recordUndo(i int, a checkout.Attempt, l learned) checkout.Standing {
@@ -384,12 +399,12 @@ func (r *row) shippedAfterAll() {
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		s.CompensationState = CompensationNotNeeded
-		if s.Name == checkout.CommitStock {
+		if !s.done() {
 			s.State, s.Error, s.EndedAt = StateDone, "", &r.now
 		}
 	}
 	r.entries = append(r.entries, Entry{
-		Kind: "status", Step: checkout.RefundPayment, Outcome: "refused", Reason: "the stock was shipped meanwhile, so nothing is refunded",
+		Kind: "status", Step: r.pivot().Compensation, Outcome: "refused", Reason: "the stock was shipped meanwhile, so nothing is refunded",
 	})
 	r.verdict = ""
 	r.finish(checkout.Confirmed, "", "")
@@ -404,7 +419,7 @@ func (r *row) turnBack(because bar) {
 		s := &r.Steps[i]
 		switch {
 		case s.State == StateRejected || s.State == StateSkipped:
-		case s.pivot(), s.State == StatePending, s.State == StateRunning:
+		case s.Pivot, s.State == StatePending, s.State == StateRunning:
 			// The pivot was never claimed; one that was tried and refused is rejected.
 			s.State, s.StartedAt = StateSkipped, nil
 		case s.Compensation != "":
@@ -419,7 +434,7 @@ func (r *row) turnBack(because bar) {
 func (r *row) nextCompensation() {
 	var order []*Step
 	for i := range r.Steps {
-		if s := &r.Steps[i]; s.pivot() {
+		if s := &r.Steps[i]; s.Pivot {
 			order = append([]*Step{s}, order...)
 		} else {
 			order = append(order, s)

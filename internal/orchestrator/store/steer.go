@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // CancelOutcome says what became of the wish to cancel.
@@ -75,8 +76,9 @@ func (s *Store) MarkStarted(ctx context.Context, orderID string, run int) error 
 type Overdue struct {
 	OrderID string
 	Run     int
-	// Phase is the one that the run begins in.
+	// Phase is the one that the run begins in, and Plan what it carries out.
 	Phase checkout.Phase
+	Plan  saga.Plan
 	// Started says that the engine is known to have started the run.
 	Started bool
 	// Pokes counts the sweeper's wake-up calls since anything happened.
@@ -85,15 +87,16 @@ type Overdue struct {
 	Coordination string
 }
 
-const selectOverdue = `
-	SELECT order_id, run,
-	       CASE WHEN phase = 'undoing' AND progress @? '$[*] ? (@.name == "capture-payment" && @.compensation != "not-needed")'
-	            THEN 'reversing' ELSE phase END,
-	       started_run >= run, pokes, coordination
+const (
+	overdueColumns = `order_id, run, phase, plan, progress, started_run >= run, pokes, coordination`
+
+	selectOverdue = `
+	SELECT ` + overdueColumns + `
 	FROM checkouts
 	WHERE engine = $1 AND check_at <= now() -- not clock_timestamp(), with which no index could be used
 	ORDER BY check_at
 	LIMIT $2`
+)
 
 // Overdue lists the engine's checkouts whose time to be looked at has come, longest overdue first.
 func (s *Store) Overdue(ctx context.Context, engine string, limit int) ([]Overdue, error) {
@@ -101,11 +104,22 @@ func (s *Store) Overdue(ctx context.Context, engine string, limit int) ([]Overdu
 	if err != nil {
 		return nil, fmt.Errorf("read overdue checkouts: %w", err)
 	}
-	overdue, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Overdue])
+	overdue, err := pgx.CollectRows(rows, scanOverdue)
 	if err != nil {
 		return nil, fmt.Errorf("read overdue checkouts: %w", err)
 	}
 	return overdue, nil
+}
+
+func scanOverdue(from pgx.CollectableRow) (o Overdue, err error) {
+	c := Checkout{}
+	var steps []storedStep
+	if err := from.Scan(&o.OrderID, &o.Run, &c.Phase, &o.Plan, &steps, &o.Started, &o.Pokes, &o.Coordination); err != nil {
+		return Overdue{}, err
+	}
+	c.Steps = progressOf(o.Plan, steps)
+	o.Phase = c.RunPhase()
+	return o, nil
 }
 
 // Now is the time by the database's clock, which is the only judge of deadlines.
@@ -156,7 +170,7 @@ func (s *Store) NextRun(ctx context.Context, o Overdue, why string) (next Overdu
 			return false
 		}
 		r.nextRun(why)
-		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.RunPhase(), Coordination: r.Coordination}
+		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.RunPhase(), Plan: r.Plan, Coordination: r.Coordination}
 		return true
 	}); err != nil {
 		return Overdue{}, false, fmt.Errorf("hand %s to its next run: %w", o.OrderID, err)
@@ -179,7 +193,7 @@ func (s *Store) Stopped(ctx context.Context, o Overdue, why string) (news bool, 
 // Waiting lists the engine's open checkouts that are at one of the steps or compensations, by order id, beginning after one.
 func (s *Store) Waiting(ctx context.Context, engine string, steps []string, after string, limit int) ([]Overdue, error) {
 	const query = `
-		SELECT order_id, run, phase, started_run >= run, pokes, coordination
+		SELECT ` + overdueColumns + `
 		FROM checkouts
 		WHERE engine = $1 AND at_step = ANY($2) AND ended_at IS NULL AND order_id > $3
 		ORDER BY order_id
@@ -188,7 +202,7 @@ func (s *Store) Waiting(ctx context.Context, engine string, steps []string, afte
 	if err != nil {
 		return nil, fmt.Errorf("read waiting checkouts: %w", err)
 	}
-	waiting, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Overdue])
+	waiting, err := pgx.CollectRows(rows, scanOverdue)
 	if err != nil {
 		return nil, fmt.Errorf("read waiting checkouts: %w", err)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // What a caller can tell apart; each is wrapped with a sentence.
@@ -77,7 +78,9 @@ type Checkout struct {
 	// Reason says why it did not end confirmed, or is on its way not to.
 	Reason    string
 	Attention *Attention
-	Steps     []Step
+	// Plan is the list with which it was accepted, Steps how far each of it is.
+	Plan  saga.Plan
+	Steps []Step
 }
 
 // Attention says why a checkout waits for an operator.
@@ -96,10 +99,9 @@ type Attention struct {
 	Next time.Time `json:"next"`
 }
 
-// Step is how far one step of a checkout is.
+// Step is one step of a checkout's plan, and how far it is.
 type Step struct {
-	Name        string
-	Participant string
+	saga.Step
 	// State is one of the State… constants.
 	State     string
 	Attempts  int
@@ -110,8 +112,6 @@ type Step struct {
 	Reference string
 	// ValidUntil is until when the effect lasts by itself; nil where it has no such end.
 	ValidUntil *time.Time
-	// Compensation is the name of what undoes the step; empty where nothing does.
-	Compensation string
 	// CompensationState is one of the Compensation… constants.
 	CompensationState string
 
@@ -125,9 +125,6 @@ func (s *Step) done() bool { return s.State == StateDone || s.State == StateReso
 func (s *Step) undone() bool {
 	return s.CompensationState == CompensationDone || s.CompensationState == CompensationResolved
 }
-
-// pivot tells whether the step is the pivot.
-func (s *Step) pivot() bool { return s.Name == checkout.CapturePayment }
 
 // InPlace tells whether the participant holds or did something for the order by this step, as far as the row knows.
 func (s *Step) InPlace() bool { return s.done() && !s.undone() }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
@@ -384,7 +385,7 @@ func TestTheSweepersRowsAreThoseThatAreOverdue(t *testing.T) {
 	s.exec(`UPDATE checkouts SET check_at = now() - interval '1 second'`)
 	overdue, err = s.store.Overdue(t.Context(), "embedded", 10)
 	require.NoError(t, err)
-	require.Equal(t, []store.Overdue{{OrderID: s.id, Run: 1, Phase: checkout.Forward, Coordination: event.Orchestrated}}, overdue)
+	require.Equal(t, []store.Overdue{{OrderID: s.id, Run: 1, Phase: checkout.Forward, Plan: checkouttest.Plan(), Coordination: event.Orchestrated}}, overdue)
 	other, err := s.store.Overdue(t.Context(), "dapr", 10)
 	require.NoError(t, err)
 	require.Empty(t, other, "another engine's checkouts are left alone")
@@ -442,12 +443,14 @@ func order(id string) store.NewCheckout {
 		OrderID: id, IdempotencyKey: id, Digest: "v1:first", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",
 		Items:  []checkout.Item{{SKU: "CHAIR-OAK", Quantity: 2}},
 		Prices: []store.Price{{SKU: "CHAIR-OAK", Unit: checkout.Money{Currency: "EUR", MinorUnits: 4999}}},
-		Amount: checkout.Money{Currency: "EUR", MinorUnits: 9998}, PaymentMethod: "tok_visa", Deadline: time.Minute, Coordination: event.Orchestrated,
+		Amount: checkout.Money{Currency: "EUR", MinorUnits: 9998}, PaymentMethod: "tok_visa", Deadline: time.Minute, Coordination: event.Orchestrated, Plan: checkouttest.Plan(),
 	}
 }
 
 func (s *scenario) attempt(step string, undo bool) checkout.Attempt {
-	return checkout.Attempt{OrderID: s.id, Run: s.run, Step: step, Undo: undo, Round: 1}
+	return checkout.Attempt{OrderID: s.id, Run: s.run, Step: step, Undo: undo, Round: 1,
+		Claims: !undo && (step == checkout.ReserveStock || step == checkout.CapturePayment),
+	}
 }
 
 func (s *scenario) fence(step string, undo bool, want checkout.Leave) {

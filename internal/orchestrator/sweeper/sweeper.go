@@ -195,7 +195,7 @@ func (s *Sweeper) whyLost(ctx context.Context, o store.Overdue) (*loss, error) {
 
 // start starts the run of a checkout. If that fails it is not marked as started, so the next sweep tries again.
 func (s *Sweeper) start(ctx context.Context, o store.Overdue) error {
-	err := runs.Start(ctx, s.engine, o.OrderID, o.Run, o.Phase)
+	err := runs.Start(ctx, s.engine, o.OrderID, o.Run, o.Phase, o.Plan)
 	if err == nil {
 		err = s.store.MarkStarted(ctx, o.OrderID, o.Run)
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
@@ -22,6 +23,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // I3: whatever the engine says of a run, the checkout goes on or a person is called.
@@ -167,7 +169,7 @@ func accepted(t *testing.T, id string) (*pgxpool.Pool, *store.Store) {
 	_, _, err := st.Accept(t.Context(), store.NewCheckout{
 		OrderID: id, IdempotencyKey: id, Digest: "v1:first", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",
 		Items:  []checkout.Item{{SKU: "CHAIR-OAK", Quantity: 1}},
-		Amount: checkout.Money{Currency: "EUR", MinorUnits: 4999}, PaymentMethod: "tok_visa", Deadline: time.Hour, Coordination: event.Orchestrated,
+		Amount: checkout.Money{Currency: "EUR", MinorUnits: 4999}, PaymentMethod: "tok_visa", Deadline: time.Hour, Coordination: event.Orchestrated, Plan: checkouttest.Plan(),
 	})
 	require.NoError(t, err)
 	return pool, st
@@ -204,7 +206,7 @@ func (f *fakeEngine) Run(ctx context.Context) error { return nil }
 func (f *fakeEngine) Start(_ context.Context, workflow, id string, _ any) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if workflow != checkout.Workflow {
+	if workflow != saga.WorkflowName {
 		return errors.New("no such workflow")
 	}
 	f.started = append(f.started, id)

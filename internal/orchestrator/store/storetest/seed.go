@@ -4,11 +4,14 @@ package storetest
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 )
 
 const (
@@ -63,10 +66,13 @@ const withProgress = `
 	             AS steps (position, name, state, compensation)) AS progress
 	FROM fates`
 
+// planHere is where the plan goes in insertSeeded.
+const planHere = "{{plan}}"
+
 const insertSeeded = `
 	INSERT INTO checkouts (order_id, idempotency_key, digest, request, customer_id, currency, amount, payment_method, items, engine,
 	                       started_run, phase, status, verdict, reason, reason_code, at_step, touched_at, deadline, check_at, attention,
-	                       progress, started_at, updated_at, ended_at)
+	                       plan, progress, started_at, updated_at, ended_at)
 	SELECT order_id, order_id, 'v1:' || md5(order_id),
 	       convert_to('{"orderId":"' || order_id || '","customerId":"' || customer_id || '","currency":"EUR","paymentMethod":"tok_visa","items":[{"sku":"CHAIR-OAK","quantity":1},{"sku":"LAMP-BRASS","quantity":1}]}', 'UTF8'),
 	       customer_id, 'EUR', amount, 'tok_visa',
@@ -76,7 +82,7 @@ const insertSeeded = `
 	       CASE WHEN status = 'NEEDS_ATTENTION' THEN jsonb_build_object('step', at_step, 'code', 'failing', 'cause', 'tried for long without an answer',
 	           'since', to_char(started_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), 'attempts', 12, 'last_error', 'unavailable',
 	           'next', to_char(now() + interval '1 day', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')) END,
-	       progress,
+	       '` + planHere + `', progress,
 	       started_at, CASE WHEN phase = 'final' THEN started_at + interval '1 second' ELSE now() END,
 	       CASE WHEN phase = 'final' THEN started_at + interval '1 second' * (1 + s.fate) END
 	FROM seeded AS s
@@ -105,8 +111,12 @@ func Seed(ctx context.Context, pool *pgxpool.Pool, count int) error {
 	if err := SeedOrders(ctx, conn.Conn(), count); err != nil {
 		return err
 	}
+	plan, err := json.Marshal(checkouttest.Plan())
+	if err != nil {
+		return fmt.Errorf("seed checkouts: %w", err)
+	}
 	for _, sql := range []string{
-		fates, withProgress, insertSeeded,
+		fates, withProgress, strings.ReplaceAll(insertSeeded, planHere, string(plan)),
 		`INSERT INTO entries (order_id, at, kind, step, attempt, duration_ms, outcome)
 		 SELECT order_id, started_at, 'attempt', step, 1, 12, 'applied'
 		 FROM seeded, unnest(ARRAY['reserve-stock', 'authorize-payment', 'capture-payment', 'commit-stock']) AS step WHERE i % 50 = 0`,
