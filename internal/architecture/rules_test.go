@@ -94,7 +94,7 @@ func forTests(pkg string) bool {
 	if helper, ok := strings.CutPrefix(pkg, "internal/"); ok && strings.HasSuffix(strings.Split(helper, "/")[0], "test") {
 		return true
 	}
-	return within(pkg, []string{"internal/architecture", "saga/sagatest", "saga/participant/participanttest", "saga/participant/ledger/ledgertest", "tests", "bench"})
+	return within(pkg, []string{"internal/architecture", "saga/sagatest", "saga/participant/participanttest", "saga/participant/ledger/ledgertest", "internal/orchestrator/store/storetest", "tests", "bench"})
 }
 
 // imported is one import of one file: by which package, and what.
