@@ -21,8 +21,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger/ledgertest"
-	"github.com/checkoutsaga/orchestrator/participants/participanttest"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger/ledgertest"
+	"github.com/checkoutsaga/orchestrator/saga/participant/participanttest"
 )
 
 // asProcess makes the test binary a payment service on the database that it names, for tests that kill one.

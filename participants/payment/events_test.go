@@ -25,8 +25,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger/ledgertest"
-	"github.com/checkoutsaga/orchestrator/participants/participanttest"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger/ledgertest"
+	"github.com/checkoutsaga/orchestrator/saga/participant/participanttest"
 )
 
 func TestI5EachMoveOfMoneyTellsOneEventAndARepeatNone(t *testing.T) {

@@ -3,8 +3,8 @@ package payment
 import (
 	"context"
 
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 	"github.com/checkoutsaga/orchestrator/participants/payment/sandbox"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
 // Action is what a card network is asked to do.

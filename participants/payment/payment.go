@@ -16,7 +16,7 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	"github.com/checkoutsaga/orchestrator/internal/event"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
 // The steps that payment records. They stand in rows and in callers' requests: renaming one is a migration.

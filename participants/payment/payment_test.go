@@ -22,8 +22,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
-	"github.com/checkoutsaga/orchestrator/participants/participanttest"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
+	"github.com/checkoutsaga/orchestrator/saga/participant/participanttest"
 )
 
 const (

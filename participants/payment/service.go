@@ -21,8 +21,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
 	"github.com/checkoutsaga/orchestrator/participants/payment/sandbox"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
 //go:embed migrations/*.sql

@@ -11,7 +11,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
 // What the store refuses.

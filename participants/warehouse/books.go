@@ -4,7 +4,7 @@ import (
 	"context"
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
 // openWhy is why an order must not be forgotten yet (package ledger): what it holds must be released or shipped, and its events

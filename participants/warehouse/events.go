@@ -12,7 +12,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
 // In a choreographed checkout nobody calls the warehouse: these events do. Each leads to one operation, in the transaction that

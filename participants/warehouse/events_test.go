@@ -25,8 +25,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/bus"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger/ledgertest"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger/ledgertest"
 )
 
 func TestI5EachChangeTellsOneEventAndARepeatNone(t *testing.T) {

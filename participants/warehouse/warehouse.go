@@ -11,7 +11,7 @@ import (
 	"strings"
 
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
 // The steps that the warehouse records. They stand in rows and in callers' requests: renaming one is a migration.

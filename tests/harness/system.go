@@ -173,7 +173,7 @@ func (s *System) Cancel(ctx context.Context, orderID string) (*checkoutv1.Cancel
 	return answer.Msg, nil
 }
 
-// Status is a status in the words of design.md.
+// Status is a status in the words of docs/design.md.
 type Status = checkoutv1.Status
 
 // The statuses that tests wait for.

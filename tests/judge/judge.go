@@ -1,6 +1,6 @@
 // Package judge says whether the system kept its promises, by SQL of its own over the databases of all processes and over the
 // sandbox gateway's charges. It shares no code with what it judges: it knows their tables and the
-// invariants of design.md, nothing else.
+// invariants of docs/design.md, nothing else.
 package judge
 
 import (

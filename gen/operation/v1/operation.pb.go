@@ -5,7 +5,7 @@
 // source: operation/v1/operation.proto
 
 // What every participant of a saga speaks: money, operations and their outcomes. A participant in any language that
-// answers in these words can be part of a checkout and be proven by participants/participanttest.
+// answers in these words can be part of a checkout and be proven by saga/participant/participanttest.
 
 package operationv1
 

@@ -18,7 +18,7 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
-	"github.com/checkoutsaga/orchestrator/participants/internal/ledger/ledgertest"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger/ledgertest"
 )
 
 // mistake is one that the reference participant can be made to make.

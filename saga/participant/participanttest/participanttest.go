@@ -1,4 +1,4 @@
-// Package participanttest is the conformance kit: it proves of a participant, as it runs, what design.md demands of every one.
+// Package participanttest is the conformance kit: it proves of a participant, as it runs, what docs/design.md demands of every one.
 // Each step may be asked for any number of times, by many at once, undone before it arrives, cut off at any moment, and asked
 // about afterwards.
 //

@@ -18,7 +18,7 @@ var migrations = []string{"00001_operations.sql", "00004_forgotten_orders.sql"}
 func TestEveryParticipantHasTheSameTables(t *testing.T) {
 	t.Parallel()
 	for _, migration := range migrations {
-		files, err := filepath.Glob("../../*/migrations/" + migration)
+		files, err := filepath.Glob("../../../participants/*/migrations/" + migration)
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, len(files), 2)
 		first, err := os.ReadFile(files[0])

@@ -179,7 +179,7 @@ func open(t *testing.T) *fixture {
 	t.Helper()
 	files := fstest.MapFS{}
 	for _, name := range migrations {
-		text, err := os.ReadFile("../../warehouse/migrations/" + name)
+		text, err := os.ReadFile("../../../participants/warehouse/migrations/" + name)
 		require.NoError(t, err)
 		files[name] = &fstest.MapFile{Data: text}
 	}

@@ -18,7 +18,7 @@ type Report struct {
 
 // Finding is what became of one rule.
 type Finding struct {
-	// Rule is its number in design.md: those of participants ("rule 3") and the invariants ("I2").
+	// Rule is its number in docs/design.md: those of participants ("rule 3") and the invariants ("I2").
 	Rule string `json:"rule"`
 	// Tried says what holds where the rule is kept.
 	Tried string `json:"tried"`

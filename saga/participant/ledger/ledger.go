@@ -8,7 +8,8 @@
 // Operations need not be kept for ever (Forget), but that an order once was is: what comes late for a forgotten order is refused.
 //
 // Every participant has the tables in its own database, made by its migrations 00001_operations.sql and
-// 00004_forgotten_orders.sql; a test here holds the copies to be the same.
+// 00004_forgotten_orders.sql; a test here holds the copies to be the same. Their comments name this package as
+// participants/internal/ledger, where it was when they were written: an applied migration is never edited.
 package ledger
 
 import (
