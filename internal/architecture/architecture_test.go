@@ -63,7 +63,7 @@ func TestEachKindOfForbiddenImportIsSeen(t *testing.T) {
 		"a workflow reaches the network":          {"workflows", "net/http", "replayed"},
 		"an activity uses SQL":                    {"activities", "github.com/jackc/pgx/v5", "Journal"},
 		"an activity knows the checkout workflow": {"activities", module + "workflows", "payloads"},
-		"the store knows workflows":               {"internal/orchestrator/store", module + "saga", "wired in cmd"},
+		"the store knows workflows":               {"internal/orchestrator/store", module + "workflows", "wired in cmd"},
 		"a participant knows the orchestrator":    {"participants/payment", module + "internal/checkout", "any saga"},
 		"a participant knows the saga":            {"participants/payment", module + "saga", "any saga"},
 		"a participant knows the saga's tools":    {"participants/payment", module + "saga/replay", "any saga"},

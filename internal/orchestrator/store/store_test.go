@@ -21,6 +21,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 var applied = checkout.Learned{Outcome: checkout.Applied}
@@ -373,6 +374,59 @@ func TestASubscriberHearsOfEachChange(t *testing.T) {
 	elsewhere.record(checkout.ReserveStock, false, refused("out_of_stock"), checkout.GoBack)
 	heard(changed)
 	heard(settled)
+}
+
+// The rules know no step by name: they go by the plan with which it was accepted, whatever that of today is.
+func TestACheckoutGoesByThePlanThatItWasAcceptedWith(t *testing.T) {
+	t.Parallel()
+	trip, err := saga.Define("trip", 7,
+		saga.Do("hold-seat").At("airline").UndoneBy("free-seat"),
+		saga.Do("book-room").At("hotel").UndoneBy("cancel-room"),
+		saga.Decision("boss"),
+		saga.Pivot("charge-card").At("bank").UndoneBy("pay-back").Denies("no_booking", "book-room"),
+		saga.Do("send-ticket").At("airline").NothingToUndo(),
+	)
+	require.NoError(t, err)
+	pool := migrated(t)
+	begin := func(id string, plan saga.Plan) *scenario {
+		s := newStore(pool)
+		n := order(id)
+		n.Plan, n.Approval = plan, time.Hour
+		c, created, err := s.Accept(t.Context(), n)
+		require.NoError(t, err)
+		require.True(t, created)
+		require.Equal(t, plan, c.Plan)
+		return &scenario{t: t, pool: pool, store: s, id: id, run: 1}
+	}
+	do := func(s *scenario, step string, learned checkout.Learned, want checkout.Standing) {
+		s.fence(step, false, checkout.Go)
+		s.record(step, false, learned, want)
+	}
+
+	whole := begin("whole", trip.Plan().Without("boss"))
+	for _, step := range []string{"hold-seat", "book-room", "charge-card", "send-ticket"} {
+		do(whole, step, applied, checkout.GoOn)
+	}
+	c, err := whole.store.Checkout(t.Context(), "whole")
+	require.NoError(t, err)
+	require.Equal(t, checkout.Confirmed, c.Status)
+	require.Equal(t, "bank", c.Steps[2].Participant)
+
+	back := begin("back", trip.Plan())
+	do(back, "hold-seat", applied, checkout.GoOn)
+	do(back, "book-room", applied, checkout.GoOn)
+	back.fence("charge-card", false, checkout.Hold) // The boss has to say yes.
+	_, err = back.store.Approve(t.Context(), store.Wish{OrderID: "back", Actor: "boss", Reason: "fine"})
+	require.NoError(t, err)
+	do(back, "charge-card", refused("no_booking"), checkout.Doubted) // The hotel confirmed it: somebody must look.
+	do(back, "charge-card", refused("card_declined"), checkout.GoBack)
+	for _, step := range []string{"book-room", "hold-seat"} {
+		back.fence(step, true, checkout.Go)
+		back.record(step, true, applied, checkout.GoOn)
+	}
+	c, err = back.store.Checkout(t.Context(), "back")
+	require.NoError(t, err)
+	require.Equal(t, checkout.Rejected, c.Status)
 }
 
 func TestTheSweepersRowsAreThoseThatAreOverdue(t *testing.T) {
