@@ -23,6 +23,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/pause"
 	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // Journal is what an activity needs of the orchestrator's database. The row of the checkout is the arbiter of every
@@ -33,11 +34,11 @@ type Journal interface {
 	// finds a cancel, or the deadline passed, turns the phase to undoing. An attempt whose participant is held back sees
 	// cancels and deadlines all the same, but claims nothing and calls nobody. An error means that nothing is known: call
 	// nobody, try again later.
-	Fence(ctx context.Context, a checkout.Attempt) (checkout.Pass, error)
+	Fence(ctx context.Context, a journal.Attempt) (checkout.Pass, error)
 
 	// Record writes what an attempt taught and all that follows from it in one transaction: the step, the next step, the
 	// phase, attention, and with the last one the final status. Recording the same outcome again changes nothing.
-	Record(ctx context.Context, a checkout.Attempt, l checkout.Learned) (checkout.Standing, error)
+	Record(ctx context.Context, a journal.Attempt, l journal.Learned) (journal.Standing, error)
 }
 
 // Gate keeps the activities away from a participant that answers nobody. Its methods may be called from many goroutines.
@@ -113,8 +114,8 @@ func (a activity) run(ctx task.ActivityContext) (any, error) {
 	if err := ctx.GetInput(&in); err != nil {
 		return nil, fmt.Errorf("read activity input: %w", err)
 	}
-	attempt := checkout.Attempt{
-		OrderID: in.Key, Run: in.Run, Step: in.Step, Undo: in.Undo, Round: in.Round, Claims: in.Claims,
+	attempt := journal.Attempt{
+		Key: in.Key, Run: in.Run, Step: in.Step, Undo: in.Undo, Round: in.Round, Claims: in.Claims,
 		Wait: time.Duration(in.WaitMS) * time.Millisecond, Stuck: in.Stuck,
 	}
 	reply, err := a.attempt(ctx.Context(), attempt)
@@ -123,10 +124,10 @@ func (a activity) run(ctx task.ActivityContext) (any, error) {
 	return reply, err
 }
 
-func (a activity) attempt(ctx context.Context, at checkout.Attempt) (saga.Reply, error) {
+func (a activity) attempt(ctx context.Context, at journal.Attempt) (saga.Reply, error) {
 	at.HeldBack = a.gate.HeldBack(a.participant)
 	pass, err := a.fence(ctx, at)
-	if err == nil && pass.Leave == checkout.Hold && at.HeldBack != "" && a.gate.HeldBack(a.participant) == "" {
+	if err == nil && pass.Leave == journal.Hold && at.HeldBack != "" && a.gate.HeldBack(a.participant) == "" {
 		// The participant came back meanwhile. Whoever woke those that wait may not have found this one among them.
 		at.HeldBack = ""
 		pass, err = a.fence(ctx, at)
@@ -135,20 +136,20 @@ func (a activity) attempt(ctx context.Context, at checkout.Attempt) (saga.Reply,
 		return saga.Reply{}, err
 	}
 	switch pass.Leave {
-	case checkout.Superseded:
+	case journal.Superseded:
 		return saga.Reply{Outcome: saga.Superseded, Reason: pass.Reason}, nil
-	case checkout.TurnBack:
+	case journal.TurnBack:
 		return saga.Reply{Outcome: saga.TurnedBack, Reason: pass.Reason}, nil
-	case checkout.Hold:
+	case journal.Hold:
 		return saga.Reply{Outcome: saga.Held, Reason: pass.Reason, HoldMS: pass.Wait.Milliseconds()}, nil
-	case checkout.Known:
-		return reply(pass.Learned, checkout.GoOn), nil
+	case journal.Known:
+		return reply(pass.Learned, journal.GoOn), nil
 	}
 
 	// The trace is that of the checkout's start, whoever has this run done, and however much later.
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": pass.Order.TraceParent})
 	ctx, span := otel.Tracer("activities").Start(ctx, name(at), trace.WithAttributes(
-		attribute.String("order_id", at.OrderID), attribute.Int("run", at.Run), attribute.Int("attempt", at.Round)))
+		attribute.String("order_id", at.Key), attribute.Int("run", at.Run), attribute.Int("attempt", at.Round)))
 	defer span.End()
 	learned := a.ask(ctx, pass.Order)
 	span.SetAttributes(attribute.String("outcome", string(learned.Outcome)), attribute.String("reason", learned.Reason))
@@ -160,37 +161,37 @@ func (a activity) attempt(ctx context.Context, at checkout.Attempt) (saga.Reply,
 }
 
 // name is what an attempt is called in traces.
-func name(at checkout.Attempt) string {
+func name(at journal.Attempt) string {
 	if at.Undo {
 		return "undo " + at.Step
 	}
 	return at.Step
 }
 
-func (a activity) fence(ctx context.Context, at checkout.Attempt) (checkout.Pass, error) {
+func (a activity) fence(ctx context.Context, at journal.Attempt) (checkout.Pass, error) {
 	ctx, cancel := context.WithTimeout(ctx, journalBudget)
 	defer cancel()
 	return a.journal.Fence(ctx, at)
 }
 
-func (a activity) record(ctx context.Context, at checkout.Attempt, l checkout.Learned) (checkout.Standing, error) {
+func (a activity) record(ctx context.Context, at journal.Attempt, l journal.Learned) (journal.Standing, error) {
 	ctx, cancel := context.WithTimeout(ctx, journalBudget)
 	defer cancel()
 	return a.journal.Record(ctx, at, l)
 }
 
-func reply(l checkout.Learned, standing checkout.Standing) saga.Reply {
+func reply(l journal.Learned, standing journal.Standing) saga.Reply {
 	switch standing {
-	case checkout.Over:
+	case journal.Over:
 		return saga.Reply{Outcome: saga.Superseded}
-	case checkout.Doubted:
+	case journal.Doubted:
 		return saga.Reply{Outcome: saga.Unknown, Reason: l.Reason}
 	}
-	r := saga.Reply{Reason: l.Reason, TurnBack: standing == checkout.GoBack}
+	r := saga.Reply{Reason: l.Reason, TurnBack: standing == journal.GoBack}
 	switch l.Outcome {
-	case checkout.Applied:
+	case saga.Applied:
 		r.Outcome = saga.Applied
-	case checkout.Refused:
+	case saga.Rejected:
 		r.Outcome = saga.Rejected
 	default:
 		r.Outcome = saga.Unknown
@@ -202,13 +203,13 @@ func reply(l checkout.Learned, standing checkout.Standing) saga.Reply {
 }
 
 // ask calls the participant, up to three times while it gets no answer and the participant is not held back.
-func (a activity) ask(ctx context.Context, order checkout.Order) checkout.Learned {
+func (a activity) ask(ctx context.Context, order checkout.Order) journal.Learned {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, callBudget)
 	defer cancel()
 	learned := a.try(ctx, order)
 	for _, between := range quickPauses {
-		if learned.Outcome != checkout.Unknown || learned.Attention != "" || !pause.For(ctx, between) || a.gate.HeldBack(a.participant) != "" {
+		if learned.Outcome != saga.Unknown || learned.Attention != "" || !pause.For(ctx, between) || a.gate.HeldBack(a.participant) != "" {
 			break
 		}
 		learned = a.try(ctx, order)
@@ -217,25 +218,25 @@ func (a activity) ask(ctx context.Context, order checkout.Order) checkout.Learne
 	return learned
 }
 
-func (a activity) try(ctx context.Context, order checkout.Order) checkout.Learned {
+func (a activity) try(ctx context.Context, order checkout.Order) journal.Learned {
 	result, err := a.callOnce(ctx, order)
 	if err != nil {
 		attention, _ := understood(err)
-		return checkout.Learned{Outcome: checkout.Unknown, Detail: cut(err.Error()), Attention: attention}
+		return journal.Learned{Outcome: saga.Unknown, Detail: cut(err.Error()), Attention: attention}
 	}
-	learned := checkout.Learned{Reason: cut(result.GetReason()), Detail: cut(result.GetDetail()), Reference: cut(result.GetReference())}
+	learned := journal.Learned{Reason: cut(result.GetReason()), Detail: cut(result.GetDetail()), Reference: cut(result.GetReference())}
 	if until := result.GetValidUntil(); until != nil {
 		learned.ValidUntil = until.AsTime()
 	}
 	switch result.GetOutcome() {
 	case operationv1.Outcome_OUTCOME_APPLIED:
-		learned.Outcome = checkout.Applied
+		learned.Outcome = saga.Applied
 	case operationv1.Outcome_OUTCOME_REJECTED:
-		learned.Outcome = checkout.Refused
+		learned.Outcome = saga.Rejected
 	case operationv1.Outcome_OUTCOME_UNDONE_BEFORE:
-		learned.Outcome, learned.Reason = checkout.Refused, "undone_before"
+		learned.Outcome, learned.Reason = saga.Rejected, "undone_before"
 	default:
-		learned.Outcome = checkout.Unknown
+		learned.Outcome = saga.Unknown
 	}
 	return learned
 }
@@ -259,15 +260,15 @@ func (a activity) callOnce(ctx context.Context, order checkout.Order) (*operatio
 
 // comprehending are the errors of a participant that understood what it was asked, each with why a person must look, where asking
 // again is no use. What became of the operation is not known by any of them.
-var comprehending = map[connect.Code]checkout.AttentionCode{
-	connect.CodeAlreadyExists:      checkout.AttentionConflict,
-	connect.CodeInvalidArgument:    checkout.AttentionBadRequest,
-	connect.CodeFailedPrecondition: checkout.AttentionForgotten,
+var comprehending = map[connect.Code]journal.AttentionCode{
+	connect.CodeAlreadyExists:      journal.AttentionConflict,
+	connect.CodeInvalidArgument:    journal.AttentionBadRequest,
+	connect.CodeFailedPrecondition: journal.AttentionForgotten,
 	connect.CodeNotFound:           "",
 }
 
 // understood tells whether an error came from a participant that understood, and why a person must look; empty if nobody must.
-func understood(err error) (attention checkout.AttentionCode, ok bool) {
+func understood(err error) (attention journal.AttentionCode, ok bool) {
 	connectErr := new(connect.Error)
 	if !errors.As(err, &connectErr) || !connect.IsWireError(connectErr) {
 		return "", false
@@ -276,13 +277,13 @@ func understood(err error) (attention checkout.AttentionCode, ok bool) {
 	return attention, ok
 }
 
-// cut shortens a text to checkout.MaxDetail bytes of valid UTF-8, so that histories and rows stay small and storable.
+// cut shortens a text to journal.MaxDetail bytes of valid UTF-8, so that histories and rows stay small and storable.
 func cut(text string) string {
 	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), "")
-	if len(text) <= checkout.MaxDetail {
+	if len(text) <= journal.MaxDetail {
 		return text
 	}
-	text = text[:checkout.MaxDetail]
+	text = text[:journal.MaxDetail]
 	for !utf8.ValidString(text) {
 		text = text[:len(text)-1]
 	}

@@ -28,20 +28,21 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 func TestAnAttemptFencesCallsAndRecords(t *testing.T) {
 	order := checkout.Order{ID: "ord-1", Amount: checkout.Money{Currency: "EUR", MinorUnits: 100}}
-	goAhead := checkout.Pass{Leave: checkout.Go, Order: order}
+	goAhead := checkout.Pass{Pass: journal.Pass{Leave: journal.Go}, Order: order}
 	answered := []string{"answered"}
 	const silent = "payment has not answered since 12:03:04Z"
 	tests := map[string]struct {
-		journal *journal
+		journal *records
 		answers []answer
 		want    saga.Reply
 		wantErr string
 		calls   int
-		learned checkout.Outcome
+		learned saga.Outcome
 		// held is what the gate says, one answer after the other, the last one for ever.
 		held []string
 		// fenced are the reasons with which the journal was asked; nil means once and with none.
@@ -50,93 +51,93 @@ func TestAnAttemptFencesCallsAndRecords(t *testing.T) {
 		told []string
 	}{
 		"an applied step is recorded and told": {
-			journal: &journal{pass: goAhead, standing: checkout.GoOn},
+			journal: &records{pass: goAhead, standing: journal.GoOn},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED}},
-			want:    saga.Reply{Outcome: saga.Applied}, calls: 1, learned: checkout.Applied, told: answered,
+			want:    saga.Reply{Outcome: saga.Applied}, calls: 1, learned: saga.Applied, told: answered,
 		},
 		"a cancel that stands by then turns the saga back": {
-			journal: &journal{pass: goAhead, standing: checkout.GoBack},
+			journal: &records{pass: goAhead, standing: journal.GoBack},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED}},
-			want:    saga.Reply{Outcome: saga.Applied, TurnBack: true}, calls: 1, learned: checkout.Applied, told: answered,
+			want:    saga.Reply{Outcome: saga.Applied, TurnBack: true}, calls: 1, learned: saga.Applied, told: answered,
 		},
 		"a refusal is data": {
-			journal: &journal{pass: goAhead, standing: checkout.GoBack},
+			journal: &records{pass: goAhead, standing: journal.GoBack},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_REJECTED, reason: "card_declined"}},
-			want:    saga.Reply{Outcome: saga.Rejected, Reason: "card_declined"}, calls: 1, learned: checkout.Refused, told: answered,
+			want:    saga.Reply{Outcome: saga.Rejected, Reason: "card_declined"}, calls: 1, learned: saga.Rejected, told: answered,
 		},
 		"a step that was undone before it arrived is refused, never a success": {
-			journal: &journal{pass: goAhead, standing: checkout.GoBack},
+			journal: &records{pass: goAhead, standing: journal.GoBack},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_UNDONE_BEFORE}},
-			want:    saga.Reply{Outcome: saga.Rejected, Reason: "undone_before"}, calls: 1, learned: checkout.Refused, told: answered,
+			want:    saga.Reply{Outcome: saga.Rejected, Reason: "undone_before"}, calls: 1, learned: saga.Rejected, told: answered,
 		},
 		"no answer is asked for again at once, and the second one counts": {
-			journal: &journal{pass: goAhead, standing: checkout.GoOn},
+			journal: &records{pass: goAhead, standing: journal.GoOn},
 			answers: []answer{{err: errors.New("reset")}, {outcome: operationv1.Outcome_OUTCOME_APPLIED}},
-			want:    saga.Reply{Outcome: saga.Applied}, calls: 2, learned: checkout.Applied,
+			want:    saga.Reply{Outcome: saga.Applied}, calls: 2, learned: saga.Applied,
 			told: []string{"no answer for ord-1: reset", "answered"},
 		},
 		"three times without an answer is not known": {
-			journal: &journal{pass: goAhead, standing: checkout.GoOn},
+			journal: &records{pass: goAhead, standing: journal.GoOn},
 			answers: []answer{{err: errors.New("reset")}},
-			want:    saga.Reply{Outcome: saga.Unknown}, calls: 3, learned: checkout.Unknown,
+			want:    saga.Reply{Outcome: saga.Unknown}, calls: 3, learned: saga.Unknown,
 			told: []string{"no answer for ord-1: reset", "no answer for ord-1: reset", "no answer for ord-1: reset"},
 		},
 		"what is on record is told without a call": {
-			journal: &journal{pass: checkout.Pass{Leave: checkout.Known, Learned: checkout.Learned{Outcome: checkout.Applied}}},
+			journal: &records{pass: checkout.Pass{Pass: journal.Pass{Leave: journal.Known, Learned: journal.Learned{Outcome: saga.Applied}}}},
 			want:    saga.Reply{Outcome: saga.Applied},
 		},
 		"a checkout that is being undone turns the saga back without a call": {
-			journal: &journal{pass: checkout.Pass{Leave: checkout.TurnBack, Reason: "changed my mind"}},
+			journal: &records{pass: checkout.Pass{Pass: journal.Pass{Leave: journal.TurnBack, Reason: "changed my mind"}}},
 			want:    saga.Reply{Outcome: saga.TurnedBack, Reason: "changed my mind"},
 		},
 		"a run that was superseded calls nobody": {
-			journal: &journal{pass: checkout.Pass{Leave: checkout.Superseded}},
+			journal: &records{pass: checkout.Pass{Pass: journal.Pass{Leave: journal.Superseded}}},
 			want:    saga.Reply{Outcome: saga.Superseded},
 		},
 		"a run that was superseded meanwhile ends": {
-			journal: &journal{pass: goAhead, standing: checkout.Over},
+			journal: &records{pass: goAhead, standing: journal.Over},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED}},
-			want:    saga.Reply{Outcome: saga.Superseded}, calls: 1, learned: checkout.Applied, told: answered,
+			want:    saga.Reply{Outcome: saga.Superseded}, calls: 1, learned: saga.Applied, told: answered,
 		},
 		"a journal that cannot be read calls nobody": {
-			journal: &journal{fenceErr: errors.New("database is away")},
+			journal: &records{fenceErr: errors.New("database is away")},
 			wantErr: "database is away",
 		},
 		"an outcome that cannot be recorded is not told": {
-			journal: &journal{pass: goAhead, recordErr: errors.New("database is away")},
+			journal: &records{pass: goAhead, recordErr: errors.New("database is away")},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED}},
-			wantErr: "database is away", calls: 1, learned: checkout.Applied, told: answered,
+			wantErr: "database is away", calls: 1, learned: saga.Applied, told: answered,
 		},
 		"what cannot be is not believed, and is tried again": {
-			journal: &journal{pass: goAhead, standing: checkout.Doubted},
+			journal: &records{pass: goAhead, standing: journal.Doubted},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED, reason: "unseen"}},
-			want:    saga.Reply{Outcome: saga.Unknown, Reason: "unseen"}, calls: 1, learned: checkout.Applied, told: answered,
+			want:    saga.Reply{Outcome: saga.Unknown, Reason: "unseen"}, calls: 1, learned: saga.Applied, told: answered,
 		},
 		"what a person has to decide first is held without a call": {
-			journal: &journal{pass: checkout.Pass{Leave: checkout.Hold, Reason: "awaits approval", Wait: time.Hour}},
+			journal: &records{pass: checkout.Pass{Pass: journal.Pass{Leave: journal.Hold, Reason: "awaits approval", Wait: time.Hour}}},
 			want:    saga.Reply{Outcome: saga.Held, Reason: "awaits approval", HoldMS: 3_600_000},
 		},
 		"a participant that is held back is not called, and the row is told why": {
-			journal: &journal{pass: checkout.Pass{Leave: checkout.Hold, Reason: "held back: " + silent, Wait: 2 * time.Minute}},
+			journal: &records{pass: checkout.Pass{Pass: journal.Pass{Leave: journal.Hold, Reason: "held back: " + silent, Wait: 2 * time.Minute}}},
 			held:    []string{silent}, fenced: []string{silent},
 			want: saga.Reply{Outcome: saga.Held, Reason: "held back: " + silent, HoldMS: 120_000},
 		},
 		"a cancel is seen while the participant is held back": {
-			journal: &journal{pass: checkout.Pass{Leave: checkout.TurnBack, Reason: "changed my mind"}},
+			journal: &records{pass: checkout.Pass{Pass: journal.Pass{Leave: journal.TurnBack, Reason: "changed my mind"}}},
 			held:    []string{silent}, fenced: []string{silent},
 			want: saga.Reply{Outcome: saga.TurnedBack, Reason: "changed my mind"},
 		},
 		"a participant that comes back while the row is told is called": {
-			journal: &journal{heldBack: checkout.Pass{Leave: checkout.Hold, Wait: 2 * time.Minute}, pass: goAhead, standing: checkout.GoOn},
+			journal: &records{heldBack: checkout.Pass{Pass: journal.Pass{Leave: journal.Hold, Wait: 2 * time.Minute}}, pass: goAhead, standing: journal.GoOn},
 			answers: []answer{{outcome: operationv1.Outcome_OUTCOME_APPLIED}},
 			held:    []string{silent, ""}, fenced: []string{silent, ""},
-			want: saga.Reply{Outcome: saga.Applied}, calls: 1, learned: checkout.Applied, told: answered,
+			want: saga.Reply{Outcome: saga.Applied}, calls: 1, learned: saga.Applied, told: answered,
 		},
 		"a participant that others find silent meanwhile is not asked again at once": {
-			journal: &journal{pass: goAhead, standing: checkout.GoOn},
+			journal: &records{pass: goAhead, standing: journal.GoOn},
 			answers: []answer{{err: errors.New("reset")}},
 			held:    []string{"", silent},
-			want:    saga.Reply{Outcome: saga.Unknown}, calls: 1, learned: checkout.Unknown,
+			want:    saga.Reply{Outcome: saga.Unknown}, calls: 1, learned: saga.Unknown,
 			told: []string{"no answer for ord-1: reset"},
 		},
 	}
@@ -146,7 +147,7 @@ func TestAnAttemptFencesCallsAndRecords(t *testing.T) {
 			participant := &participant{answers: test.answers}
 			gate := &gate{held: test.held}
 			a := activity{test.journal, gate, checkout.Payment, participant.call}
-			got, err := a.attempt(t.Context(), checkout.Attempt{OrderID: "ord-1", Run: 1, Step: checkout.ReserveStock})
+			got, err := a.attempt(t.Context(), journal.Attempt{Key: "ord-1", Run: 1, Step: checkout.ReserveStock})
 			if test.wantErr != "" {
 				require.ErrorContains(t, err, test.wantErr)
 			} else {
@@ -166,13 +167,13 @@ func TestAnAttemptFencesCallsAndRecords(t *testing.T) {
 
 func TestAnAttemptIsBoundedAlthoughTheParticipantHangs(t *testing.T) {
 	t.Parallel()
-	journal := &journal{pass: checkout.Pass{Leave: checkout.Go}, standing: checkout.GoOn}
+	kept := &records{pass: checkout.Pass{Pass: journal.Pass{Leave: journal.Go}}, standing: journal.GoOn}
 	gate := &gate{}
-	a := activity{journal, gate, checkout.Payment, hang}
-	got, err := a.attempt(t.Context(), checkout.Attempt{})
+	a := activity{kept, gate, checkout.Payment, hang}
+	got, err := a.attempt(t.Context(), journal.Attempt{})
 	require.NoError(t, err)
 	require.Equal(t, saga.Unknown, got.Outcome)
-	require.LessOrEqual(t, journal.learned.Took, callBudget+time.Second)
+	require.LessOrEqual(t, kept.learned.Took, callBudget+time.Second)
 	require.Len(t, gate.told, 3)
 }
 
@@ -185,11 +186,11 @@ func TestACallThatEndsBecauseThisProcessStopsIsNotTheParticipantsFault(t *testin
 	t.Parallel()
 	ctx, stop := context.WithCancel(t.Context())
 	gate := &gate{}
-	a := activity{&journal{}, gate, checkout.Payment, func(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
+	a := activity{&records{}, gate, checkout.Payment, func(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
 		stop()
 		return hang(ctx, order)
 	}}
-	require.Equal(t, checkout.Unknown, a.ask(ctx, checkout.Order{ID: "ord-1"}).Outcome)
+	require.Equal(t, saga.Unknown, a.ask(ctx, checkout.Order{ID: "ord-1"}).Outcome)
 	require.Empty(t, gate.told)
 }
 
@@ -197,11 +198,11 @@ func TestAnErrorShowsWhetherTheParticipantUnderstood(t *testing.T) {
 	for name, test := range map[string]struct {
 		err       error
 		answered  bool
-		attention checkout.AttentionCode
+		attention journal.AttentionCode
 	}{
-		"other contents":        {err: connect.NewWireError(connect.CodeAlreadyExists, errAway), answered: true, attention: checkout.AttentionConflict},
-		"a request not to take": {err: connect.NewWireError(connect.CodeInvalidArgument, errAway), answered: true, attention: checkout.AttentionBadRequest},
-		"forgotten":             {err: connect.NewWireError(connect.CodeFailedPrecondition, errAway), answered: true, attention: checkout.AttentionForgotten},
+		"other contents":        {err: connect.NewWireError(connect.CodeAlreadyExists, errAway), answered: true, attention: journal.AttentionConflict},
+		"a request not to take": {err: connect.NewWireError(connect.CodeInvalidArgument, errAway), answered: true, attention: journal.AttentionBadRequest},
+		"forgotten":             {err: connect.NewWireError(connect.CodeFailedPrecondition, errAway), answered: true, attention: journal.AttentionForgotten},
 		"not found":             {err: connect.NewWireError(connect.CodeNotFound, errAway), answered: true},
 		"the same code from our own side of the wire": {err: connect.NewError(connect.CodeInvalidArgument, errAway)},
 		"cannot be reached":                           {err: connect.NewError(connect.CodeUnavailable, errAway)},
@@ -215,9 +216,9 @@ func TestAnErrorShowsWhetherTheParticipantUnderstood(t *testing.T) {
 			t.Parallel()
 			gate := &gate{}
 			participant := &participant{answers: []answer{{err: test.err}}}
-			a := activity{&journal{}, gate, checkout.Payment, participant.call}
+			a := activity{&records{}, gate, checkout.Payment, participant.call}
 			learned := a.try(t.Context(), checkout.Order{ID: "ord-1"})
-			require.Equal(t, checkout.Unknown, learned.Outcome)
+			require.Equal(t, saga.Unknown, learned.Outcome)
 			require.Equal(t, test.attention, learned.Attention)
 			want := "no answer for ord-1: " + test.err.Error()
 			if test.answered {
@@ -236,9 +237,9 @@ func TestAnAnswerIsPassedOnWhole(t *testing.T) {
 		Outcome: operationv1.Outcome_OUTCOME_APPLIED, Reason: "unseen", Detail: "nothing there", Reference: "auth-1",
 		ValidUntil: timestamppb.New(until),
 	}
-	a := activity{&journal{}, &gate{}, checkout.Payment, func(context.Context, checkout.Order) (*operationv1.Result, error) { return result, nil }}
-	require.Equal(t, checkout.Learned{
-		Outcome: checkout.Applied, Reason: "unseen", Detail: "nothing there", Reference: "auth-1", ValidUntil: until,
+	a := activity{&records{}, &gate{}, checkout.Payment, func(context.Context, checkout.Order) (*operationv1.Result, error) { return result, nil }}
+	require.Equal(t, journal.Learned{
+		Outcome: saga.Applied, Reason: "unseen", Detail: "nothing there", Reference: "auth-1", ValidUntil: until,
 	}, a.try(t.Context(), checkout.Order{}))
 
 	result.ValidUntil = nil
@@ -252,14 +253,14 @@ func TestAKeyMetWithAnotherDigestCallsForAttentionAndIsNotAskedAgain(t *testing.
 	_, handler := warehousev1connect.NewWarehouseServiceHandler(refuses)
 	server := httptest.NewServer(handler)
 	t.Cleanup(server.Close)
-	journal := &journal{pass: checkout.Pass{Leave: checkout.Go}, standing: checkout.GoOn}
+	kept := &records{pass: checkout.Pass{Pass: journal.Pass{Leave: journal.Go}}, standing: journal.GoOn}
 	gate := &gate{}
-	a := activity{journal, gate, checkout.Warehouse, reserveStock(warehousev1connect.NewWarehouseServiceClient(server.Client(), server.URL))}
+	a := activity{kept, gate, checkout.Warehouse, reserveStock(warehousev1connect.NewWarehouseServiceClient(server.Client(), server.URL))}
 
-	got, err := a.attempt(t.Context(), checkout.Attempt{})
+	got, err := a.attempt(t.Context(), journal.Attempt{})
 	require.NoError(t, err)
 	require.Equal(t, saga.Unknown, got.Outcome)
-	require.Equal(t, checkout.AttentionConflict, journal.learned.Attention)
+	require.Equal(t, journal.AttentionConflict, kept.learned.Attention)
 	require.Equal(t, 1, refuses.calls)
 	require.Equal(t, []string{"answered"}, gate.told)
 }
@@ -275,11 +276,11 @@ func (w *refusingWarehouse) Reserve(context.Context, *connect.Request[warehousev
 }
 
 func TestTextsAreCutToWhatHistoriesCanHold(t *testing.T) {
-	require.Len(t, cut(strings.Repeat("x", 1000)), checkout.MaxDetail)
+	require.Len(t, cut(strings.Repeat("x", 1000)), journal.MaxDetail)
 	require.Equal(t, "ab", cut("a\x00b\xff"))
 	for n := range 4 {
 		got := cut(strings.Repeat("x", n) + strings.Repeat("€", 100))
-		require.LessOrEqual(t, len(got), checkout.MaxDetail)
+		require.LessOrEqual(t, len(got), journal.MaxDetail)
 		require.NotContains(t, got, "�")
 	}
 }
@@ -293,10 +294,10 @@ func TestEachActivityAsksTheGateOfItsParticipantAndCallsItsMethod(t *testing.T) 
 		_, _ = w.Write([]byte(`{"code":"failed_precondition"}`)) // So that it is asked once.
 	}))
 	t.Cleanup(server.Close)
-	journal := &journal{pass: checkout.Pass{Leave: checkout.Go, Order: checkout.Order{ID: "ord-1"}}, standing: checkout.GoOn}
+	kept := &records{pass: checkout.Pass{Pass: journal.Pass{Leave: journal.Go}, Order: checkout.Order{ID: "ord-1"}}, standing: journal.GoOn}
 	gate := &gate{}
 	registry := task.NewTaskRegistry()
-	require.NoError(t, Register(registry, journal, Participants{
+	require.NoError(t, Register(registry, kept, Participants{
 		Warehouse: warehousev1connect.NewWarehouseServiceClient(server.Client(), server.URL),
 		Payment:   paymentv1connect.NewPaymentServiceClient(server.Client(), server.URL),
 	}, gate))
@@ -362,19 +363,19 @@ func (p *participant) call(_ context.Context, order checkout.Order) (*operationv
 	return &operationv1.Result{Outcome: a.outcome, Reason: a.reason}, a.err
 }
 
-// journal answers as it is told to and keeps what it was asked and what was recorded.
-type journal struct {
+// records answers as it is told to and keeps what it was asked and what was recorded.
+type records struct {
 	pass checkout.Pass
 	// heldBack, where set, is its answer to an attempt whose participant is held back.
 	heldBack  checkout.Pass
 	fenceErr  error
-	standing  checkout.Standing
+	standing  journal.Standing
 	recordErr error
 	fenced    []string
-	learned   checkout.Learned
+	learned   journal.Learned
 }
 
-func (j *journal) Fence(_ context.Context, a checkout.Attempt) (checkout.Pass, error) {
+func (j *records) Fence(_ context.Context, a journal.Attempt) (checkout.Pass, error) {
 	j.fenced = append(j.fenced, a.HeldBack)
 	if a.HeldBack != "" && j.heldBack.Leave != "" {
 		return j.heldBack, nil
@@ -382,7 +383,7 @@ func (j *journal) Fence(_ context.Context, a checkout.Attempt) (checkout.Pass, e
 	return j.pass, j.fenceErr
 }
 
-func (j *journal) Record(_ context.Context, _ checkout.Attempt, l checkout.Learned) (checkout.Standing, error) {
+func (j *records) Record(_ context.Context, _ journal.Attempt, l journal.Learned) (journal.Standing, error) {
 	j.learned = l
 	return j.standing, j.recordErr
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store/storetest"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 	"github.com/checkoutsaga/orchestrator/tests/dapr/stack"
 )
 
@@ -229,12 +230,12 @@ func queries() []query {
 		filter store.Filter
 	}{
 		{"all", store.Filter{}},
-		{"status CONFIRMED", statuses(checkout.Confirmed)},
-		{"status RUNNING", statuses(checkout.Running)},
-		{"status EXPIRED", statuses(checkout.Expired)},
-		{"status AWAITING_APPROVAL", statuses(checkout.AwaitingApproval)},
-		{"status EXPIRED, CONFIRMED", statuses(checkout.Expired, checkout.Confirmed)},
-		{"status of all open", statuses(checkout.Running, checkout.AwaitingApproval, checkout.Compensating, checkout.NeedsAttention)},
+		{"status CONFIRMED", statuses(journal.Confirmed)},
+		{"status RUNNING", statuses(journal.Running)},
+		{"status EXPIRED", statuses(journal.Expired)},
+		{"status AWAITING_APPROVAL", statuses(journal.AwaitingApproval)},
+		{"status EXPIRED, CONFIRMED", statuses(journal.Expired, journal.Confirmed)},
+		{"status of all open", statuses(journal.Running, journal.AwaitingApproval, journal.Compensating, journal.NeedsAttention)},
 		{"attention", store.Filter{Attention: true}},
 		{"step authorize-payment", store.Filter{Step: checkout.AuthorizePayment}},
 		{"step void-authorization", store.Filter{Step: checkout.VoidAuthorization}},
@@ -243,21 +244,21 @@ func queries() []query {
 		{"customer of 20,000 orders", store.Filter{CustomerID: storetest.BigCustomer}},
 		{"customer of 20 orders", store.Filter{CustomerID: "cus-4711"}},
 		{"customer without orders", store.Filter{CustomerID: "cus-none"}},
-		{"big customer, EXPIRED", store.Filter{CustomerID: storetest.BigCustomer, Statuses: []checkout.Status{checkout.Expired}}},
+		{"big customer, EXPIRED", store.Filter{CustomerID: storetest.BigCustomer, Statuses: []journal.Status{journal.Expired}}},
 		{"big customer, attention", store.Filter{CustomerID: storetest.BigCustomer, Attention: true}},
 		{"big customer, amount over 100,000", store.Filter{CustomerID: storetest.BigCustomer, AmountOver: 100_000}},
 		{"older than 50 days", store.Filter{OlderThan: 50 * 24 * time.Hour}},
-		{"RUNNING, older than 10m", store.Filter{Statuses: []checkout.Status{checkout.Running}, OlderThan: 10 * time.Minute}},
-		{"REJECTED since a day ago", store.Filter{Statuses: []checkout.Status{checkout.Rejected}, Since: time.Now().AddDate(0, 0, -1)}},
+		{"RUNNING, older than 10m", store.Filter{Statuses: []journal.Status{journal.Running}, OlderThan: 10 * time.Minute}},
+		{"REJECTED since a day ago", store.Filter{Statuses: []journal.Status{journal.Rejected}, Since: time.Now().AddDate(0, 0, -1)}},
 		{"since now", store.Filter{Since: time.Now()}},
 		{"amount over 1,000", store.Filter{AmountOver: 1_000}},
 		{"amount over 40,000", store.Filter{AmountOver: 40_000}},
 		{"amount over 50,000", store.Filter{AmountOver: 50_000}},
 		{"amount over 250,000", store.Filter{AmountOver: 250_000}},
 		{"amount that none exceeds", store.Filter{AmountOver: 1 << 40}},
-		{"CONFIRMED, amount over 40,000", store.Filter{Statuses: []checkout.Status{checkout.Confirmed}, AmountOver: 40_000}},
-		{"EXPIRED, amount over 40,000", store.Filter{Statuses: []checkout.Status{checkout.Expired}, AmountOver: 40_000}},
-		{"EXPIRED, amount over 250,000", store.Filter{Statuses: []checkout.Status{checkout.Expired}, AmountOver: 250_000}},
+		{"CONFIRMED, amount over 40,000", store.Filter{Statuses: []journal.Status{journal.Confirmed}, AmountOver: 40_000}},
+		{"EXPIRED, amount over 40,000", store.Filter{Statuses: []journal.Status{journal.Expired}, AmountOver: 40_000}},
+		{"EXPIRED, amount over 250,000", store.Filter{Statuses: []journal.Status{journal.Expired}, AmountOver: 250_000}},
 		{"reason card_declined", store.Filter{ReasonCode: "card_declined"}},
 		{"reason refunded", store.Filter{ReasonCode: "refunded"}},
 		{"reason that none has", store.Filter{ReasonCode: "none"}},
@@ -276,8 +277,8 @@ func queries() []query {
 		filter store.Filter
 	}{
 		{"all", store.Filter{}},
-		{"status CONFIRMED", statuses(checkout.Confirmed)},
-		{"status EXPIRED, REJECTED", statuses(checkout.Expired, checkout.Rejected)},
+		{"status CONFIRMED", statuses(journal.Confirmed)},
+		{"status EXPIRED, REJECTED", statuses(journal.Expired, journal.Rejected)},
 		{"customer of 20,000 orders", store.Filter{CustomerID: storetest.BigCustomer}},
 		{"amount over 40,000", store.Filter{AmountOver: 40_000}},
 		{"amount over 100,000", store.Filter{AmountOver: 100_000}},
@@ -332,7 +333,7 @@ func queries() []query {
 	)
 }
 
-func statuses(of ...checkout.Status) store.Filter { return store.Filter{Statuses: of} }
+func statuses(of ...journal.Status) store.Filter { return store.Filter{Statuses: of} }
 
 // measureQueries asks each query, and then on another connection has its plan told.
 func measureQueries(ctx context.Context, url, plansFile string) ([]millionRow, error) {

@@ -28,6 +28,8 @@ type Step struct {
 	Pivot bool `json:"pivot,omitempty"`
 	// Decision marks what is no step at a participant but a person's word, for which the step behind it waits.
 	Decision bool `json:"decision,omitempty"`
+	// TooLate is the reason of a refusal to undo the step that says that the pivot was applied meanwhile; see TooLateBy.
+	TooLate string `json:"too_late,omitempty"`
 	// Denials are the reasons of refusals that deny an earlier step, by reason; see Denies.
 	Denials map[string]string `json:"denials,omitempty"`
 
@@ -68,6 +70,13 @@ func (s Step) UndoneBy(compensation string) Step {
 // NothingToUndo declares that the step leaves nothing that would have to go.
 func (s Step) NothingToUndo() Step {
 	s.Compensation, s.nothingToUndo = "", true
+	return s
+}
+
+// TooLateBy says by which reason the step's participant refuses to undo it once the saga has gone on without us: at the pivot's own
+// participant that the pivot was applied, at another that what stands behind the pivot was.
+func (s Step) TooLateBy(reason string) Step {
+	s.TooLate = reason
 	return s
 }
 

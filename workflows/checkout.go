@@ -15,9 +15,11 @@ import (
 func Checkout() (*saga.Definition, error) {
 	return saga.Define(checkout.Definition, 1,
 		// All lines of the order or none. Released also where the answer was lost: it may hide a reservation.
-		saga.Do(checkout.ReserveStock).At(checkout.Warehouse).UndoneBy(checkout.ReleaseStock),
+		saga.Do(checkout.ReserveStock).At(checkout.Warehouse).UndoneBy(checkout.ReleaseStock).
+			TooLateBy("already_committed"),
 		// Declined: the stock is released. An authorization that has expired counts as voided.
-		saga.Do(checkout.AuthorizePayment).At(checkout.Payment).UndoneBy(checkout.VoidAuthorization),
+		saga.Do(checkout.AuthorizePayment).At(checkout.Payment).UndoneBy(checkout.VoidAuthorization).
+			TooLateBy("already_captured"),
 		// Above a configured amount a person decides first. Whoever has to and has not yet, holds the next step.
 		saga.Decision(checkout.Approval),
 		// From here the money is taken, and nothing is undone any more. The one way back is a recorded refusal, as when the

@@ -17,6 +17,7 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 	"github.com/checkoutsaga/orchestrator/saga/replay"
 	"github.com/checkoutsaga/orchestrator/saga/sagatest"
 )
@@ -61,7 +62,7 @@ var golden = []struct {
 		name: "cancelled-in-backoff",
 		script: sagatest.Script{checkout.AuthorizePayment: {
 			sagatest.Unknown(),
-			{Reply: saga.Reply{Outcome: saga.Unknown}, Then: []any{checkout.Command{ID: "cmd-1", Kind: checkout.CommandCancel}}},
+			{Reply: saga.Reply{Outcome: saga.Unknown}, Then: []any{saga.Command{ID: "cmd-1", Kind: journal.CommandCancel}}},
 			sagatest.TurnedBack(),
 		}},
 		want: "reserve-stock: applied · authorize-payment #1: unknown · wait 250ms · authorize-payment #2: unknown · wait 500ms · " +
@@ -107,7 +108,7 @@ var golden = []struct {
 	{
 		name: "awaited-approval-and-approved",
 		script: sagatest.Script{checkout.CapturePayment: {{
-			Reply: saga.Reply{Outcome: saga.Held, HoldMS: 86_400_000}, Then: []any{checkout.Command{ID: "cmd-1", Kind: checkout.CommandApprove}},
+			Reply: saga.Reply{Outcome: saga.Held, HoldMS: 86_400_000}, Then: []any{saga.Command{ID: "cmd-1", Kind: journal.CommandApprove}},
 		}}},
 		want: "reserve-stock: applied · authorize-payment: applied · capture-payment: held · wait 24h0m0s · " +
 			`event {"id":"cmd-1","kind":"approve"} · capture-payment: applied · commit-stock: applied · end: completed`,

@@ -11,7 +11,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
-	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 func newHistory(c *client) *cobra.Command {
@@ -79,7 +79,7 @@ func followHistory(ctx context.Context, c *client, api checkoutv1connect.Checkou
 				continue
 			}
 			printed[key] = true
-			final = final || view.Kind == "status" && checkout.Status(view.Outcome).IsFinal()
+			final = final || view.Kind == "status" && journal.Status(view.Outcome).IsFinal()
 			if err := out.printOne(entryResult(c.surroundings, orderID, view)); err != nil {
 				return err
 			}

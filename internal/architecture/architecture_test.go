@@ -6,7 +6,9 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +36,26 @@ func TestPackagesImportOnlyWhatTheyMay(t *testing.T) {
 	}
 }
 
+// The engine knows no trade: what serves every saga must not speak of one. The words are those of the checkout.
+func TestWhatServesEverySagaNamesNoTrade(t *testing.T) {
+	trade := regexp.MustCompile(`(?i)check-?out|warehouse|payment|\bstock|shipment|\bsku\b|\bpric(e|ing)`)
+	seen := 0
+	eachGoFile(t, filepath.Join(root, "saga"), func(path string, _ *ast.File, _ *token.FileSet) {
+		if strings.HasSuffix(path, "_test.go") || within(packageOf(path), []string{"saga/participant"}) {
+			return
+		}
+		seen++
+		text, err := os.ReadFile(filepath.Join(root, path))
+		require.NoError(t, err)
+		for n, line := range strings.Split(string(text), "\n") {
+			if word := trade.FindString(strings.ReplaceAll(line, module, "")); word != "" {
+				t.Errorf("%s:%d speaks of %q: %s", path, n+1, word, strings.TrimSpace(line))
+			}
+		}
+	})
+	require.Greater(t, seen, 10)
+}
+
 func TestWorkflowCodeIsDeterministic(t *testing.T) {
 	notReplayed := []string{"saga/participant"} // Participants are called; no workflow runs their code.
 	for _, replayed := range []string{"saga", "workflows"} {
@@ -53,6 +75,8 @@ func TestEachKindOfForbiddenImportIsSeen(t *testing.T) {
 		"the leaf imports one of ours":            {"internal/checkout", module + "gen/payment/v1", "leaf"},
 		"the leaf imports a library":              {"internal/checkout", "github.com/google/uuid", "leaf"},
 		"the public saga learns of checkouts":     {"saga", module + "internal/checkout", "public and reusable"},
+		"a rule reads a database":                 {"saga/journal", "database/sql", "pure"},
+		"a rule reads what the store keeps":       {"saga/journal", module + "internal/orchestrator/store", "pure"},
 		"the ledger learns of payments":           {"saga/participant/ledger", module + "gen/payment/v1", "speaks of operations"},
 		"the ledger calls somebody":               {"saga/participant/ledger", "net/http", "calls nobody"},
 		"the ledger knows a participant":          {"saga/participant/ledger", module + "participants/payment", "no trade"},

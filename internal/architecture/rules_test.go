@@ -26,16 +26,22 @@ var nothing = []string{}
 
 var rules = []rule{
 	{
-		packages: []string{"internal/checkout"}, mayOnly: nothing, never: []string{"github.com", "go.uber.org", "google.golang.org", "connectrpc.com", "gopkg.in"},
-		because: "it is the leaf that everybody shares: names and payloads, on the standard library alone",
+		packages: []string{"internal/checkout"}, mayOnly: []string{"saga/journal"},
+		never:   []string{"github.com", "go.uber.org", "google.golang.org", "connectrpc.com", "gopkg.in", "database/sql", "net"},
+		because: "it is the leaf that everybody shares: the checkout's names and its order, beside the words of every saga",
 	},
 	{
 		packages: []string{"gen"}, mayOnly: []string{"gen"},
 		because: "generated contracts know contracts only",
 	},
 	{
-		packages: []string{"saga"}, except: []string{"saga/sagatest", "saga/participant"}, mayOnly: nothing,
+		packages: []string{"saga"}, except: []string{"saga/journal", "saga/sagatest", "saga/participant"}, mayOnly: nothing,
 		because: "it is public and reusable: a saga author's package must bring no word of checkout along",
+	},
+	{
+		packages: []string{"saga/journal"}, mayOnly: []string{"saga$"},
+		never:   []string{"github.com", "database/sql", "net", "os", "log", "log/slog", "math/rand", "crypto/rand", "context"},
+		because: "the rules of a row are pure: they decide by the row and its plan, whoever stores it, and can be tried in memory",
 	},
 	{
 		packages: []string{"saga/sagatest"}, mayOnly: []string{"saga"},
@@ -61,7 +67,7 @@ var rules = []rule{
 		because: "workflow code is replayed: it may not reach the outside, the clock or chance, and meets activities by name only",
 	},
 	{
-		packages: []string{"activities"}, mayOnly: []string{"internal/checkout", "internal/invoke", "internal/pause", "internal/requests", "gen", "saga$"},
+		packages: []string{"activities"}, mayOnly: []string{"internal/checkout", "internal/invoke", "internal/pause", "internal/requests", "gen", "saga$", "saga/journal"},
 		never:   []string{"database/sql", "github.com/jackc/pgx"},
 		because: "activities meet workflows through payloads, participants through proto, and the database through Journal",
 	},

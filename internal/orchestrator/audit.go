@@ -179,7 +179,7 @@ func (a *audit) all(ctx context.Context) error {
 			break
 		}
 		last := page[len(page)-1]
-		place = store.Ended{At: *last.EndedAt, OrderID: last.OrderID}
+		place = store.Ended{At: *last.EndedAt, OrderID: last.Key}
 	}
 	if err := a.lookAtOpen(ctx); err != nil {
 		return err
@@ -256,7 +256,7 @@ func (a *audit) comparePage(ctx context.Context, page []store.Checkout) error {
 	}
 	var violations []*checkoutv1.Violation
 	for _, c := range page {
-		if len(found[c.OrderID]) == 0 {
+		if len(found[c.Key]) == 0 {
 			continue
 		}
 		forgetting, err := a.beingForgotten(ctx, c)
@@ -264,17 +264,17 @@ func (a *audit) comparePage(ctx context.Context, page []store.Checkout) error {
 			return err
 		}
 		if forgetting {
-			a.mention("forgetting", c.OrderID)
+			a.mention("forgetting", c.Key)
 			continue
 		}
-		violations = append(violations, violationsOf(c.OrderID, string(c.Status), found[c.OrderID])...)
+		violations = append(violations, violationsOf(c.Key, string(c.Status), found[c.Key])...)
 	}
 	a.checked += int64(len(page))
 	if err := a.report(violations); err != nil {
 		return err
 	}
 	for _, c := range page {
-		if err := a.tellAccepted(acts[c.OrderID], accepted[c.OrderID]); err != nil {
+		if err := a.tellAccepted(acts[c.Key], accepted[c.Key]); err != nil {
 			return err
 		}
 	}
@@ -339,7 +339,7 @@ func (a *audit) look(ctx context.Context, page []store.Checkout, acts map[string
 	}
 	all := make(findings)
 	for _, c := range page {
-		all.add(c.OrderID, disagreements(c, b)...)
+		all.add(c.Key, disagreements(c, b)...)
 	}
 	if err := a.compareEvents(ctx, page, b, all); err != nil {
 		return nil, nil, err

@@ -21,7 +21,7 @@ import (
 func (a *audit) actsOn(ctx context.Context, page []store.Checkout) (map[string][]store.Act, error) {
 	ids := make([]string, len(page))
 	for i, c := range page {
-		ids[i] = c.OrderID
+		ids[i] = c.Key
 	}
 	acts, err := a.store.ActsOn(ctx, ids)
 	if err != nil {

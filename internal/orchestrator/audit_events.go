@@ -22,6 +22,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 const (
@@ -113,7 +114,7 @@ func (a *audit) compareEvents(ctx context.Context, page []store.Checkout, books 
 	}
 	ids := make([]string, len(page))
 	for i, c := range page {
-		ids[i] = c.OrderID
+		ids[i] = c.Key
 	}
 	t := a.eventsOf(ctx, ids)
 	for app, why := range t.away {
@@ -137,12 +138,12 @@ func (a *audit) compareEvents(ctx context.Context, page []store.Checkout, books 
 			if _, isAway := t.away[producer]; isAway {
 				continue
 			}
-			written := t.events[producer][c.OrderID]
-			found[c.OrderID] = append(found[c.OrderID], a.writtenWrong(c, producer, written, books)...)
-			found[c.OrderID] = append(found[c.OrderID], a.notReceived(c.OrderID, producer, written, deliveries)...)
+			written := t.events[producer][c.Key]
+			found[c.Key] = append(found[c.Key], a.writtenWrong(c, producer, written, books)...)
+			found[c.Key] = append(found[c.Key], a.notReceived(c.Key, producer, written, deliveries)...)
 		}
-		if len(found[c.OrderID]) == 0 {
-			delete(found, c.OrderID)
+		if len(found[c.Key]) == 0 {
+			delete(found, c.Key)
 		}
 	}
 	return nil
@@ -211,7 +212,7 @@ const (
 
 // demands tells whether what is on record demands an event of a topic, and what that is in words.
 func demands(topic string, c store.Checkout, b books) (is truth, because string) {
-	warehouse, payment := b.warehouse[c.OrderID], b.payment[c.OrderID]
+	warehouse, payment := b.warehouse[c.Key], b.payment[c.Key]
 	reserve, commit := warehouse[checkout.ReserveStock], warehouse[checkout.CommitStock]
 	authorize, capture := payment[checkout.AuthorizePayment], payment[checkout.CapturePayment]
 	says := func(step string, op *operationv1.Operation) string { return step + " is " + describe(op) }
@@ -220,9 +221,9 @@ func demands(topic string, c store.Checkout, b books) (is truth, because string)
 	case orderCreated:
 		return mustBe, "it was accepted"
 	case orderConfirmed:
-		return only(c.Status == checkout.Confirmed), "it ended " + string(c.Status)
+		return only(c.Status == journal.Confirmed), "it ended " + string(c.Status)
 	case orderCancelled:
-		return only(c.Status != checkout.Confirmed), "it ended " + string(c.Status)
+		return only(c.Status != journal.Confirmed), "it ended " + string(c.Status)
 	case stockReserved:
 		return did(reserve, applied), says(checkout.ReserveStock, reserve)
 	case reservationRejected:

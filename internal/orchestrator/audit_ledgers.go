@@ -18,6 +18,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/money"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // books are what the participants have of orders: their records, and what the warehouse holds.
@@ -29,7 +30,7 @@ type books struct {
 func (a *audit) books(ctx context.Context, page []store.Checkout) (b books, err error) {
 	ids := make([]string, len(page))
 	for i, c := range page {
-		ids[i] = c.OrderID
+		ids[i] = c.Key
 	}
 	asking, askCtx := errgroup.WithContext(ctx)
 	asking.Go(func() (err error) {
@@ -103,10 +104,10 @@ func disagreements(c store.Checkout, b books) []finding {
 	differs := func(step, format string, args ...any) {
 		wrong = append(wrong, finding{invariant: invariantAgrees, steps: []string{step}, what: fmt.Sprintf(format, args...)})
 	}
-	warehouse, payment, reservation := b.warehouse[c.OrderID], b.payment[c.OrderID], b.reservations[c.OrderID]
+	warehouse, payment, reservation := b.warehouse[c.Key], b.payment[c.Key], b.reservations[c.Key]
 	reserve, commit := warehouse[checkout.ReserveStock], warehouse[checkout.CommitStock]
 	authorize, capture := payment[checkout.AuthorizePayment], payment[checkout.CapturePayment]
-	confirmed := c.Status == checkout.Confirmed
+	confirmed := c.Status == journal.Confirmed
 
 	switch {
 	case confirmed && !stands(commit):
@@ -183,7 +184,7 @@ func (a *audit) beingForgotten(ctx context.Context, c store.Checkout) (bool, err
 		{checkout.Payment, checkout.AuthorizePayment, a.payment.GetOperation},
 	} {
 		_, err := within(ctx, auditTimeout, func(ctx context.Context) (*connect.Response[operationv1.GetOperationResponse], error) {
-			return of.get(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: c.OrderID, Step: of.step}))
+			return of.get(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: c.Key, Step: of.step}))
 		})
 		switch code := connect.CodeOf(err); {
 		case err == nil || code == connect.CodeNotFound:

@@ -17,6 +17,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // An open checkout promises little: that somebody is at work on it or is called for, and that no other money was taken than it knows
@@ -224,10 +226,10 @@ func hangs(o store.Open) bool {
 	if o.Coordination == event.Choreographed {
 		later(o.CheckAt) // It is left to its events until its time to be looked at.
 	}
-	if o.Status == checkout.AwaitingApproval && o.ApprovalDeadline != nil {
+	if o.Status == journal.AwaitingApproval && o.ApprovalDeadline != nil {
 		later(*o.ApprovalDeadline) // An operator may take all that time.
 	}
-	return o.Status != checkout.NeedsAttention && o.Now.Sub(since) > hangsAfter
+	return o.Status != journal.NeedsAttention && o.Now.Sub(since) > hangsAfter
 }
 
 // takenWrongly tells what is wrong with the money that was taken for an open checkout; empty if nothing is.
@@ -238,7 +240,7 @@ func takenWrongly(o store.Open, capture *operationv1.Operation) string {
 	case moneyOf(capture) != o.Amount:
 		return fmt.Sprintf("payment has captured %s and the order is for %s", inWords(moneyOf(capture)), inWords(o.Amount))
 	// Nobody may be asked to capture before the pivot. In a choreographed checkout the event that tells of it is on its way.
-	case o.Phase == checkout.Forward && o.Coordination == event.Orchestrated:
+	case o.Phase == saga.Forward && o.Coordination == event.Orchestrated:
 		return fmt.Sprintf("payment has captured %s while it is in phase %s", inWords(moneyOf(capture)), o.Phase)
 	}
 	return ""
@@ -265,11 +267,11 @@ func (a *audit) lostRuns(ctx context.Context, page []store.Open) ([]string, erro
 // wantsRun tells whether a run of an open checkout must be there.
 func wantsRun(o store.Open) bool {
 	switch {
-	case o.Attention == checkout.AttentionStopped, o.Attention == checkout.AttentionNoProgress:
+	case o.Attention == journal.AttentionStopped, o.Attention == journal.AttentionNoProgress:
 		return false // Somebody is called because of that already.
 	case o.Coordination == event.Choreographed:
 		// Its events drive it, and once it is captured again, when the run that was to undo it has ended.
-		return o.StartedRun >= o.Run && o.Phase == checkout.Undoing
+		return o.StartedRun >= o.Run && o.Phase == saga.Undoing
 	case o.StartedRun == 0:
 		return o.Now.Sub(o.StartedAt) > startsWithin
 	}

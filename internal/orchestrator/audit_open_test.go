@@ -13,6 +13,7 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // engineSays has the engine answer Inspect.
@@ -94,7 +95,7 @@ func TestI3ACheckoutWithoutAWorkflowIsFound(t *testing.T) {
 func (f *fixture) openOne(t *testing.T, id, set string) {
 	t.Helper()
 	f.start(t, order(withID(id)))
-	f.do(t, id, checkout.ReserveStock, false, checkout.Applied, "")
+	f.do(t, id, checkout.ReserveStock, false, saga.Applied, "")
 	if set != "" {
 		_, err := f.pool.Exec(t.Context(), `UPDATE checkouts SET `+set+` WHERE order_id = $1`, id)
 		require.NoError(t, err)
@@ -128,8 +129,8 @@ func TestI3ACheckoutThatGoesOnBetweenTwoLooksHasAWorkflow(t *testing.T) {
 			f.set(t, `status = 'NEEDS_ATTENTION', attention = '{"code": "stopped"}'`)
 		},
 		"it ends": func(t *testing.T, f *fixture) {
-			f.do(t, "open", checkout.AuthorizePayment, false, checkout.Refused, "card_declined")
-			f.do(t, "open", checkout.ReserveStock, true, checkout.Applied, "")
+			f.do(t, "open", checkout.AuthorizePayment, false, saga.Rejected, "card_declined")
+			f.do(t, "open", checkout.ReserveStock, true, saga.Applied, "")
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -153,8 +154,8 @@ func TestI3ACheckoutThatEndsWronglyBetweenTwoLooksIsComparedWithItsEnd(t *testin
 	var once sync.Once
 	f.engineSays(func(string) (engine.Instance, error) {
 		once.Do(func() {
-			f.do(t, "open", checkout.AuthorizePayment, false, checkout.Refused, "card_declined")
-			f.do(t, "open", checkout.ReserveStock, true, checkout.Applied, "")
+			f.do(t, "open", checkout.AuthorizePayment, false, saga.Rejected, "card_declined")
+			f.do(t, "open", checkout.ReserveStock, true, saga.Applied, "")
 			f.warehouse.operations[opKey("open", checkout.ReserveStock)].Undo = 0
 		})
 		return engine.Instance{State: engine.Completed}, nil
@@ -189,8 +190,8 @@ func TestI3ACheckoutInWhichNothingHappensIsFound(t *testing.T) {
 func TestI1MoneyOfAnOpenCheckoutThatIsRightAtTheSecondLookIsNoViolation(t *testing.T) {
 	t.Parallel()
 	f := opened(t)
-	f.do(t, "open", checkout.AuthorizePayment, false, checkout.Applied, "")
-	f.do(t, "open", checkout.CapturePayment, false, checkout.Applied, "")
+	f.do(t, "open", checkout.AuthorizePayment, false, saga.Applied, "")
+	f.do(t, "open", checkout.CapturePayment, false, saga.Applied, "")
 	h := f.auditAll(t, &checkoutv1.AuditRequest{})
 	require.Empty(t, h.violations, "payment has what the order is for")
 

@@ -40,6 +40,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/participants/orders"
 	"github.com/checkoutsaga/orchestrator/participants/payment"
 	"github.com/checkoutsaga/orchestrator/participants/warehouse"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // shop is the API with real participants, each with its database, on a real bus. Only the engine is not real, and a test does what
@@ -140,10 +142,10 @@ func (s *shop) call(t *testing.T, o checkout.Order, step string, undo bool) {
 // something else; an edit that returns false has it not be asked at all.
 func (s *shop) step(t *testing.T, orderID, step string, undo bool, edits ...func(*checkout.Order) bool) {
 	t.Helper()
-	attempt := checkout.Attempt{OrderID: orderID, Run: 1, Step: step, Undo: undo, Round: 1}
+	attempt := journal.Attempt{Key: orderID, Run: 1, Step: step, Undo: undo, Round: 1}
 	pass, err := s.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
-	require.Equal(t, checkout.Go, pass.Leave, pass.Reason)
+	require.Equal(t, journal.Go, pass.Leave, pass.Reason)
 	ask := true
 	for _, edit := range edits {
 		ask = ask && edit(&pass.Order)
@@ -151,7 +153,7 @@ func (s *shop) step(t *testing.T, orderID, step string, undo bool, edits ...func
 	if ask {
 		s.call(t, pass.Order, step, undo)
 	}
-	_, err = s.store.Record(t.Context(), attempt, checkout.Learned{Outcome: checkout.Applied})
+	_, err = s.store.Record(t.Context(), attempt, journal.Learned{Outcome: saga.Applied})
 	require.NoError(t, err)
 }
 
@@ -179,9 +181,9 @@ func (s *shop) cancelled(t *testing.T, orderID string, without ...string) {
 	s.walk(t, orderID, checkout.AuthorizePayment, nil)
 	_, err := s.cancel(t, &checkoutv1.CancelRequest{OrderId: orderID, Reason: "r"})
 	require.NoError(t, err)
-	pass, err := s.store.Fence(t.Context(), checkout.Attempt{OrderID: orderID, Run: 1, Step: checkout.CapturePayment, Round: 1})
+	pass, err := s.store.Fence(t.Context(), journal.Attempt{Key: orderID, Run: 1, Step: checkout.CapturePayment, Round: 1})
 	require.NoError(t, err)
-	require.Equal(t, checkout.TurnBack, pass.Leave, pass.Reason)
+	require.Equal(t, journal.TurnBack, pass.Leave, pass.Reason)
 	for _, step := range []string{checkout.AuthorizePayment, checkout.ReserveStock} {
 		s.step(t, orderID, step, true, func(*checkout.Order) bool { return !slices.Contains(without, step) })
 	}
@@ -353,14 +355,14 @@ func (s *shop) refunded(t *testing.T, orderID string) {
 	o := checkout.Order{ID: orderID}
 	s.call(t, o, checkout.ReserveStock, true)
 	s.call(t, o, checkout.CapturePayment, true)
-	s.end(t, orderID, checkout.Cancelled)
+	s.end(t, orderID, journal.Cancelled)
 }
 
 // end ends a checkout as no activity would.
-func (s *shop) end(t *testing.T, orderID string, status checkout.Status) {
+func (s *shop) end(t *testing.T, orderID string, status journal.Status) {
 	t.Helper()
 	topic := "checkout.order.cancelled"
-	if status == checkout.Confirmed {
+	if status == journal.Confirmed {
 		topic = "checkout.order.confirmed"
 	}
 	_, err := s.pool.Exec(t.Context(), `

@@ -21,6 +21,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // heard is all that an audit said.
@@ -75,7 +76,7 @@ func ended(t *testing.T) *fixture {
 	f.decline(t, "declined")
 	_, err := f.cancel(t, &checkoutv1.CancelRequest{OrderId: "cancelled", Reason: "r"})
 	require.NoError(t, err)
-	f.do(t, "open", checkout.ReserveStock, false, checkout.Applied, "")
+	f.do(t, "open", checkout.ReserveStock, false, saga.Applied, "")
 	return f
 }
 

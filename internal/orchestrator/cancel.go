@@ -12,6 +12,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // wakeTimeout bounds the word to the engine while a caller waits. The row has been written by then.
@@ -27,11 +29,11 @@ func (s *Service) Cancel(ctx context.Context, req *connect.Request[checkoutv1.Ca
 	if err != nil {
 		return nil, err
 	}
-	if answer.Outcome == store.CancelTooLate {
+	if answer.Outcome == journal.CancelTooLate {
 		return nil, tooLate(answer.Checkout)
 	}
-	if answer.Outcome == store.CancelAccepted && !req.Msg.DryRun && answer.Checkout.Coordination == event.Orchestrated {
-		s.wake(ctx, store.Steered{Checkout: answer.Checkout, CommandID: answer.CommandID}, checkout.CommandCancel)
+	if answer.Outcome == journal.CancelAccepted && !req.Msg.DryRun && answer.Checkout.Coordination == event.Orchestrated {
+		s.wake(ctx, store.Steered{Checkout: answer.Checkout, CommandID: answer.CommandID}, journal.CommandCancel)
 	}
 	return connect.NewResponse(whatBecomes(answer.Checkout)), nil
 }
@@ -48,9 +50,9 @@ func tooLate(c store.Checkout) error {
 	amount := inWords(c.Amount)
 	var why string
 	switch {
-	case c.Status == checkout.Confirmed:
+	case c.Status == journal.Confirmed:
 		why = "it is CONFIRMED: " + amount + " was captured and the stock is shipped"
-	case c.Phase == checkout.Final:
+	case c.Phase == journal.Final:
 		why = fmt.Sprintf("it ended %s (%s): nothing is held and nothing is charged", c.Status, c.Reason)
 	case inPlace(c, checkout.CapturePayment):
 		why = amount + " was captured, so it goes forward; while the stock is not shipped, " +
@@ -58,7 +60,7 @@ func tooLate(c store.Checkout) error {
 	default:
 		why = "the capture of " + amount + " is under way, so it goes forward unless the payment refuses"
 	}
-	return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("too late to cancel %s: %s", c.OrderID, why))
+	return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("too late to cancel %s: %s", c.Key, why))
 }
 
 // whatBecomes sorts the steps by what undoing means to each.
@@ -68,13 +70,13 @@ func whatBecomes(c store.Checkout) *checkoutv1.CancelResponse {
 		if s.Decision || s.Name == checkout.AuthorizePayment && captured(c) {
 			continue // Nobody did anything, or the capture has used it up.
 		}
-		tried := s.InPlace() || s.State == store.StateFailing || s.State == store.StateUnknown || s.State == store.StateRunning
+		tried := s.InPlace() || s.State == journal.StateFailing || s.State == journal.StateUnknown || s.State == journal.StateRunning
 		switch {
-		case s.CompensationState == store.CompensationDone, s.CompensationState == store.CompensationResolved:
+		case s.CompensationState == journal.CompensationDone, s.CompensationState == journal.CompensationResolved:
 			answer.Undone = append(answer.Undone, s.Name)
-		case s.CompensationState != store.CompensationNotNeeded,
+		case s.CompensationState != journal.CompensationNotNeeded,
 			// Whoever is still in the phase forward has not tried to capture.
-			tried && s.Compensation != "" && !s.Pivot && c.Phase == checkout.Forward:
+			tried && s.Compensation != "" && !s.Pivot && c.Phase == saga.Forward:
 			answer.ToUndo = append(answer.ToUndo, s.Name)
 		case s.InPlace():
 			answer.CannotUndo = append(answer.CannotUndo, s.Name)

@@ -140,7 +140,7 @@ func (s *Service) operations(ctx context.Context, c store.Checkout) []*checkoutv
 	found := make([]*checkoutv1.ParticipantOperation, len(steps))
 	var asking sync.WaitGroup
 	for i, step := range steps {
-		asking.Go(func() { found[i] = s.operation(ctx, c.OrderID, step) })
+		asking.Go(func() { found[i] = s.operation(ctx, c.Key, step) })
 	}
 	asking.Wait()
 

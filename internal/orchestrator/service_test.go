@@ -31,6 +31,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // fixture is the API over HTTP on a real database, with an engine and participants that do what the test says.
@@ -97,19 +99,19 @@ func (f *fixture) start(t *testing.T, req *checkoutv1.StartRequest) *checkoutv1.
 }
 
 // do drives a step of the first run as the activities would, and keeps the participant's record of it.
-func (f *fixture) do(t *testing.T, orderID, step string, undo bool, outcome checkout.Outcome, reason string) checkout.Standing {
+func (f *fixture) do(t *testing.T, orderID, step string, undo bool, outcome saga.Outcome, reason string) journal.Standing {
 	t.Helper()
-	attempt := checkout.Attempt{OrderID: orderID, Run: 1, Step: step, Undo: undo, Round: 1}
+	attempt := journal.Attempt{Key: orderID, Run: 1, Step: step, Undo: undo, Round: 1}
 	pass, err := f.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
-	require.Equal(t, checkout.Go, pass.Leave, pass.Reason)
+	require.Equal(t, journal.Go, pass.Leave, pass.Reason)
 	f.remember(pass.Order, step, undo, outcome)
-	standing, err := f.store.Record(t.Context(), attempt, checkout.Learned{Outcome: outcome, Reason: reason})
+	standing, err := f.store.Record(t.Context(), attempt, journal.Learned{Outcome: outcome, Reason: reason})
 	require.NoError(t, err)
 	return standing
 }
 
-func (f *fixture) remember(o checkout.Order, step string, undo bool, outcome checkout.Outcome) {
+func (f *fixture) remember(o checkout.Order, step string, undo bool, outcome saga.Outcome) {
 	ops := f.warehouse.operations
 	if step == checkout.AuthorizePayment || step == checkout.CapturePayment {
 		ops = f.payment.operations
@@ -128,9 +130,9 @@ func (f *fixture) remember(o checkout.Order, step string, undo bool, outcome che
 			f.warehouse.reservations[o.ID] = append(f.warehouse.reservations[o.ID], &warehousev1.Line{Sku: item.SKU, Quantity: item.Quantity})
 		}
 	}
-	wire := map[checkout.Outcome]operationv1.Outcome{
-		checkout.Applied: operationv1.Outcome_OUTCOME_APPLIED, checkout.Refused: operationv1.Outcome_OUTCOME_REJECTED,
-		checkout.Unknown: operationv1.Outcome_OUTCOME_UNKNOWN,
+	wire := map[saga.Outcome]operationv1.Outcome{
+		saga.Applied: operationv1.Outcome_OUTCOME_APPLIED, saga.Rejected: operationv1.Outcome_OUTCOME_REJECTED,
+		saga.Unknown: operationv1.Outcome_OUTCOME_UNKNOWN,
 	}[outcome]
 	if undo {
 		op.Undo = wire
@@ -143,16 +145,16 @@ func (f *fixture) remember(o checkout.Order, step string, undo bool, outcome che
 func (f *fixture) confirm(t *testing.T, orderID string) {
 	t.Helper()
 	for _, step := range checkouttest.Plan().Steps {
-		f.do(t, orderID, step.Name, false, checkout.Applied, "")
+		f.do(t, orderID, step.Name, false, saga.Applied, "")
 	}
 }
 
 // decline takes an accepted checkout to the end of a declined card.
 func (f *fixture) decline(t *testing.T, orderID string) {
 	t.Helper()
-	f.do(t, orderID, checkout.ReserveStock, false, checkout.Applied, "")
-	f.do(t, orderID, checkout.AuthorizePayment, false, checkout.Refused, "card_declined")
-	f.do(t, orderID, checkout.ReserveStock, true, checkout.Applied, "")
+	f.do(t, orderID, checkout.ReserveStock, false, saga.Applied, "")
+	f.do(t, orderID, checkout.AuthorizePayment, false, saga.Rejected, "card_declined")
+	f.do(t, orderID, checkout.ReserveStock, true, saga.Applied, "")
 }
 
 func (f *fixture) rows(t *testing.T) int {
@@ -190,7 +192,7 @@ func (e *fakeEngine) Start(_ context.Context, _, id string, _ any) error {
 func (e *fakeEngine) Raise(_ context.Context, id, _ string, payload any) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.raised = append(e.raised, id+" "+payload.(checkout.Command).Kind)
+	e.raised = append(e.raised, id+" "+payload.(saga.Command).Kind)
 	return nil
 }
 

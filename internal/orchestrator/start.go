@@ -135,10 +135,10 @@ func (s *Service) begin(ctx context.Context, c store.Checkout) {
 	if c.Engine != s.engine.Name() {
 		return // It was moved to another; that one's sweeper starts it.
 	}
-	err := runs.Start(context.WithoutCancel(ctx), s.engine, c.OrderID, c.Run, c.RunPhase(), c.Plan)
+	err := runs.Start(context.WithoutCancel(ctx), s.engine, c.Key, c.Run, c.RunPhase(), c.Plan)
 	if err != nil {
 		s.log.Warn("the run was not started; the sweeper starts it",
-			"order_id", c.OrderID, "workflow_id", runs.ID(c.OrderID, c.Run), "error", err)
+			"order_id", c.Key, "workflow_id", runs.ID(c.Key, c.Run), "error", err)
 	}
 }
 

@@ -10,11 +10,12 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
-	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // Approve lets a checkout that awaits approval go on.
@@ -23,7 +24,7 @@ func (s *Service) Approve(ctx context.Context, req *connect.Request[checkoutv1.A
 	if err != nil {
 		return nil, err
 	}
-	s.wake(ctx, steered, checkout.CommandApprove)
+	s.wake(ctx, steered, journal.CommandApprove)
 	return connect.NewResponse(&checkoutv1.ApproveResponse{Checkout: toWire(steered.Checkout)}), nil
 }
 
@@ -33,7 +34,7 @@ func (s *Service) Reject(ctx context.Context, req *connect.Request[checkoutv1.Re
 	if err != nil {
 		return nil, err
 	}
-	s.wake(ctx, steered, checkout.CommandReject)
+	s.wake(ctx, steered, journal.CommandReject)
 	return connect.NewResponse(&checkoutv1.RejectResponse{Checkout: toWire(steered.Checkout)}), nil
 }
 
@@ -50,12 +51,12 @@ func (s *Service) Resolve(ctx context.Context, req *connect.Request[checkoutv1.R
 			return s.store.Refund(ctx, w, req.Msg.Step)
 		}
 		if req.Msg.WithoutProof {
-			return s.store.Settle(ctx, w, req.Msg.Step, store.ProofWord)
+			return s.store.Settle(ctx, w, req.Msg.Step, journal.ProofWord)
 		}
 		// Nobody is asked for a record of what the state refuses anyway.
 		look := w
 		look.DryRun = true
-		if allowed, err := s.store.Settle(ctx, look, req.Msg.Step, store.ProofRecord); err == nil {
+		if allowed, err := s.store.Settle(ctx, look, req.Msg.Step, journal.ProofRecord); err == nil {
 			against, err := s.recordAgainst(ctx, allowed.Checkout, req.Msg.Step)
 			if err != nil {
 				return store.Steered{}, err
@@ -64,7 +65,7 @@ func (s *Service) Resolve(ctx context.Context, req *connect.Request[checkoutv1.R
 				return s.store.Contradict(ctx, w, req.Msg.Step, against)
 			}
 		}
-		return s.store.Settle(ctx, w, req.Msg.Step, store.ProofRecord)
+		return s.store.Settle(ctx, w, req.Msg.Step, journal.ProofRecord)
 	})
 	if err != nil {
 		return nil, err
@@ -72,7 +73,7 @@ func (s *Service) Resolve(ctx context.Context, req *connect.Request[checkoutv1.R
 	if req.Msg.As == checkoutv1.Resolution_RESOLUTION_REFUND && !req.Msg.DryRun {
 		s.begin(ctx, steered.Checkout)
 	} else {
-		s.wake(ctx, steered, checkout.CommandRetry)
+		s.wake(ctx, steered, journal.CommandRetry)
 	}
 	return connect.NewResponse(&checkoutv1.ResolveResponse{Checkout: toWire(steered.Checkout), What: steered.What}), nil
 }
@@ -105,8 +106,8 @@ func (s *Service) steer(ctx context.Context, req steering, fulfil func(context.C
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return steered, noSuchCheckout(req.GetOrderId())
-	case errors.Is(err, store.ErrState):
-		_, sentence, _ := strings.Cut(err.Error(), store.ErrState.Error()+": ")
+	case errors.Is(err, journal.ErrState):
+		_, sentence, _ := strings.Cut(err.Error(), journal.ErrState.Error()+": ")
 		return steered, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s: %s", req.GetOrderId(), sentence))
 	case err != nil:
 		return steered, err
@@ -119,12 +120,12 @@ func (s *Service) steer(ctx context.Context, req steering, fulfil func(context.C
 func (s *Service) recordAgainst(ctx context.Context, c store.Checkout, name string) (against string, err error) {
 	const orYourWord = "`--without-proof` takes your word, which is kept for ever"
 	step, undo, _ := c.Plan.Named(name)
-	if a := c.Attention; a != nil && a.Step == name && a.Code == checkout.AttentionForgotten {
+	if a := c.Attention; a != nil && a.Step == name && a.Code == journal.AttentionForgotten {
 		return fmt.Sprintf("%s, so its record proves nothing; %s", a.Cause, orYourWord), nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	op, err := s.recorded(ctx, c.OrderID, step)
+	op, err := s.recorded(ctx, c.Key, step)
 	if err != nil {
 		return "", connect.NewError(connect.CodeUnavailable, fmt.Errorf("%s cannot be asked for its record: %w", step.Participant, err))
 	}
@@ -184,9 +185,9 @@ func (s *Service) wake(ctx context.Context, steered store.Steered, kind string) 
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wakeTimeout)
 	defer cancel()
-	id := runs.ID(c.OrderID, c.Run)
-	err := s.engine.Raise(ctx, id, checkout.CommandEvent, checkout.Command{ID: steered.CommandID, Kind: kind})
+	id := runs.ID(c.Key, c.Run)
+	err := s.engine.Raise(ctx, id, saga.CommandEvent, saga.Command{ID: steered.CommandID, Kind: kind})
 	if err != nil && !errors.Is(err, engine.ErrGone) {
-		s.log.Warn("the run was not woken; its next attempt sees what is asked", "order_id", c.OrderID, "workflow_id", id, "error", err)
+		s.log.Warn("the run was not woken; its next attempt sees what is asked", "order_id", c.Key, "workflow_id", id, "error", err)
 	}
 }

@@ -16,6 +16,8 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 func (f *fixture) get(t *testing.T, orderID string) *checkoutv1.Checkout {
@@ -48,7 +50,7 @@ func TestHeldFollowsTheCheckout(t *testing.T) {
 		{checkout.CapturePayment, &checkoutv1.Held{Stock: stock, Captured: money}},
 		{checkout.CommitStock, &checkoutv1.Held{Stock: stock, Captured: money}},
 	} {
-		f.do(t, "ord-1", c.step, false, checkout.Applied, "")
+		f.do(t, "ord-1", c.step, false, saga.Applied, "")
 		require.Empty(t, cmp.Diff(c.want, f.get(t, "ord-1").Held, protocmp.Transform()), "after %s", c.step)
 	}
 
@@ -146,10 +148,10 @@ func TestWhoWaitsForTheEndAloneIsSentHowItStandsAndTheEnd(t *testing.T) {
 func TestWatchUntilSettledEndsWithAttention(t *testing.T) {
 	f := setup(t)
 	f.start(t, order())
-	attempt := checkout.Attempt{OrderID: "ord-1", Run: 1, Step: checkout.ReserveStock, Round: 12, Stuck: true}
+	attempt := journal.Attempt{Key: "ord-1", Run: 1, Step: checkout.ReserveStock, Round: 12, Stuck: true}
 	_, err := f.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
-	_, err = f.store.Record(t.Context(), attempt, checkout.Learned{Outcome: checkout.Unknown, Detail: "no answer"})
+	_, err = f.store.Record(t.Context(), attempt, journal.Learned{Outcome: saga.Unknown, Detail: "no answer"})
 	require.NoError(t, err)
 	stream, err := f.api.Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{OrderId: "ord-1", UntilSettled: true}))
 	require.NoError(t, err)
@@ -162,7 +164,7 @@ func TestWatchUntilSettledEndsWithAttention(t *testing.T) {
 func TestCancelTellsWhatIsUndoneAndWakesTheRun(t *testing.T) {
 	f := setup(t)
 	f.start(t, order())
-	f.do(t, "ord-1", checkout.ReserveStock, false, checkout.Applied, "")
+	f.do(t, "ord-1", checkout.ReserveStock, false, saga.Applied, "")
 
 	wish := &checkoutv1.CancelRequest{OrderId: "ord-1", Reason: "changed my mind", Actor: "ann", DryRun: true}
 	before := f.rows(t)
@@ -179,10 +181,10 @@ func TestCancelTellsWhatIsUndoneAndWakesTheRun(t *testing.T) {
 	require.Empty(t, answer.Undone)
 	require.Equal(t, []string{"ord-1-1 cancel"}, f.engine.raised)
 
-	_, err = f.store.Fence(t.Context(), checkout.Attempt{OrderID: "ord-1", Run: 1, Step: checkout.AuthorizePayment, Round: 1})
+	_, err = f.store.Fence(t.Context(), journal.Attempt{Key: "ord-1", Run: 1, Step: checkout.AuthorizePayment, Round: 1})
 	require.NoError(t, err)
 	for _, step := range []string{checkout.AuthorizePayment, checkout.ReserveStock} {
-		f.do(t, "ord-1", step, true, checkout.Applied, "")
+		f.do(t, "ord-1", step, true, saga.Applied, "")
 	}
 	answer, err = f.cancel(t, wish)
 	require.NoError(t, err, "a cancelled checkout may be cancelled again")
@@ -220,11 +222,11 @@ func TestACancelThatIsTooLateSaysWhatIsSo(t *testing.T) {
 	f.start(t, order(withID("captured")))
 	f.start(t, order(withID("capturing")))
 	for _, id := range []string{"captured", "capturing"} {
-		f.do(t, id, checkout.ReserveStock, false, checkout.Applied, "")
-		f.do(t, id, checkout.AuthorizePayment, false, checkout.Applied, "")
+		f.do(t, id, checkout.ReserveStock, false, saga.Applied, "")
+		f.do(t, id, checkout.AuthorizePayment, false, saga.Applied, "")
 	}
-	f.do(t, "captured", checkout.CapturePayment, false, checkout.Applied, "")
-	f.do(t, "capturing", checkout.CapturePayment, false, checkout.Unknown, "started")
+	f.do(t, "captured", checkout.CapturePayment, false, saga.Applied, "")
+	f.do(t, "capturing", checkout.CapturePayment, false, saga.Unknown, "started")
 
 	for orderID, want := range map[string]string{
 		"confirmed": "it is CONFIRMED",
@@ -313,14 +315,14 @@ func (f *fixture) resolveDone(t *testing.T, step string, withoutProof bool) erro
 func TestTheRecordOfWhoeverForgotProvesNothing(t *testing.T) {
 	f := setup(t)
 	f.start(t, order())
-	f.do(t, "ord-1", checkout.ReserveStock, false, checkout.Applied, "")
-	f.do(t, "ord-1", checkout.AuthorizePayment, false, checkout.Applied, "")
+	f.do(t, "ord-1", checkout.ReserveStock, false, saga.Applied, "")
+	f.do(t, "ord-1", checkout.AuthorizePayment, false, saga.Applied, "")
 	_, err := f.cancel(t, &checkoutv1.CancelRequest{OrderId: "ord-1", Reason: "called"})
 	require.NoError(t, err)
-	pass, err := f.store.Fence(t.Context(), checkout.Attempt{OrderID: "ord-1", Run: 1, Step: checkout.CapturePayment, Round: 1})
+	pass, err := f.store.Fence(t.Context(), journal.Attempt{Key: "ord-1", Run: 1, Step: checkout.CapturePayment, Round: 1})
 	require.NoError(t, err)
-	require.Equal(t, checkout.TurnBack, pass.Leave)
-	require.Equal(t, checkout.Doubted, f.do(t, "ord-1", checkout.AuthorizePayment, true, checkout.Applied, "unseen"))
+	require.Equal(t, journal.TurnBack, pass.Leave)
+	require.Equal(t, journal.Doubted, f.do(t, "ord-1", checkout.AuthorizePayment, true, saga.Applied, "unseen"))
 	c := f.get(t, "ord-1")
 	require.Equal(t, "forgotten", c.Attention.Code)
 	require.Contains(t, c.Attention.Advice, "--as done --without-proof")
@@ -335,7 +337,7 @@ func TestTheRecordOfWhoeverForgotProvesNothing(t *testing.T) {
 func TestAParticipantThatCannotBeAskedProvesNothing(t *testing.T) {
 	f := setup(t)
 	f.start(t, order())
-	f.do(t, "ord-1", checkout.ReserveStock, false, checkout.Unknown, "")
+	f.do(t, "ord-1", checkout.ReserveStock, false, saga.Unknown, "")
 	f.warehouse.down = connect.NewError(connect.CodeUnavailable, errors.New("away"))
 	err := f.resolveDone(t, checkout.ReserveStock, false)
 	require.Equal(t, connect.CodeUnavailable, connect.CodeOf(err))

@@ -8,8 +8,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
-	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // lookAgain bounds how late a watcher learns of a change whose notification was lost with a database connection.
@@ -33,7 +33,7 @@ func (s *Service) Watch(ctx context.Context, req *connect.Request[checkoutv1.Wat
 		if err != nil {
 			return err
 		}
-		settled := c.Status.IsFinal() || c.Status == checkout.NeedsAttention
+		settled := c.Status.IsFinal() || c.Status == journal.NeedsAttention
 		wanted := sent == nil || settled || !req.Msg.OnlySettled
 		if now := toWire(c); wanted && !proto.Equal(now, sent) {
 			if err := stream.Send(&checkoutv1.WatchResponse{Checkout: now}); err != nil {

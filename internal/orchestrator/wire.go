@@ -9,21 +9,22 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // statuses pairs our words with those on the wire.
-var statuses = map[checkout.Status]checkoutv1.Status{
-	checkout.Running:          checkoutv1.Status_STATUS_RUNNING,
-	checkout.AwaitingApproval: checkoutv1.Status_STATUS_AWAITING_APPROVAL,
-	checkout.Compensating:     checkoutv1.Status_STATUS_COMPENSATING,
-	checkout.NeedsAttention:   checkoutv1.Status_STATUS_NEEDS_ATTENTION,
-	checkout.Confirmed:        checkoutv1.Status_STATUS_CONFIRMED,
-	checkout.Rejected:         checkoutv1.Status_STATUS_REJECTED,
-	checkout.Cancelled:        checkoutv1.Status_STATUS_CANCELLED,
-	checkout.Expired:          checkoutv1.Status_STATUS_EXPIRED,
+var statuses = map[journal.Status]checkoutv1.Status{
+	journal.Running:          checkoutv1.Status_STATUS_RUNNING,
+	journal.AwaitingApproval: checkoutv1.Status_STATUS_AWAITING_APPROVAL,
+	journal.Compensating:     checkoutv1.Status_STATUS_COMPENSATING,
+	journal.NeedsAttention:   checkoutv1.Status_STATUS_NEEDS_ATTENTION,
+	journal.Confirmed:        checkoutv1.Status_STATUS_CONFIRMED,
+	journal.Rejected:         checkoutv1.Status_STATUS_REJECTED,
+	journal.Cancelled:        checkoutv1.Status_STATUS_CANCELLED,
+	journal.Expired:          checkoutv1.Status_STATUS_EXPIRED,
 }
 
-func fromWireStatus(wire checkoutv1.Status) (checkout.Status, bool) {
+func fromWireStatus(wire checkoutv1.Status) (journal.Status, bool) {
 	for ours, theirs := range statuses {
 		if theirs == wire {
 			return ours, true
@@ -34,7 +35,7 @@ func fromWireStatus(wire checkoutv1.Status) (checkout.Status, bool) {
 
 func toWire(c store.Checkout) *checkoutv1.Checkout {
 	out := &checkoutv1.Checkout{
-		OrderId: c.OrderID, Status: statuses[c.Status], Phase: string(c.Phase), Coordination: c.Coordination,
+		OrderId: c.Key, Status: statuses[c.Status], Phase: string(c.Phase), Coordination: c.Coordination,
 		Engine: c.Engine, Run: int32(c.Run), CustomerId: c.CustomerID, Amount: toWireMoney(c.Amount),
 		StartedAt: timestamppb.New(c.StartedAt), UpdatedAt: timestamppb.New(c.UpdatedAt), EndedAt: toWireTime(c.EndedAt),
 		Deadline: timestamppb.New(c.Deadline), Reason: c.Reason, Held: held(c),
@@ -85,17 +86,17 @@ func inPlace(c store.Checkout, name string) bool {
 // captured tells whether the authorization was used up, whatever became of the money since.
 func captured(c store.Checkout) bool {
 	s := step(c, checkout.CapturePayment)
-	return s.State == store.StateDone || s.State == store.StateResolved
+	return s.State == journal.StateDone || s.State == journal.StateResolved
 }
 
 // step is the checkout's step of a name; the zero step where it has none.
-func step(c store.Checkout, name string) store.Step {
+func step(c store.Checkout, name string) journal.Step {
 	for _, s := range c.Steps {
 		if s.Name == name {
 			return s
 		}
 	}
-	return store.Step{}
+	return journal.Step{}
 }
 
 func toWireMoney(m checkout.Money) *operationv1.Money {

@@ -19,12 +19,13 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
-	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/pause"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 const (
@@ -210,7 +211,7 @@ func (r *Retention) purgeRun(ctx context.Context, orderID string, run int) error
 	case instance.State != engine.Running && instance.State != engine.Stalled:
 		return failed
 	}
-	err = r.Engine.Raise(ctx, id, checkout.CommandEvent, checkout.Command{ID: uuid.NewString(), Kind: checkout.CommandRetry})
+	err = r.Engine.Raise(ctx, id, saga.CommandEvent, saga.Command{ID: uuid.NewString(), Kind: journal.CommandRetry})
 	if err != nil && !errors.Is(err, engine.ErrGone) {
 		return fmt.Errorf("wake run %d of %s: %w", run, orderID, err)
 	}

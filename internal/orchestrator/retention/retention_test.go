@@ -28,6 +28,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 const (
@@ -42,16 +43,16 @@ func TestI3FinishedWorkflowsArePurgedAndThoseOfAnOpenCheckoutNever(t *testing.T)
 	f := setup(t)
 	f.engine = f.embedded(t)
 	// The worst case: the engine says of each that it has ended, so that it would purge it if it were asked to.
-	for _, phase := range []checkout.Phase{checkout.Forward, checkout.Pivoted, checkout.Undoing} {
+	for _, phase := range []saga.Phase{saga.Forward, saga.Pivoted, saga.Undoing} {
 		f.checkout(t, string(phase), phase, old, 1)
 		f.run(t, string(phase), 1)
 	}
-	f.checkout(t, "finished", checkout.Final, old, 2)
+	f.checkout(t, "finished", journal.Final, old, 2)
 	f.run(t, "finished", 1)
 	f.run(t, "finished", 2)
-	f.checkout(t, "finished-lately", checkout.Final, young, 1)
+	f.checkout(t, "finished-lately", journal.Final, young, 1)
 	f.run(t, "finished-lately", 1)
-	f.checkout(t, "never-ran", checkout.Final, old, 1)
+	f.checkout(t, "never-ran", journal.Final, old, 1)
 
 	require.NoError(t, f.retention(t, 0).Round(t.Context()))
 	for _, id := range []string{"forward-1", "pivoted-1", "undoing-1", "finished-lately-1"} {
@@ -71,8 +72,8 @@ func TestASupersededRunThatStillWaitsIsWokenAndPurgedOnceItHasEnded(t *testing.T
 	t.Parallel()
 	f := setup(t)
 	f.engine = f.embedded(t)
-	f.checkout(t, "ord-1", checkout.Final, old, 2)
-	require.NoError(t, runs.Start(t.Context(), f.engine, "ord-1", 1, checkout.Forward, checkouttest.Plan())) // It waits for a command.
+	f.checkout(t, "ord-1", journal.Final, old, 2)
+	require.NoError(t, runs.Start(t.Context(), f.engine, "ord-1", 1, saga.Forward, checkouttest.Plan())) // It waits for a command.
 	f.run(t, "ord-1", 2)
 
 	r := f.retention(t, 0)
@@ -89,7 +90,7 @@ func TestAnEngineThatIsAwayIsAskedAgainInTheNextRound(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	for i := range 3 {
-		f.checkout(t, fmt.Sprintf("ord-%d", i), checkout.Final, old, 1)
+		f.checkout(t, fmt.Sprintf("ord-%d", i), journal.Final, old, 1)
 	}
 	fake := &fakeEngine{purge: errors.New("away"), inspect: errors.New("away")}
 	f.engine = fake
@@ -105,8 +106,8 @@ func TestAnEngineThatIsAwayIsAskedAgainInTheNextRound(t *testing.T) {
 func TestAWorkflowThatCannotBePurgedStandsInNobodysWay(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.checkout(t, "ord-0", checkout.Final, old+time.Hour, 1)
-	f.checkout(t, "ord-1", checkout.Final, old, 1)
+	f.checkout(t, "ord-0", journal.Final, old+time.Hour, 1)
+	f.checkout(t, "ord-1", journal.Final, old, 1)
 	f.engine = &fakeEngine{purge: errors.New("it is stuck"), only: "ord-0-1"}
 	require.ErrorContains(t, f.retention(t, 0).Round(t.Context()), "it is stuck")
 	require.Equal(t, []string{"ord-1 1"}, f.purged(t))
@@ -116,10 +117,10 @@ func TestOldCheckoutsAreForgottenWithTheirOperations(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	for _, id := range []string{"forgotten", "dead-letter", "kept-by-payment", "kept-by-warehouse", "unpublished"} {
-		f.checkout(t, id, checkout.Final, old, 1)
+		f.checkout(t, id, journal.Final, old, 1)
 	}
-	f.checkout(t, "young", checkout.Final, young, 1)
-	for _, phase := range []checkout.Phase{checkout.Forward, checkout.Pivoted, checkout.Undoing} {
+	f.checkout(t, "young", journal.Final, young, 1)
+	for _, phase := range []saga.Phase{saga.Forward, saga.Pivoted, saga.Undoing} {
 		f.checkout(t, string(phase), phase, old, 1)
 	}
 	f.exec(t, `UPDATE outbox SET published_at = NULL WHERE key = 'unpublished'`)
@@ -153,7 +154,7 @@ func TestNothingIsForgottenWhileSomebodyCannotTell(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.checkout(t, "ord-1", checkout.Final, old, 1)
+			f.checkout(t, "ord-1", journal.Final, old, 1)
 			cut(f, away)
 			require.ErrorIs(t, f.retention(t, keep).Round(t.Context()), away)
 			require.Equal(t, []string{"ord-1"}, f.ids(t, "checkouts"))
@@ -174,8 +175,8 @@ func TestI8ADeathBetweenTwoStepsLeavesWhatTheNextRoundFinishes(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			f.checkout(t, "ord-1", checkout.Final, old, 1)
-			f.checkout(t, "ord-2", checkout.Final, old, 1)
+			f.checkout(t, "ord-1", journal.Final, old, 1)
+			f.checkout(t, "ord-2", journal.Final, old, 1)
 			life, die := context.WithCancel(t.Context())
 			dies(f, die)
 			_ = f.retention(t, keep).Round(life)
@@ -193,7 +194,7 @@ func TestI8ADeathBetweenTwoStepsLeavesWhatTheNextRoundFinishes(t *testing.T) {
 func TestManyAreForgottenInBoundedBatchesPastThoseThatMustStay(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.checkout(t, "ord-000", checkout.Final, old, 1)
+	f.checkout(t, "ord-000", journal.Final, old, 1)
 	f.exec(t, `
 		INSERT INTO checkouts (order_id, idempotency_key, digest, request, customer_id, currency, amount, payment_method, items, engine, phase, status,
 		                       verdict, deadline, plan, progress, ended_at)
@@ -210,7 +211,7 @@ func TestManyAreForgottenInBoundedBatchesPastThoseThatMustStay(t *testing.T) {
 func TestItForgetsUntilItIsStopped(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	f.checkout(t, "ord-1", checkout.Final, old, 1)
+	f.checkout(t, "ord-1", journal.Final, old, 1)
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { f.retention(t, keep).Run(ctx); close(ended) }()
@@ -273,7 +274,7 @@ func (f *fixture) embedded(t *testing.T) engine.Engine {
 	t.Helper()
 	registry := task.NewTaskRegistry()
 	require.NoError(t, registry.AddWorkflowN(saga.WorkflowName, func(ctx *task.WorkflowContext) (any, error) {
-		return nil, ctx.WaitForSingleEvent(checkout.CommandEvent, -1).Await(nil)
+		return nil, ctx.WaitForSingleEvent(saga.CommandEvent, -1).Await(nil)
 	}))
 	e, err := embedded.Open(t.Context(), embedded.Config{DatabaseURL: f.url, Registry: registry, Log: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
@@ -291,8 +292,8 @@ func (f *fixture) embedded(t *testing.T) engine.Engine {
 // run makes the engine have a run that has ended.
 func (f *fixture) run(t *testing.T, order string, run int) {
 	t.Helper()
-	require.NoError(t, runs.Start(t.Context(), f.engine, order, run, checkout.Forward, checkouttest.Plan()))
-	require.NoError(t, f.engine.Raise(t.Context(), runs.ID(order, run), checkout.CommandEvent, checkout.Command{ID: "c", Kind: checkout.CommandRetry}))
+	require.NoError(t, runs.Start(t.Context(), f.engine, order, run, saga.Forward, checkouttest.Plan()))
+	require.NoError(t, f.engine.Raise(t.Context(), runs.ID(order, run), saga.CommandEvent, saga.Command{ID: "c", Kind: journal.CommandRetry}))
 	require.Eventually(t, func() bool {
 		instance, err := f.engine.Inspect(t.Context(), runs.ID(order, run))
 		return err == nil && instance.State == engine.Completed
@@ -300,7 +301,7 @@ func (f *fixture) run(t *testing.T, order string, run int) {
 }
 
 // checkout makes one that is in a phase, and began or ended so long ago.
-func (f *fixture) checkout(t *testing.T, id string, phase checkout.Phase, age time.Duration, run int) {
+func (f *fixture) checkout(t *testing.T, id string, phase saga.Phase, age time.Duration, run int) {
 	t.Helper()
 	_, _, err := f.store.Accept(t.Context(), store.NewCheckout{
 		OrderID: id, IdempotencyKey: "key-of-" + id, Digest: "v1:first", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/saga"
 )
@@ -23,10 +22,10 @@ func ID(orderID string, run int) string {
 
 // Start starts a run of a checkout, which carries out its plan from a phase on. An instance that exists already is the same run, started by somebody whose answer was
 // lost.
-func Start(ctx context.Context, e engine.Engine, orderID string, run int, phase checkout.Phase, plan saga.Plan) error {
+func Start(ctx context.Context, e engine.Engine, orderID string, run int, phase saga.Phase, plan saga.Plan) error {
 	ctx, cancel := context.WithTimeout(ctx, startBudget)
 	defer cancel()
-	if phase == checkout.Forward {
+	if phase == saga.Forward {
 		phase = ""
 	}
 	input := saga.Input{Key: orderID, Run: run, Phase: saga.Phase(phase), Plan: plan}

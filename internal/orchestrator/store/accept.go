@@ -13,6 +13,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // NewCheckout is an accepted order that has been priced.
@@ -81,7 +82,7 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 		var deadline time.Time
 		err := tx.QueryRow(ctx, insertCheckout, n.OrderID, n.IdempotencyKey, n.Digest, n.Request, n.Engine, n.CustomerID,
 			n.Amount.Currency, n.Amount.MinorUnits, n.PaymentMethod, items, progress, n.Coordination, event.TraceOf(ctx),
-			n.Deadline, startPatience, n.Approval, steps[0].Name, n.Plan).Scan(&deadline)
+			n.Deadline, journal.StartPatience, n.Approval, steps[0].Name, n.Plan).Scan(&deadline)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil
 		}
@@ -118,12 +119,12 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 }
 
 // firstSteps are the steps of a checkout that was just accepted: the first is the next to be tried.
-func firstSteps(plan saga.Plan) []Step {
-	steps := make([]Step, len(plan.Steps))
+func firstSteps(plan saga.Plan) []journal.Step {
+	steps := make([]journal.Step, len(plan.Steps))
 	for i, planned := range plan.Steps {
-		steps[i] = Step{Step: planned, State: StatePending, CompensationState: CompensationNotNeeded}
+		steps[i] = journal.Step{Step: planned, State: journal.StatePending, CompensationState: journal.CompensationNotNeeded}
 	}
-	steps[0].State = StateRunning
+	steps[0].State = journal.StateRunning
 	return steps
 }
 

@@ -9,6 +9,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // What only the audit reads: checkouts by their ids, open ones, those that are no longer kept, and what people did without proof.
@@ -24,7 +26,7 @@ func (s *Store) Kept(ctx context.Context, orderIDs []string) (map[string]Checkou
 	}
 	kept := make(map[string]Checkout, len(page))
 	for _, c := range page {
-		kept[c.OrderID] = c
+		kept[c.Key] = c
 	}
 	return kept, nil
 }
@@ -51,7 +53,7 @@ func (s *Store) EverAccepted(ctx context.Context, orderIDs []string) (map[string
 // Forgotten is what is left of a checkout that is no longer kept.
 type Forgotten struct {
 	OrderID string
-	Status  checkout.Status
+	Status  journal.Status
 	EndedAt time.Time
 }
 
@@ -71,8 +73,8 @@ func (s *Store) ForgottenCheckout(ctx context.Context, orderID string) (Forgotte
 // Open is an open checkout, with what tells whether somebody is at work on it.
 type Open struct {
 	OrderID string
-	Status  checkout.Status
-	Phase   checkout.Phase
+	Status  journal.Status
+	Phase   saga.Phase
 	// Coordination is event.Orchestrated or event.Choreographed.
 	Coordination string
 	Engine       string
@@ -87,7 +89,7 @@ type Open struct {
 	// ApprovalDeadline is until when it may await approval; nil unless it does or did.
 	ApprovalDeadline *time.Time
 	// Attention is the code of what an operator is called for; empty where nobody is.
-	Attention checkout.AttentionCode
+	Attention journal.AttentionCode
 	// Now is the database's clock.
 	Now time.Time
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // A choreographed checkout as the orchestrator sees it: what it learns, in the order in which it happens to learn it, and what
@@ -47,30 +48,30 @@ func TestFactsOfAChoreographedCheckoutLeadToItsEndInWhateverOrderTheyCome(t *tes
 		"the deadline passes in silence": {does{expire, overdue(true)},
 			"COMPENSATING undoing the deadline has passed: unknown/pending unknown/running skipped skipped"},
 		"the deadline passes and all is voided": {does{learn(store.StockReserved), expire, overdue(true), func(s *scenario) {
-			s.fence(checkout.AuthorizePayment, true, checkout.Go)
-			s.record(checkout.AuthorizePayment, true, applied, checkout.GoOn)
-			s.fence(checkout.ReserveStock, true, checkout.Go)
-			s.record(checkout.ReserveStock, true, applied, checkout.GoOn)
+			s.fence(checkout.AuthorizePayment, true, journal.Go)
+			s.record(checkout.AuthorizePayment, true, applied, journal.GoOn)
+			s.fence(checkout.ReserveStock, true, journal.Go)
+			s.record(checkout.ReserveStock, true, applied, journal.GoOn)
 		}, stale(store.StockReleased)}, "EXPIRED final the deadline has passed: done/done unknown/done skipped skipped"},
 		"the deadline passes and payment has captured": {does{expire, overdue(true), func(s *scenario) {
-			s.fence(checkout.AuthorizePayment, true, checkout.Go)
-			s.record(checkout.AuthorizePayment, true, refused("already_captured"), checkout.Over)
+			s.fence(checkout.AuthorizePayment, true, journal.Go)
+			s.record(checkout.AuthorizePayment, true, refused("already_captured"), journal.Over)
 			// Nobody releases what is paid for.
-			s.fence(checkout.ReserveStock, true, checkout.Superseded)
+			s.fence(checkout.ReserveStock, true, journal.Superseded)
 		}}, "RUNNING pivoted: done done done running"},
 		"the deadline passes and the capture is heard of before the void is answered": {does{expire, overdue(true), learn(store.PaymentCompleted), func(s *scenario) {
-			s.record(checkout.AuthorizePayment, true, refused("already_captured"), checkout.Over)
+			s.record(checkout.AuthorizePayment, true, refused("already_captured"), journal.Over)
 		}, learn(store.StockCommitted)}, confirmed},
 		"the commit is not heard of, so a run of ours does it": {does{learn(store.PaymentCompleted), overdue(true), func(s *scenario) {
-			s.fence(checkout.ReserveStock, false, checkout.Known)
-			s.fence(checkout.AuthorizePayment, false, checkout.Known)
-			s.fence(checkout.CapturePayment, false, checkout.Known)
-			s.fence(checkout.CommitStock, false, checkout.Go)
-			s.record(checkout.CommitStock, false, applied, checkout.GoOn)
+			s.fence(checkout.ReserveStock, false, journal.Known)
+			s.fence(checkout.AuthorizePayment, false, journal.Known)
+			s.fence(checkout.CapturePayment, false, journal.Known)
+			s.fence(checkout.CommitStock, false, journal.Go)
+			s.record(checkout.CommitStock, false, applied, journal.GoOn)
 		}, stale(store.StockCommitted)}, confirmed},
-		"it is cancelled in time": {does{func(s *scenario) { s.cancel(store.CancelAccepted) }, overdue(true)},
+		"it is cancelled in time": {does{func(s *scenario) { s.cancel(journal.CancelAccepted) }, overdue(true)},
 			"COMPENSATING undoing changed my mind: unknown/pending unknown/running skipped skipped"},
-		"it is cancelled too late": {does{learn(store.PaymentCompleted), func(s *scenario) { s.cancel(store.CancelTooLate) }},
+		"it is cancelled too late": {does{learn(store.PaymentCompleted), func(s *scenario) { s.cancel(journal.CancelTooLate) }},
 			"RUNNING pivoted: done done done running"},
 	} {
 		t.Run(name, func(t *testing.T) {

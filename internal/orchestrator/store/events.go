@@ -11,6 +11,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/requests"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // queueCreated queues the event that tells of an accepted order.
@@ -22,10 +23,10 @@ func (s *Store) queueCreated(ctx context.Context, batch *pgx.Batch, n NewCheckou
 
 // queueEnded queues the event that tells of a checkout's end.
 func (s *Store) queueEnded(ctx context.Context, batch *pgx.Batch, c Checkout) error {
-	order := requests.Told(checkout.Order{ID: c.OrderID, CustomerID: c.CustomerID, Items: c.Items, Amount: c.Amount, PaymentMethod: c.PaymentMethod})
+	order := requests.Told(checkout.Order{ID: c.Key, CustomerID: c.CustomerID, Items: c.Items, Amount: c.Amount, PaymentMethod: c.PaymentMethod})
 	var ended event.Message = &checkoutv1.OrderConfirmed{Order: order}
-	if c.Status != checkout.Confirmed {
+	if c.Status != journal.Confirmed {
 		ended = &checkoutv1.OrderCancelled{Order: order, Status: string(c.Status), Reason: c.Reason}
 	}
-	return s.outbox.Queue(ctx, batch, outbox.Order(c.OrderID, c.Coordination), ended)
+	return s.outbox.Queue(ctx, batch, outbox.Order(c.Key, c.Coordination), ended)
 }

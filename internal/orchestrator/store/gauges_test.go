@@ -10,6 +10,7 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 func TestTheGaugesTellHowTheOpenCheckoutsStand(t *testing.T) {
@@ -18,8 +19,8 @@ func TestTheGaugesTellHowTheOpenCheckoutsStand(t *testing.T) {
 	on := func(id string) *scenario { return scenarioOn(t, pool, id) }
 	forward := func(s *scenario, steps ...string) {
 		for _, step := range steps {
-			s.fence(step, false, checkout.Go)
-			s.record(step, false, applied, checkout.GoOn)
+			s.fence(step, false, journal.Go)
+			s.record(step, false, applied, journal.GoOn)
 		}
 	}
 
@@ -35,9 +36,9 @@ func TestTheGaugesTellHowTheOpenCheckoutsStand(t *testing.T) {
 
 	undoing := on("undoing") // The money is free again, the stock is not, and the warehouse does not answer.
 	forward(undoing, checkout.ReserveStock, checkout.AuthorizePayment)
-	undoing.fence(checkout.CapturePayment, false, checkout.Go)
-	undoing.record(checkout.CapturePayment, false, refused("authorization_expired"), checkout.GoBack)
-	undoing.record(checkout.AuthorizePayment, true, applied, checkout.GoOn)
+	undoing.fence(checkout.CapturePayment, false, journal.Go)
+	undoing.record(checkout.CapturePayment, false, refused("authorization_expired"), journal.GoBack)
+	undoing.record(checkout.AuthorizePayment, true, applied, journal.GoOn)
 	stuck := undoing.attempt(checkout.ReserveStock, true)
 	stuck.Stuck = true
 	_, err := undoing.store.Record(t.Context(), stuck, noAnswer("down"))
@@ -91,7 +92,7 @@ func TestManyScrapesAskTheDatabaseOnce(t *testing.T) {
 func TestADatabaseThatDoesNotAnswerTakesOnlyTheGaugesFromAScrapeAndDoesNotHangIt(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t)
-	s.cancel(store.CancelDone)
+	s.cancel(journal.CancelDone)
 	lock, err := s.pool.Begin(t.Context())
 	require.NoError(t, err)
 	_, err = lock.Exec(t.Context(), `LOCK TABLE checkouts`)

@@ -10,42 +10,44 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // Fence is activities.Journal's: may this attempt call its participant?
-func (s *Store) Fence(ctx context.Context, a checkout.Attempt) (checkout.Pass, error) {
+func (s *Store) Fence(ctx context.Context, a journal.Attempt) (checkout.Pass, error) {
 	var pass checkout.Pass
 	if !a.Claims && a.HeldBack == "" {
 		// Most attempts claim nothing, so a look without a lock answers them; what changes right after it is caught by
 		// Record and by the next fence.
-		r, err := s.read(ctx, a.OrderID)
+		r, err := s.read(ctx, a.Key)
 		if err != nil {
-			return checkout.Pass{}, fmt.Errorf("fence %s of %s: %w", a.Step, a.OrderID, err)
+			return checkout.Pass{}, fmt.Errorf("fence %s of %s: %w", a.Step, a.Key, err)
 		}
 		var claimed bool
 		if pass, claimed = r.fence(a); !claimed {
 			return pass, nil
 		}
 	}
-	if _, err := s.change(ctx, a.OrderID, func(r *row) (changed bool) {
+	if _, err := s.change(ctx, a.Key, func(r *row) (changed bool) {
 		pass, changed = r.fence(a)
 		return changed
 	}); err != nil {
-		return checkout.Pass{}, fmt.Errorf("claim %s of %s: %w", a.Step, a.OrderID, err)
+		return checkout.Pass{}, fmt.Errorf("claim %s of %s: %w", a.Step, a.Key, err)
 	}
 	return pass, nil
 }
 
 // Record is activities.Journal's: writes what an attempt taught.
-func (s *Store) Record(ctx context.Context, a checkout.Attempt, l checkout.Learned) (checkout.Standing, error) {
-	var standing checkout.Standing
-	if _, err := s.change(ctx, a.OrderID, func(r *row) bool {
+func (s *Store) Record(ctx context.Context, a journal.Attempt, l journal.Learned) (journal.Standing, error) {
+	var standing journal.Standing
+	if _, err := s.change(ctx, a.Key, func(r *row) bool {
 		before := r.Phase
-		standing = r.record(a, l)
-		return standing != checkout.Over || r.Phase != before
+		standing = r.Record(a, l)
+		return standing != journal.Over || r.Phase != before
 	}); err != nil {
-		return "", fmt.Errorf("record %s of %s: %w", a.Step, a.OrderID, err)
+		return "", fmt.Errorf("record %s of %s: %w", a.Step, a.Key, err)
 	}
 	return standing, nil
 }
@@ -81,8 +83,8 @@ func (s *Store) change(ctx context.Context, orderID string, decide func(*row) (c
 	was := pastOf(r)
 	changed := decide(r)
 	// Before what follows from them, so that a history tells them in this order.
-	for _, c := range r.commands {
-		end.Queue(insertCommand, c.id, orderID, c.kind, c.step, c.actor, c.reason, c.outcome, c.withoutProof)
+	for _, c := range r.Commands {
+		end.Queue(insertCommand, c.ID, orderID, c.Kind, c.Step, c.Actor, c.Reason, c.Outcome, c.WithoutProof)
 	}
 	if changed {
 		if err := s.queueSave(ctx, end, r); err != nil {
@@ -97,15 +99,15 @@ func (s *Store) change(ctx context.Context, orderID string, decide func(*row) (c
 		s.meter.committed(was, r)
 		s.watchers.changed(orderID, kindOf(r.Status))
 	}
-	if r.ended {
+	if r.Ended {
 		s.outbox.Committed()
 	}
-	return r.Checkout, nil
+	return r.checkout(), nil
 }
 
 // kindOf is the kind of a change to a status.
-func kindOf(status checkout.Status) Interest {
-	if status.IsFinal() || status == checkout.NeedsAttention {
+func kindOf(status journal.Status) Interest {
+	if status.IsFinal() || status == journal.NeedsAttention {
 		return Settled
 	}
 	return AnyChange
@@ -139,19 +141,54 @@ const selectCheckouts = `
 
 const selectCheckout = selectCheckouts + ` WHERE order_id = $1`
 
+// row is one checkout as a transaction sees it. Which way it can go is for the rules of package journal to say.
+type row struct {
+	journal.Row
+	coordination  string
+	customerID    string
+	items         []checkout.Item
+	amount        checkout.Money
+	paymentMethod string
+	trace         string // W3C trace context of the start
+}
+
+// checkout is what readers see of the row.
+func (r *row) checkout() Checkout {
+	return Checkout{
+		Saga: r.Saga, Coordination: r.coordination, CustomerID: r.customerID, Items: r.items, Amount: r.amount, PaymentMethod: r.paymentMethod,
+	}
+}
+
+// fence is the rule, with the order for whoever may go ahead.
+func (r *row) fence(a journal.Attempt) (pass checkout.Pass, claimed bool) {
+	pass.Pass, claimed = r.Fence(a)
+	if pass.Leave == journal.Go {
+		pass.Order = r.order()
+	}
+	return pass, claimed
+}
+
+// order is what participants are asked for.
+func (r *row) order() checkout.Order {
+	return checkout.Order{
+		ID: r.Key, CustomerID: r.customerID, Items: r.items, Amount: r.amount, PaymentMethod: r.paymentMethod, TraceParent: r.trace,
+	}
+}
+
 func scanCheckout(from pgx.Row) (*row, error) {
 	r := &row{}
 	var items []pricedItem
 	var steps []storedStep
-	if err := from.Scan(&r.OrderID, &r.Coordination, &r.Engine, &r.Run, &r.startedRun, &r.Phase, &r.Status, &r.verdict, &r.Reason, &r.ReasonCode,
-		&r.CustomerID, &r.Amount.Currency, &r.Amount.MinorUnits, &r.PaymentMethod, &items,
-		&r.touched, &r.cancelled, &r.cancelReason, &r.Deadline, &r.pastDeadline, &r.now,
-		&r.approvalWait, &r.ApprovalDeadline, &r.pastApproval,
-		&r.checkAt, &r.pokes, &r.fruitlessRuns, &r.Attention, &steps, &r.StartedAt, &r.UpdatedAt, &r.EndedAt, &r.trace, &r.Plan); err != nil {
+	if err := from.Scan(&r.Key, &r.coordination, &r.Engine, &r.Run, &r.StartedRun, &r.Phase, &r.Status, &r.Verdict, &r.Reason, &r.ReasonCode,
+		&r.customerID, &r.amount.Currency, &r.amount.MinorUnits, &r.paymentMethod, &items,
+		&r.Touched, &r.Cancelled, &r.CancelReason, &r.Deadline, &r.PastDeadline, &r.Now,
+		&r.ApprovalWait, &r.ApprovalDeadline, &r.PastApproval,
+		&r.CheckAt, &r.Pokes, &r.FruitlessRuns, &r.Attention, &steps, &r.StartedAt, &r.UpdatedAt, &r.EndedAt, &r.trace, &r.Plan); err != nil {
 		return nil, err
 	}
+	r.Elsewhere = r.coordination == event.Choreographed
 	for _, item := range items {
-		r.Items = append(r.Items, checkout.Item{SKU: item.SKU, Quantity: item.Quantity})
+		r.items = append(r.items, checkout.Item{SKU: item.SKU, Quantity: item.Quantity})
 	}
 	r.Steps = progressOf(r.Plan, steps)
 	return r, nil
@@ -172,12 +209,12 @@ type storedStep struct {
 }
 
 // progressOf is how far each step of a plan is.
-func progressOf(plan saga.Plan, stored []storedStep) []Step {
-	steps := make([]Step, len(plan.Steps))
+func progressOf(plan saga.Plan, stored []storedStep) []journal.Step {
+	steps := make([]journal.Step, len(plan.Steps))
 	for i, s := range stored {
-		steps[i] = Step{
+		steps[i] = journal.Step{
 			Step: plan.Steps[i], State: s.State, Attempts: s.Attempts, StartedAt: s.StartedAt, EndedAt: s.EndedAt, Error: s.Error,
-			Reference: s.Reference, ValidUntil: s.ValidUntil, CompensationState: s.Compensation, compensationTries: s.Tries,
+			Reference: s.Reference, ValidUntil: s.ValidUntil, CompensationState: s.Compensation, CompensationTries: s.Tries,
 		}
 	}
 	return steps
@@ -212,48 +249,32 @@ const (
 // queueSave queues what writes a changed row, with what is told about it.
 func (s *Store) queueSave(ctx context.Context, batch *pgx.Batch, r *row) error {
 	var checkAt *time.Time
-	if r.Phase != checkout.Final {
-		checkAt = &r.checkAt
+	if r.Phase != journal.Final {
+		checkAt = &r.CheckAt
 	}
 	progress, err := storedSteps(r.Steps)
 	if err != nil {
-		return fmt.Errorf("write steps of %s: %w", r.OrderID, err)
+		return fmt.Errorf("write steps of %s: %w", r.Key, err)
 	}
-	batch.Queue(updateCheckout, r.OrderID, r.Run, r.startedRun, r.Phase, r.Status, string(r.verdict), r.Reason,
-		r.touched, r.cancelled, r.cancelReason, checkAt, r.pokes, r.fruitlessRuns, r.Attention, progress, r.EndedAt,
+	batch.Queue(updateCheckout, r.Key, r.Run, r.StartedRun, r.Phase, r.Status, string(r.Verdict), r.Reason,
+		r.Touched, r.Cancelled, r.CancelReason, checkAt, r.Pokes, r.FruitlessRuns, r.Attention, progress, r.EndedAt,
 		r.ReasonCode, r.AtStep(), r.Deadline, r.ApprovalDeadline, r.Engine)
-	for _, e := range r.entries {
-		batch.Queue(insertEntry, r.OrderID, e.Kind, e.Step, e.Attempt, e.Actor, e.Reason, e.Duration.Milliseconds(), e.Outcome, e.Error)
+	for _, e := range r.Entries {
+		batch.Queue(insertEntry, r.Key, e.Kind, e.Step, e.Attempt, e.Actor, e.Reason, e.Duration.Milliseconds(), e.Outcome, e.Error)
 	}
-	if r.ended {
-		return s.queueEnded(ctx, batch, r.Checkout)
+	if r.Ended {
+		return s.queueEnded(ctx, batch, r.checkout())
 	}
 	return nil
 }
 
-func storedSteps(steps []Step) ([]byte, error) {
+func storedSteps(steps []journal.Step) ([]byte, error) {
 	stored := make([]storedStep, len(steps))
 	for i, s := range steps {
 		stored[i] = storedStep{
 			Name: s.Name, State: s.State, Attempts: s.Attempts, StartedAt: s.StartedAt, EndedAt: s.EndedAt, Error: s.Error,
-			Reference: s.Reference, ValidUntil: s.ValidUntil, Compensation: s.CompensationState, Tries: s.compensationTries,
+			Reference: s.Reference, ValidUntil: s.ValidUntil, Compensation: s.CompensationState, Tries: s.CompensationTries,
 		}
 	}
 	return json.Marshal(stored)
-}
-
-// learned is what an attempt taught, with a way to tell it.
-type learned checkout.Learned
-
-// errorText tells people what went wrong: the participant's word, its sentence, or both.
-func (l learned) errorText() string {
-	switch {
-	case l.Outcome == checkout.Applied:
-		return ""
-	case l.Reason == "":
-		return l.Detail
-	case l.Detail == "":
-		return l.Reason
-	}
-	return l.Reason + ": " + l.Detail
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store/storetest"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // seededCheckouts is enough for PostgreSQL to prefer an index to reading them all.
@@ -47,22 +48,22 @@ func TestEachPageReadsLittleOfTheTable(t *testing.T) {
 		read int
 	}{
 		"all":                         {store.Filter{}, 200},
-		"the frequent status":         {store.Filter{Statuses: []checkout.Status{checkout.Confirmed}}, 200},
-		"a rare status":               {store.Filter{Statuses: []checkout.Status{checkout.Compensating}}, 200},
-		"a rare and the frequent one": {store.Filter{Statuses: []checkout.Status{checkout.Expired, checkout.Confirmed}}, 300},
-		"two rare statuses":           {store.Filter{Statuses: []checkout.Status{checkout.Expired, checkout.Compensating}}, 300},
+		"the frequent status":         {store.Filter{Statuses: []journal.Status{journal.Confirmed}}, 200},
+		"a rare status":               {store.Filter{Statuses: []journal.Status{journal.Compensating}}, 200},
+		"a rare and the frequent one": {store.Filter{Statuses: []journal.Status{journal.Expired, journal.Confirmed}}, 300},
+		"two rare statuses":           {store.Filter{Statuses: []journal.Status{journal.Expired, journal.Compensating}}, 300},
 		"attention":                   {store.Filter{Attention: true}, 200},
 		"a step":                      {store.Filter{Step: checkout.CommitStock}, 300},
 		"a step at which none is":     {store.Filter{Step: checkout.RefundPayment}, 300},
 		"a customer":                  {store.Filter{CustomerID: storetest.BigCustomer}, 200},
 		"a customer without orders":   {store.Filter{CustomerID: "cus-none"}, 10},
-		"a customer's expired ones":   {store.Filter{CustomerID: storetest.BigCustomer, Statuses: []checkout.Status{checkout.Expired}}, 1000},
-		"a customer's ends":           {store.Filter{CustomerID: storetest.BigCustomer, Statuses: []checkout.Status{checkout.Expired, checkout.Rejected}}, 1500},
+		"a customer's expired ones":   {store.Filter{CustomerID: storetest.BigCustomer, Statuses: []journal.Status{journal.Expired}}, 1000},
+		"a customer's ends":           {store.Filter{CustomerID: storetest.BigCustomer, Statuses: []journal.Status{journal.Expired, journal.Rejected}}, 1500},
 		"a reason":                    {store.Filter{ReasonCode: "card_declined"}, 200},
 		"a rare reason":               {store.Filter{ReasonCode: "refunded"}, 200},
 		"a reason that none has":      {store.Filter{ReasonCode: "none"}, 10},
 		"older":                       {store.Filter{OlderThan: storetest.Days / 2 * 24 * time.Hour}, 200},
-		"older and still running":     {store.Filter{OlderThan: 24 * time.Hour, Statuses: []checkout.Status{checkout.Running}}, 200},
+		"older and still running":     {store.Filter{OlderThan: 24 * time.Hour, Statuses: []journal.Status{journal.Running}}, 200},
 		"since":                       {store.Filter{Since: old}, 200},
 		"since, and nothing is":       {store.Filter{Since: time.Now()}, 10},
 		// Up to 20,000 are sorted for the page, as many as there are here.
@@ -96,7 +97,7 @@ func requireLittle(t *testing.T, reads []storetest.Read, bound, try int) {
 func TestADeepPageReadsNoMoreThanTheFirst(t *testing.T) {
 	t.Parallel()
 	s, watched := watchSeeded(t)
-	filter := store.Filter{Statuses: []checkout.Status{checkout.Confirmed, checkout.Rejected}, Limit: 1000}
+	filter := store.Filter{Statuses: []journal.Status{journal.Confirmed, journal.Rejected}, Limit: 1000}
 	for range 15 {
 		_, next, err := s.List(t.Context(), filter)
 		require.NoError(t, err)
@@ -156,15 +157,15 @@ func TestPagesHoldEachCheckoutThatFitsOnce(t *testing.T) {
 		return all
 	}
 	for where, filter := range map[string]store.Filter{
-		"status IN ('EXPIRED', 'REJECTED', 'NEEDS_ATTENTION')": {Statuses: []checkout.Status{checkout.Expired, checkout.Rejected, checkout.Expired, checkout.NeedsAttention}},
-		"status = 'NEEDS_ATTENTION'":                           {Attention: true, Statuses: []checkout.Status{checkout.NeedsAttention, checkout.Running}},
-		"false":                                                {Attention: true, Statuses: []checkout.Status{checkout.Running}},
+		"status IN ('EXPIRED', 'REJECTED', 'NEEDS_ATTENTION')": {Statuses: []journal.Status{journal.Expired, journal.Rejected, journal.Expired, journal.NeedsAttention}},
+		"status = 'NEEDS_ATTENTION'":                           {Attention: true, Statuses: []journal.Status{journal.NeedsAttention, journal.Running}},
+		"false":                                                {Attention: true, Statuses: []journal.Status{journal.Running}},
 		"at_step = 'authorize-payment'":                        {Step: checkout.AuthorizePayment},
-		"reason_code = 'cancelled' AND status = 'CANCELLED'":   {ReasonCode: "cancelled", Statuses: []checkout.Status{checkout.Cancelled}},
+		"reason_code = 'cancelled' AND status = 'CANCELLED'":   {ReasonCode: "cancelled", Statuses: []journal.Status{journal.Cancelled}},
 		"amount > 40000":                                       {AmountOver: 40_000},
-		"amount > 20000 AND status IN ('EXPIRED', 'REJECTED')": {AmountOver: 20_000, Statuses: []checkout.Status{checkout.Expired, checkout.Rejected}},
+		"amount > 20000 AND status IN ('EXPIRED', 'REJECTED')": {AmountOver: 20_000, Statuses: []journal.Status{journal.Expired, journal.Rejected}},
 		fmt.Sprintf("customer_id = '%s' AND status IN ('EXPIRED', 'CONFIRMED')", storetest.BigCustomer): {
-			CustomerID: storetest.BigCustomer, Statuses: []checkout.Status{checkout.Expired, checkout.Confirmed}},
+			CustomerID: storetest.BigCustomer, Statuses: []journal.Status{journal.Expired, journal.Confirmed}},
 	} {
 		t.Run(where, func(t *testing.T) {
 			var found []string
@@ -173,7 +174,7 @@ func TestPagesHoldEachCheckoutThatFitsOnce(t *testing.T) {
 				page, next, err := s.List(t.Context(), filter)
 				require.NoError(t, err)
 				for _, c := range page {
-					found = append(found, c.OrderID)
+					found = append(found, c.Key)
 				}
 				if filter.PageToken = next; next == "" {
 					break
@@ -196,11 +197,11 @@ func TestTheAuditMeetsEachCheckoutThatEndedOnce(t *testing.T) {
 			break
 		}
 		for _, c := range page {
-			require.False(t, seen[c.OrderID], "%s twice", c.OrderID)
-			seen[c.OrderID] = true
+			require.False(t, seen[c.Key], "%s twice", c.Key)
+			seen[c.Key] = true
 		}
 		last := page[len(page)-1]
-		after = store.Ended{At: *last.EndedAt, OrderID: last.OrderID}
+		after = store.Ended{At: *last.EndedAt, OrderID: last.Key}
 	}
 	var ended int
 	require.NoError(t, watched.QueryRow(t.Context(), `SELECT count(*) FROM checkouts WHERE ended_at >= $1`, since).Scan(&ended))

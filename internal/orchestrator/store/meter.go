@@ -6,6 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // meter counts what the transactions of this process have done to checkouts, each once it has committed: so the counters of all
@@ -94,7 +96,7 @@ func (m *meter) Collect(ch chan<- prometheus.Metric) {
 type past struct {
 	run       int
 	attention string
-	steps     []Step
+	steps     []journal.Step
 }
 
 func pastOf(r *row) past {
@@ -109,22 +111,22 @@ func attentionCode(r *row) string {
 }
 
 // step is the zero Step where there was none.
-func (p past) step(name string) Step {
-	if i := slices.IndexFunc(p.steps, func(s Step) bool { return s.Name == name }); i >= 0 {
+func (p past) step(name string) journal.Step {
+	if i := slices.IndexFunc(p.steps, func(s journal.Step) bool { return s.Name == name }); i >= 0 {
 		return p.steps[i]
 	}
-	return Step{}
+	return journal.Step{}
 }
 
 // committed counts what a transaction did that has committed.
 func (m *meter) committed(was past, r *row) {
 	bySweeper := false
-	for _, e := range r.entries {
+	for _, e := range r.Entries {
 		if e.Kind == "attempt" {
 			m.attempts.WithLabelValues(e.Step, e.Outcome).Inc()
 			m.attemptDuration.WithLabelValues(e.Step, e.Outcome).Observe(e.Duration.Seconds())
 		}
-		bySweeper = bySweeper || e.Actor == actorSweeper
+		bySweeper = bySweeper || e.Actor == journal.ActorSweeper
 	}
 	for _, s := range r.Steps {
 		m.stepEnded(was.step(s.Name), s)
@@ -136,32 +138,32 @@ func (m *meter) committed(was past, r *row) {
 	if r.Run != was.run {
 		by := "operator"
 		if bySweeper {
-			by = actorSweeper
+			by = journal.ActorSweeper
 		}
 		m.nextRuns.WithLabelValues(by).Inc()
 	}
-	if r.ended {
+	if r.Ended {
 		m.ended.WithLabelValues(string(r.Status), m.reasons.label(r.ReasonCode)).Inc()
 		m.duration.WithLabelValues(string(r.Status)).Observe(r.EndedAt.Sub(r.StartedAt).Seconds())
 	}
 }
 
 // stepEnded leaves out a step whose begin was learned only with its end, as events tell of steps: its duration is not known.
-func (m *meter) stepEnded(was, is Step) {
+func (m *meter) stepEnded(was, is journal.Step) {
 	if was.EndedAt == nil && was.StartedAt != nil && is.EndedAt != nil {
 		m.stepDuration.WithLabelValues(is.Name, is.State).Observe(is.EndedAt.Sub(*was.StartedAt).Seconds())
 	}
 }
 
-func (m *meter) compensation(was, is Step) {
+func (m *meter) compensation(was, is journal.Step) {
 	if was.CompensationState == is.CompensationState {
 		return
 	}
-	if was.CompensationState == CompensationNotNeeded {
-		m.compensations.WithLabelValues(is.Compensation, CompensationPending).Inc()
+	if was.CompensationState == journal.CompensationNotNeeded {
+		m.compensations.WithLabelValues(is.Compensation, journal.CompensationPending).Inc()
 	}
 	switch is.CompensationState {
-	case CompensationPending, CompensationRunning, CompensationFailing:
+	case journal.CompensationPending, journal.CompensationRunning, journal.CompensationFailing:
 	default:
 		m.compensations.WithLabelValues(is.Compensation, is.CompensationState).Inc()
 	}

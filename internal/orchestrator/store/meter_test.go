@@ -13,27 +13,28 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 func TestTheMeterCountsWhatTransactionsDid(t *testing.T) {
 	t.Parallel()
-	took := func(l checkout.Learned, d time.Duration) checkout.Learned { l.Took = d; return l }
-	forward := func(s *scenario, step string, l checkout.Learned, want checkout.Standing) {
-		s.fence(step, false, checkout.Go)
+	took := func(l journal.Learned, d time.Duration) journal.Learned { l.Took = d; return l }
+	forward := func(s *scenario, step string, l journal.Learned, want journal.Standing) {
+		s.fence(step, false, journal.Go)
 		s.record(step, false, l, want)
 	}
-	back := func(s *scenario, step string, l checkout.Learned) {
-		s.fence(step, true, checkout.Go)
-		s.record(step, true, l, checkout.GoOn)
+	back := func(s *scenario, step string, l journal.Learned) {
+		s.fence(step, true, journal.Go)
+		s.record(step, true, l, journal.GoOn)
 	}
 	for name, test := range map[string]struct {
 		does func(*scenario)
 		want string
 	}{
 		"a confirmed checkout, with an attempt that got no answer": {func(s *scenario) {
-			forward(s, checkout.ReserveStock, took(noAnswer("reset"), 5*time.Second), checkout.GoOn)
+			forward(s, checkout.ReserveStock, took(noAnswer("reset"), 5*time.Second), journal.GoOn)
 			for _, step := range []string{checkout.ReserveStock, checkout.AuthorizePayment, checkout.CapturePayment, checkout.CommitStock} {
-				forward(s, step, took(applied, 20*time.Millisecond), checkout.GoOn)
+				forward(s, step, took(applied, 20*time.Millisecond), journal.GoOn)
 			}
 		}, `
 			checkout_duration_seconds{status=CONFIRMED} 1 times
@@ -53,8 +54,8 @@ func TestTheMeterCountsWhatTransactionsDid(t *testing.T) {
 			step_duration_seconds{state=done,step=commit-stock} 1 times
 			step_duration_seconds{state=done,step=reserve-stock} 1 times`},
 		"a refusal with what it makes undone": {func(s *scenario) {
-			forward(s, checkout.ReserveStock, applied, checkout.GoOn)
-			forward(s, checkout.AuthorizePayment, refused("card_declined"), checkout.GoBack)
+			forward(s, checkout.ReserveStock, applied, journal.GoOn)
+			forward(s, checkout.AuthorizePayment, refused("card_declined"), journal.GoBack)
 			back(s, checkout.ReserveStock, noAnswer("down"))
 			back(s, checkout.ReserveStock, applied)
 		}, `
@@ -72,18 +73,18 @@ func TestTheMeterCountsWhatTransactionsDid(t *testing.T) {
 			step_attempts_total{outcome=unknown,step=release-stock} 1
 			step_duration_seconds{state=done,step=reserve-stock} 1 times
 			step_duration_seconds{state=rejected,step=authorize-payment} 1 times`},
-		"a cancel before anybody was asked": {func(s *scenario) { s.cancel(store.CancelDone) }, `
+		"a cancel before anybody was asked": {func(s *scenario) { s.cancel(journal.CancelDone) }, `
 			checkout_duration_seconds{status=CANCELLED} 1 times
 			checkouts_ended_total{reason=cancelled,status=CANCELLED} 1`},
 		"attention once however often its cause is met, and once more when it comes back": {func(s *scenario) {
 			stuck := s.attempt(checkout.ReserveStock, false)
 			stuck.Stuck = true
-			s.fence(checkout.ReserveStock, false, checkout.Go)
+			s.fence(checkout.ReserveStock, false, journal.Go)
 			for range 3 {
 				_, err := s.store.Record(s.t.Context(), stuck, noAnswer("down"))
 				require.NoError(s.t, err)
 			}
-			s.record(checkout.ReserveStock, false, applied, checkout.GoOn)
+			s.record(checkout.ReserveStock, false, applied, journal.GoOn)
 			stuck.Step = checkout.AuthorizePayment
 			_, err := s.store.Record(s.t.Context(), stuck, noAnswer("down"))
 			require.NoError(s.t, err)
@@ -99,9 +100,9 @@ func TestTheMeterCountsWhatTransactionsDid(t *testing.T) {
 		"the sweeper's next runs": {func(s *scenario) { s.nextRun(); s.nextRun() }, `
 			checkouts_next_runs_total{by=sweeper} 2`},
 		"nothing where nothing was written": {func(s *scenario) {
-			s.fence(checkout.CapturePayment, false, checkout.Superseded)
+			s.fence(checkout.CapturePayment, false, journal.Superseded)
 			s.run = 7
-			s.record(checkout.ReserveStock, false, applied, checkout.Over)
+			s.record(checkout.ReserveStock, false, applied, journal.Over)
 		}, ``},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -116,10 +117,10 @@ func TestTheMeterCountsWhatTransactionsDid(t *testing.T) {
 func TestADurationIsThatOfTheDatabasesClock(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t)
-	s.fence(checkout.ReserveStock, false, checkout.Go)
+	s.fence(checkout.ReserveStock, false, journal.Go)
 	s.exec(`UPDATE checkouts SET started_at = started_at - interval '1 hour',
 		progress = jsonb_set(progress, '{0,started_at}', to_jsonb(now() - interval '10 minutes'))`)
-	s.record(checkout.ReserveStock, false, refused("out_of_stock"), checkout.GoBack)
+	s.record(checkout.ReserveStock, false, refused("out_of_stock"), journal.GoBack)
 	sums := map[string]float64{}
 	for _, m := range gather(t, s.store) {
 		sums[m.name] += m.sum
@@ -139,8 +140,8 @@ func TestReasonsBeyondABoundAreOther(t *testing.T) {
 		}
 		s := scenarioOn(t, pool, fmt.Sprintf("ord-%d", n))
 		s.store = st
-		s.fence(checkout.ReserveStock, false, checkout.Go)
-		s.record(checkout.ReserveStock, false, refused(reason), checkout.GoBack)
+		s.fence(checkout.ReserveStock, false, journal.Go)
+		s.record(checkout.ReserveStock, false, refused(reason), journal.GoBack)
 	}
 	reasons := map[string]float64{}
 	for _, m := range gather(t, st) {
@@ -159,13 +160,13 @@ func TestMetricsAreNamedAsPrometheusWantsThem(t *testing.T) {
 	s.nextRun()
 	stuck := s.attempt(checkout.ReserveStock, false)
 	stuck.Stuck = true
-	s.fence(checkout.ReserveStock, false, checkout.Go)
+	s.fence(checkout.ReserveStock, false, journal.Go)
 	_, err := s.store.Record(t.Context(), stuck, noAnswer("down"))
 	require.NoError(t, err)
-	s.record(checkout.ReserveStock, false, applied, checkout.GoOn)
-	s.cancel(store.CancelAccepted)
-	s.fence(checkout.AuthorizePayment, false, checkout.TurnBack)
-	s.record(checkout.AuthorizePayment, true, applied, checkout.GoOn)
+	s.record(checkout.ReserveStock, false, applied, journal.GoOn)
+	s.cancel(journal.CancelAccepted)
+	s.fence(checkout.AuthorizePayment, false, journal.TurnBack)
+	s.record(checkout.AuthorizePayment, true, applied, journal.GoOn)
 	families, err := registryOf(s.store).Gather()
 	require.NoError(t, err)
 	problems, err := promlint.NewWithMetricFamilies(families).Lint()

@@ -10,32 +10,34 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // act is one line of a story: something that happens to a checkout.
 type act func(*scenario)
 
-func tries(step string, l checkout.Learned, want checkout.Standing) act {
+func tries(step string, l journal.Learned, want journal.Standing) act {
 	return func(s *scenario) {
 		s.t.Helper()
-		s.fence(step, false, checkout.Go)
+		s.fence(step, false, journal.Go)
 		s.record(step, false, l, want)
 	}
 }
 
-func undoes(step string, l checkout.Learned, want checkout.Standing) act {
+func undoes(step string, l journal.Learned, want journal.Standing) act {
 	return func(s *scenario) {
 		s.t.Helper()
-		s.fence(step, true, checkout.Go)
+		s.fence(step, true, journal.Go)
 		s.record(step, true, l, want)
 	}
 }
 
-func fences(step string, want checkout.Leave) act {
+func fences(step string, want journal.Leave) act {
 	return func(s *scenario) { s.t.Helper(); s.fence(step, false, want) }
 }
 
-func fencesUndo(step string, want checkout.Leave) act {
+func fencesUndo(step string, want journal.Leave) act {
 	return func(s *scenario) { s.t.Helper(); s.fence(step, true, want) }
 }
 
@@ -52,8 +54,8 @@ func asks(want string, ask func(*scenario, store.Wish) (store.Steered, error)) a
 			steered, err := ask(s, w)
 			got := steered.What
 			if err != nil {
-				require.ErrorIs(s.t, err, store.ErrState)
-				got = "!" + err.Error()[len(store.ErrState.Error()+": "):]
+				require.ErrorIs(s.t, err, journal.ErrState)
+				got = "!" + err.Error()[len(journal.ErrState.Error()+": "):]
 			}
 			require.Equal(s.t, want, got, "dry run %t", w.DryRun)
 			if w.DryRun || err != nil {
@@ -78,7 +80,7 @@ func retry(step, want string) act {
 	return asks(want, func(s *scenario, w store.Wish) (store.Steered, error) { return s.store.Retry(s.t.Context(), w, step) })
 }
 
-func settle(step string, proof store.Proof, want string) act {
+func settle(step string, proof journal.Proof, want string) act {
 	return asks(want, func(s *scenario, w store.Wish) (store.Steered, error) {
 		return s.store.Settle(s.t.Context(), w, step, proof)
 	})
@@ -94,7 +96,7 @@ func redrive(engine, want string) act {
 	})
 }
 
-func cancels(want store.CancelOutcome) act {
+func cancels(want journal.CancelOutcome) act {
 	return func(s *scenario) { s.t.Helper(); s.cancel(want) }
 }
 
@@ -108,10 +110,10 @@ func at(want string) act {
 }
 
 var (
-	reserved   = tries(checkout.ReserveStock, applied, checkout.GoOn)
-	authorized = tries(checkout.AuthorizePayment, applied, checkout.GoOn)
-	captured   = tries(checkout.CapturePayment, applied, checkout.GoOn)
-	committed  = tries(checkout.CommitStock, applied, checkout.GoOn)
+	reserved   = tries(checkout.ReserveStock, applied, journal.GoOn)
+	authorized = tries(checkout.AuthorizePayment, applied, journal.GoOn)
+	captured   = tries(checkout.CapturePayment, applied, journal.GoOn)
+	committed  = tries(checkout.CommitStock, applied, journal.GoOn)
 )
 
 func TestAnOperatorSettlesWhatCannotSettleItself(t *testing.T) {
@@ -126,7 +128,7 @@ func TestAnOperatorSettlesWhatCannotSettleItself(t *testing.T) {
 			[]act{
 				approve("!it does not await approval yet: it is at reserve-stock"), reserved, authorized,
 				at("AWAITING_APPROVAL forward: done done running pending pending"),
-				fences(checkout.CapturePayment, checkout.Hold),
+				fences(checkout.CapturePayment, journal.Hold),
 				approve("it is approved and goes on with capture-payment"), approve("it was approved before"),
 				reject("!it was approved before, and it is RUNNING"), captured, committed,
 			},
@@ -137,32 +139,32 @@ func TestAnOperatorSettlesWhatCannotSettleItself(t *testing.T) {
 			[]act{
 				reserved, authorized, reject("it is rejected, and what it holds is given back"),
 				reject("it was rejected before"), approve("!it is COMPENSATING (approval: because)"),
-				fences(checkout.CapturePayment, checkout.TurnBack),
-				undoes(checkout.AuthorizePayment, applied, checkout.GoOn), undoes(checkout.ReserveStock, applied, checkout.GoOn),
+				fences(checkout.CapturePayment, journal.TurnBack),
+				undoes(checkout.AuthorizePayment, applied, journal.GoOn), undoes(checkout.ReserveStock, applied, journal.GoOn),
 			},
 			"REJECTED final approval: because: done/done done/done rejected skipped skipped",
 		},
 		"one that nobody approves in time expires": {
 			true,
 			[]act{
-				reserved, authorized, fences(checkout.CapturePayment, checkout.Hold), runsOutOfTimeToApprove,
-				fences(checkout.CapturePayment, checkout.TurnBack),
-				undoes(checkout.AuthorizePayment, applied, checkout.GoOn), undoes(checkout.ReserveStock, applied, checkout.GoOn),
+				reserved, authorized, fences(checkout.CapturePayment, journal.Hold), runsOutOfTimeToApprove,
+				fences(checkout.CapturePayment, journal.TurnBack),
+				undoes(checkout.AuthorizePayment, applied, journal.GoOn), undoes(checkout.ReserveStock, applied, journal.GoOn),
 			},
 			"EXPIRED final nobody approved it in time: done/done done/done skipped skipped skipped",
 		},
 		"one that is cancelled while it waits is undone": {
 			true,
 			[]act{
-				reserved, authorized, cancels(store.CancelAccepted), approve("!it was cancelled (changed my mind)"),
-				fences(checkout.CapturePayment, checkout.TurnBack),
-				undoes(checkout.AuthorizePayment, applied, checkout.GoOn), undoes(checkout.ReserveStock, applied, checkout.GoOn),
+				reserved, authorized, cancels(journal.CancelAccepted), approve("!it was cancelled (changed my mind)"),
+				fences(checkout.CapturePayment, journal.TurnBack),
+				undoes(checkout.AuthorizePayment, applied, journal.GoOn), undoes(checkout.ReserveStock, applied, journal.GoOn),
 			},
 			"CANCELLED final changed my mind: done/done done/done skipped skipped skipped",
 		},
 		"an approval is not settled as a step": {
 			true,
-			[]act{reserved, authorized, retry(checkout.Approval, "!an approval is decided by `checkout approve` or `checkout reject`")},
+			[]act{reserved, authorized, retry(checkout.Approval, "!an approval is decided by `approve` or `reject`")},
 			"AWAITING_APPROVAL forward: done done running pending pending",
 		},
 		"an order below the amount needs no approval": {
@@ -176,30 +178,30 @@ func TestAnOperatorSettlesWhatCannotSettleItself(t *testing.T) {
 		"a step is taken as done before the capture only where the record says so": {
 			false,
 			[]act{
-				reserved, tries(checkout.AuthorizePayment, noAnswer("down"), checkout.GoOn),
-				settle(checkout.AuthorizePayment, store.ProofWord, "!nothing has been captured yet, so nobody needs to vouch for authorize-payment: cancel the checkout, or have it tried again"),
-				settle(checkout.AuthorizePayment, store.ProofRecord, "authorize-payment is taken as done, as its participant's record says; the checkout is RUNNING"),
-				fences(checkout.AuthorizePayment, checkout.Known), captured, committed,
+				reserved, tries(checkout.AuthorizePayment, noAnswer("down"), journal.GoOn),
+				settle(checkout.AuthorizePayment, journal.ProofWord, "!there is still a way back, so nobody needs to vouch for authorize-payment: cancel it, or have it tried again"),
+				settle(checkout.AuthorizePayment, journal.ProofRecord, "authorize-payment is taken as done, as its participant's record says; it is RUNNING"),
+				fences(checkout.AuthorizePayment, journal.Known), captured, committed,
 			},
 			"CONFIRMED final: done resolved done done",
 		},
 		"a step that was taken as done is undone like another": {
 			false,
 			[]act{
-				tries(checkout.ReserveStock, noAnswer("down"), checkout.GoOn),
-				settle(checkout.ReserveStock, store.ProofRecord, "reserve-stock is taken as done, as its participant's record says; the checkout is RUNNING"),
-				tries(checkout.AuthorizePayment, refused("card_declined"), checkout.GoBack), undoes(checkout.ReserveStock, applied, checkout.GoOn),
+				tries(checkout.ReserveStock, noAnswer("down"), journal.GoOn),
+				settle(checkout.ReserveStock, journal.ProofRecord, "reserve-stock is taken as done, as its participant's record says; it is RUNNING"),
+				tries(checkout.AuthorizePayment, refused("card_declined"), journal.GoBack), undoes(checkout.ReserveStock, applied, journal.GoOn),
 			},
 			"REJECTED final authorize-payment: card_declined: resolved/done rejected skipped skipped",
 		},
 		"a compensation is taken as done": {
 			false,
 			[]act{
-				reserved, tries(checkout.AuthorizePayment, refused("card_declined"), checkout.GoBack),
-				undoes(checkout.ReserveStock, noAnswer("down"), checkout.GoOn),
-				settle(checkout.VoidAuthorization, store.ProofWord, "!it is at release-stock, not at void-authorization"),
-				settle(checkout.ReleaseStock, store.ProofWord, "release-stock is taken as done, without proof; the checkout is REJECTED"),
-				settle(checkout.ReleaseStock, store.ProofWord, "!it is REJECTED (authorize-payment: card_declined), and nothing of it is open"),
+				reserved, tries(checkout.AuthorizePayment, refused("card_declined"), journal.GoBack),
+				undoes(checkout.ReserveStock, noAnswer("down"), journal.GoOn),
+				settle(checkout.VoidAuthorization, journal.ProofWord, "!it is at release-stock, not at void-authorization"),
+				settle(checkout.ReleaseStock, journal.ProofWord, "release-stock is taken as done, without proof; it is REJECTED"),
+				settle(checkout.ReleaseStock, journal.ProofWord, "!it is REJECTED (authorize-payment: card_declined), and nothing of it is open"),
 			},
 			"REJECTED final authorize-payment: card_declined: done/resolved rejected skipped skipped",
 		},
@@ -207,48 +209,48 @@ func TestAnOperatorSettlesWhatCannotSettleItself(t *testing.T) {
 			false,
 			[]act{
 				reserved, authorized,
-				settle(checkout.CapturePayment, store.ProofRecord, "capture-payment is taken as done, as its participant's record says; the checkout is RUNNING"),
-				cancels(store.CancelTooLate), committed,
+				settle(checkout.CapturePayment, journal.ProofRecord, "capture-payment is taken as done, as its participant's record says; it is RUNNING"),
+				cancels(journal.CancelTooLate), committed,
 			},
 			"CONFIRMED final: done done resolved done",
 		},
 		"a refund releases the stock, then gives the money back, and the checkout is cancelled": {
 			false,
 			[]act{
-				reserved, authorized, refund(checkout.CapturePayment, "!nothing has been captured yet: cancel it instead"),
-				captured, tries(checkout.CommitStock, noAnswer("down"), checkout.GoOn),
-				refund(checkout.CommitStock, "its stock is released, and then its money refunded"),
+				reserved, authorized, refund(checkout.CapturePayment, "!there is still a way back: cancel it instead"),
+				captured, tries(checkout.CommitStock, noAnswer("down"), journal.GoOn),
+				refund(checkout.CommitStock, "it is undone by release-stock, and then by refund-payment"),
 				refund(checkout.ReleaseStock, "!it is being undone already (refunded: because)"),
 				at("COMPENSATING undoing refunded: because: done/running done done/pending skipped"),
 				func(s *scenario) {
 					s.t.Helper()
 					s.run = 1
-					s.record(checkout.CommitStock, false, applied, checkout.Over)
+					s.record(checkout.CommitStock, false, applied, journal.Over)
 					s.run = 2
 					c, err := s.store.Checkout(s.t.Context(), s.id)
 					require.NoError(s.t, err)
-					require.Equal(s.t, checkout.Reversing, c.RunPhase())
+					require.Equal(s.t, saga.Reversing, c.RunPhase())
 				},
-				fencesUndo(checkout.AuthorizePayment, checkout.Known), fencesUndo(checkout.CapturePayment, checkout.Superseded),
-				undoes(checkout.ReserveStock, applied, checkout.GoOn), undoes(checkout.CapturePayment, noAnswer("down"), checkout.GoOn),
-				undoes(checkout.CapturePayment, applied, checkout.GoOn),
+				fencesUndo(checkout.AuthorizePayment, journal.Known), fencesUndo(checkout.CapturePayment, journal.Superseded),
+				undoes(checkout.ReserveStock, applied, journal.GoOn), undoes(checkout.CapturePayment, noAnswer("down"), journal.GoOn),
+				undoes(checkout.CapturePayment, applied, journal.GoOn),
 			},
 			"CANCELLED final refunded: because: done/done done done/done skipped",
 		},
 		"what was shipped before the refund could release it is not refunded": {
 			false,
 			[]act{
-				reserved, authorized, captured, tries(checkout.CommitStock, noAnswer("answer lost"), checkout.GoOn),
-				refund(checkout.CommitStock, "its stock is released, and then its money refunded"),
-				undoes(checkout.ReserveStock, refused("already_committed"), checkout.Over),
+				reserved, authorized, captured, tries(checkout.CommitStock, noAnswer("answer lost"), journal.GoOn),
+				refund(checkout.CommitStock, "it is undone by release-stock, and then by refund-payment"),
+				undoes(checkout.ReserveStock, refused("already_committed"), journal.Over),
 			},
 			"CONFIRMED final: done done done done",
 		},
 		"a capture whose outcome is not known is not refunded": {
 			false,
 			[]act{
-				reserved, authorized, tries(checkout.CapturePayment, noAnswer("down"), checkout.GoOn),
-				refund(checkout.CapturePayment, "!whether the money was captured is not known yet, so there is nothing to refund: `--as retry` asks again"),
+				reserved, authorized, tries(checkout.CapturePayment, noAnswer("down"), journal.GoOn),
+				refund(checkout.CapturePayment, "!whether capture-payment is done is not known yet, so there is nothing to refund: `--as retry` asks again"),
 			},
 			"RUNNING pivoted: done done failing pending",
 		},
@@ -256,7 +258,7 @@ func TestAnOperatorSettlesWhatCannotSettleItself(t *testing.T) {
 			false,
 			[]act{
 				reserved, authorized, captured, redrive("", "run 2 goes on in phase pivoted"),
-				fences(checkout.CapturePayment, checkout.Known), committed, redrive("", "!it is CONFIRMED, and nothing of it is open"),
+				fences(checkout.CapturePayment, journal.Known), committed, redrive("", "!it is CONFIRMED, and nothing of it is open"),
 			},
 			"CONFIRMED final: done done done done",
 		},
@@ -276,32 +278,32 @@ func TestAnOperatorSettlesWhatCannotSettleItself(t *testing.T) {
 		},
 		"a capture refused by a payment that forgot what it confirmed is not believed": {
 			false,
-			[]act{reserved, authorized, tries(checkout.CapturePayment, refused("no_authorization"), checkout.Doubted)},
-			"NEEDS_ATTENTION pivoted attention(payment no longer knows what it confirmed for this order, as after a restore from a backup): done done failing pending",
+			[]act{reserved, authorized, tries(checkout.CapturePayment, refused("no_authorization"), journal.Doubted)},
+			"NEEDS_ATTENTION pivoted attention(payment no longer knows what it confirmed, as after a restore from a backup): done done failing pending",
 		},
 		"nor a commit of a warehouse that forgot": {
 			false,
-			[]act{reserved, authorized, captured, tries(checkout.CommitStock, refused("no_reservation"), checkout.Doubted)},
-			"NEEDS_ATTENTION pivoted attention(warehouse no longer knows what it confirmed for this order, as after a restore from a backup): done done done failing",
+			[]act{reserved, authorized, captured, tries(checkout.CommitStock, refused("no_reservation"), journal.Doubted)},
+			"NEEDS_ATTENTION pivoted attention(warehouse no longer knows what it confirmed, as after a restore from a backup): done done done failing",
 		},
 		"nor a void of an authorization that was confirmed and that payment never saw": {
 			false,
 			[]act{
-				reserved, authorized, cancels(store.CancelAccepted), fences(checkout.CapturePayment, checkout.TurnBack),
-				undoes(checkout.AuthorizePayment, checkout.Learned{Outcome: checkout.Applied, Reason: "unseen"}, checkout.Doubted),
-				at("NEEDS_ATTENTION undoing changed my mind attention(payment no longer knows what it confirmed for this order, as after a restore from a backup): done/pending done/failing skipped skipped"),
-				settle(checkout.VoidAuthorization, store.ProofWord, "void-authorization is taken as done, without proof; the checkout is COMPENSATING"),
-				undoes(checkout.ReserveStock, applied, checkout.GoOn),
+				reserved, authorized, cancels(journal.CancelAccepted), fences(checkout.CapturePayment, journal.TurnBack),
+				undoes(checkout.AuthorizePayment, journal.Learned{Outcome: saga.Applied, Reason: "unseen"}, journal.Doubted),
+				at("NEEDS_ATTENTION undoing changed my mind attention(payment no longer knows what it confirmed, as after a restore from a backup): done/pending done/failing skipped skipped"),
+				settle(checkout.VoidAuthorization, journal.ProofWord, "void-authorization is taken as done, without proof; it is COMPENSATING"),
+				undoes(checkout.ReserveStock, applied, journal.GoOn),
 			},
 			"CANCELLED final changed my mind: done/done done/resolved skipped skipped",
 		},
 		"a step that was never answered may well be unseen": {
 			false,
 			[]act{
-				reserved, tries(checkout.AuthorizePayment, noAnswer("down"), checkout.GoOn), cancels(store.CancelAccepted),
-				fences(checkout.AuthorizePayment, checkout.TurnBack),
-				undoes(checkout.AuthorizePayment, checkout.Learned{Outcome: checkout.Applied, Reason: "unseen"}, checkout.GoOn),
-				undoes(checkout.ReserveStock, applied, checkout.GoOn),
+				reserved, tries(checkout.AuthorizePayment, noAnswer("down"), journal.GoOn), cancels(journal.CancelAccepted),
+				fences(checkout.AuthorizePayment, journal.TurnBack),
+				undoes(checkout.AuthorizePayment, journal.Learned{Outcome: saga.Applied, Reason: "unseen"}, journal.GoOn),
+				undoes(checkout.ReserveStock, applied, journal.GoOn),
 			},
 			"CANCELLED final changed my mind: done/done unknown/done skipped skipped",
 		},
@@ -340,7 +342,7 @@ func TestTimeSpentAwaitingApprovalIsAddedToTheDeadline(t *testing.T) {
 	// It has waited for half an hour, and the deadline of a minute is long past.
 	s.exec(`UPDATE checkouts SET deadline = deadline - interval '30 minutes',
 	        progress = jsonb_set(progress, '{2,started_at}', to_jsonb(now() - interval '30 minutes'))`)
-	fences(checkout.CapturePayment, checkout.Hold)(s)
+	fences(checkout.CapturePayment, journal.Hold)(s)
 	approve("it is approved and goes on with capture-payment")(s)
 	after, err := s.store.Checkout(t.Context(), "ord-1")
 	require.NoError(t, err)
@@ -352,20 +354,20 @@ func TestTimeSpentAwaitingApprovalIsAddedToTheDeadline(t *testing.T) {
 func TestWhoIsHeldBackCallsNobodyAndStillHearsACancel(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t)
-	held := func(step string, undo bool, want checkout.Leave) {
+	held := func(step string, undo bool, want journal.Leave) {
 		t.Helper()
 		a := s.attempt(step, undo)
 		a.HeldBack = "payment has not answered since noon"
 		pass, err := s.store.Fence(t.Context(), a)
 		require.NoError(t, err)
 		require.Equal(t, want, pass.Leave, pass.Reason)
-		if want == checkout.Hold {
+		if want == journal.Hold {
 			require.Positive(t, pass.Wait)
 		}
 	}
 	reserved(s)
 	for range 20 {
-		held(checkout.AuthorizePayment, false, checkout.Hold)
+		held(checkout.AuthorizePayment, false, journal.Hold)
 	}
 	require.Equal(t, "RUNNING forward: done failing pending pending", s.tell(), "no attention for what is everybody's trouble")
 	waiting, err := s.store.Waiting(t.Context(), "embedded", []string{checkout.AuthorizePayment}, "", 10)
@@ -381,11 +383,11 @@ func TestWhoIsHeldBackCallsNobodyAndStillHearsACancel(t *testing.T) {
 	}
 	require.Equal(t, 1, n, "it is told once")
 
-	cancels(store.CancelAccepted)(s)
-	held(checkout.AuthorizePayment, false, checkout.TurnBack)
-	held(checkout.AuthorizePayment, true, checkout.Hold)
-	undoes(checkout.AuthorizePayment, applied, checkout.GoOn)(s)
-	undoes(checkout.ReserveStock, applied, checkout.GoOn)(s)
+	cancels(journal.CancelAccepted)(s)
+	held(checkout.AuthorizePayment, false, journal.TurnBack)
+	held(checkout.AuthorizePayment, true, journal.Hold)
+	undoes(checkout.AuthorizePayment, applied, journal.GoOn)(s)
+	undoes(checkout.ReserveStock, applied, journal.GoOn)(s)
 	require.Equal(t, "CANCELLED final changed my mind: done/done unknown/done skipped skipped", s.tell())
 }
 
@@ -398,9 +400,9 @@ func TestTheCaptureIsNotClaimedWhilePaymentIsHeldBack(t *testing.T) {
 	a.HeldBack = "payment has not answered since noon"
 	pass, err := s.store.Fence(t.Context(), a)
 	require.NoError(t, err)
-	require.Equal(t, checkout.Hold, pass.Leave)
-	cancels(store.CancelAccepted)(s)
-	fences(checkout.CapturePayment, checkout.TurnBack)(s)
+	require.Equal(t, journal.Hold, pass.Leave)
+	cancels(journal.CancelAccepted)(s)
+	fences(checkout.CapturePayment, journal.TurnBack)(s)
 	require.Equal(t, "COMPENSATING undoing changed my mind: done/pending done/running skipped skipped", s.tell())
 }
 
@@ -410,7 +412,7 @@ func TestTheSweeperLooksRightAfterTheDeadlineHoweverLongTheRunMeansToWait(t *tes
 	reserved(s)
 	a := s.attempt(checkout.AuthorizePayment, false)
 	a.Wait, a.Stuck = time.Hour, true
-	s.fence(checkout.AuthorizePayment, false, checkout.Go)
+	s.fence(checkout.AuthorizePayment, false, journal.Go)
 	_, err := s.store.Record(t.Context(), a, noAnswer("down"))
 	require.NoError(t, err)
 	var late time.Duration
@@ -422,9 +424,9 @@ func TestEveryWishIsKeptWithWhoHadItAndWhatBecameOfIt(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t)
 	reserved(s)
-	tries(checkout.AuthorizePayment, refused("card_declined"), checkout.GoBack)(s)
-	settle(checkout.VoidAuthorization, store.ProofWord, "!it is at release-stock, not at void-authorization")(s)
-	settle(checkout.ReleaseStock, store.ProofWord, "release-stock is taken as done, without proof; the checkout is REJECTED")(s)
+	tries(checkout.AuthorizePayment, refused("card_declined"), journal.GoBack)(s)
+	settle(checkout.VoidAuthorization, journal.ProofWord, "!it is at release-stock, not at void-authorization")(s)
+	settle(checkout.ReleaseStock, journal.ProofWord, "release-stock is taken as done, without proof; it is REJECTED")(s)
 	rows, err := s.pool.Query(t.Context(), `SELECT kind || ' ' || step || ' ' || actor || ' ' || reason || ' ' || outcome || ' ' || without_proof FROM commands ORDER BY at`)
 	require.NoError(t, err)
 	var got []string

@@ -15,6 +15,7 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // Checkout reads one checkout. ErrNotFound.
@@ -23,12 +24,12 @@ func (s *Store) Checkout(ctx context.Context, orderID string) (Checkout, error) 
 	if err != nil {
 		return Checkout{}, err
 	}
-	return r.Checkout, nil
+	return r.checkout(), nil
 }
 
 // Filter says which checkouts List returns; what is zero does not filter.
 type Filter struct {
-	Statuses   []checkout.Status
+	Statuses   []journal.Status
 	CustomerID string
 	// Step is the step, or the compensation, that a checkout is at.
 	Step       string
@@ -62,7 +63,7 @@ func (s *Store) List(ctx context.Context, f Filter) (page []Checkout, nextToken 
 	}
 	page = page[:f.Limit]
 	last := page[f.Limit-1]
-	return page, pageToken{last.StartedAt, last.OrderID}.String(), nil
+	return page, pageToken{last.StartedAt, last.Key}.String(), nil
 }
 
 // fewAmounts is up to how many checkouts above an amount are sorted for a page; beyond that, one looks through the newest for it.
@@ -194,7 +195,7 @@ func (s *Store) readMany(ctx context.Context, idQuery string, args ...any) ([]Ch
 		if err != nil {
 			return Checkout{}, err
 		}
-		return r.Checkout, nil
+		return r.checkout(), nil
 	})
 	if err != nil {
 		return nil, err
@@ -203,7 +204,7 @@ func (s *Store) readMany(ctx context.Context, idQuery string, args ...any) ([]Ch
 	for i, id := range ids {
 		place[id] = i
 	}
-	slices.SortFunc(read, func(a, b Checkout) int { return place[a.OrderID] - place[b.OrderID] })
+	slices.SortFunc(read, func(a, b Checkout) int { return place[a.Key] - place[b.Key] })
 	return read, nil
 }
 
@@ -213,21 +214,7 @@ type History struct {
 	Request []byte
 	Prices  []Price
 	// Entries are in order of time.
-	Entries []Entry
-}
-
-// Entry is one thing that happened to a checkout.
-type Entry struct {
-	At time.Time
-	// Kind is "attempt", "command" or "status".
-	Kind     string
-	Step     string
-	Attempt  int
-	Actor    string
-	Reason   string
-	Duration time.Duration
-	Outcome  string
-	Error    string
+	Entries []journal.Entry
 }
 
 const selectEntries = `
@@ -262,8 +249,8 @@ func (s *Store) History(ctx context.Context, orderID string) (History, error) {
 	if err != nil {
 		return History{}, fmt.Errorf("read entries of %s: %w", orderID, err)
 	}
-	h.Entries, err = pgx.CollectRows(rows, func(from pgx.CollectableRow) (Entry, error) {
-		var e Entry
+	h.Entries, err = pgx.CollectRows(rows, func(from pgx.CollectableRow) (journal.Entry, error) {
+		var e journal.Entry
 		var ms int64
 		err := from.Scan(&e.At, &e.Kind, &e.Step, &e.Attempt, &e.Actor, &e.Reason, &ms, &e.Outcome, &e.Error)
 		e.Duration = time.Duration(ms) * time.Millisecond

@@ -8,30 +8,15 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/saga"
-)
-
-// CancelOutcome says what became of the wish to cancel.
-type CancelOutcome string
-
-// What can become of it.
-const (
-	// CancelAccepted: the next fence turns the checkout back.
-	CancelAccepted CancelOutcome = "accepted"
-	// CancelUnderWay: it was being undone, or was asked to be, before.
-	CancelUnderWay CancelOutcome = "under-way"
-	// CancelDone: it is cancelled, nothing is held.
-	CancelDone CancelOutcome = "done"
-	// CancelTooLate: the pivot is claimed, or the checkout ended otherwise.
-	CancelTooLate CancelOutcome = "too-late"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // CancelAnswer is the answer to a cancel.
 type CancelAnswer struct {
-	Outcome  CancelOutcome
+	Outcome  journal.CancelOutcome
 	Checkout Checkout
-	// CommandID is set with CancelAccepted; it is what wakes the run.
+	// CommandID is set with journal.CancelAccepted; it is what wakes the run.
 	CommandID string
 }
 
@@ -40,11 +25,11 @@ func (s *Store) Cancel(ctx context.Context, orderID, reason, actor string) (Canc
 	answer := CancelAnswer{CommandID: uuid.NewString()}
 	var err error
 	answer.Checkout, err = s.change(ctx, orderID, func(r *row) bool {
-		answer.Outcome = r.cancel(reason)
-		r.commands = append(r.commands, command{
-			id: answer.CommandID, kind: checkout.CommandCancel, actor: actor, reason: reason, outcome: string(answer.Outcome),
+		answer.Outcome = r.Cancel(reason)
+		r.Commands = append(r.Commands, journal.Command{
+			ID: answer.CommandID, Kind: journal.CommandCancel, Actor: actor, Reason: reason, Outcome: string(answer.Outcome),
 		})
-		return answer.Outcome == CancelAccepted || len(r.entries) > 0
+		return answer.Outcome == journal.CancelAccepted || len(r.Entries) > 0
 	})
 	if err != nil {
 		return CancelAnswer{}, fmt.Errorf("cancel %s: %w", orderID, err)
@@ -58,8 +43,8 @@ func (s *Store) WouldCancel(ctx context.Context, orderID string) (CancelAnswer, 
 	if err != nil {
 		return CancelAnswer{}, fmt.Errorf("look at %s: %w", orderID, err)
 	}
-	answer := CancelAnswer{Checkout: r.Checkout}
-	answer.Outcome = r.cancel("")
+	answer := CancelAnswer{Checkout: r.checkout()}
+	answer.Outcome = r.Cancel("")
 	return answer, nil
 }
 
@@ -77,7 +62,7 @@ type Overdue struct {
 	OrderID string
 	Run     int
 	// Phase is the one that the run begins in, and Plan what it carries out.
-	Phase checkout.Phase
+	Phase saga.Phase
 	Plan  saga.Plan
 	// Started says that the engine is known to have started the run.
 	Started bool
@@ -148,12 +133,12 @@ func (s *Store) LookAtTheFuture(ctx context.Context, engine string) (checkouts i
 // call. It does nothing if the run has changed.
 func (s *Store) Postpone(ctx context.Context, o Overdue, poked bool) error {
 	if _, err := s.change(ctx, o.OrderID, func(r *row) bool {
-		if r.Run != o.Run || r.Phase == checkout.Final {
+		if r.Run != o.Run || r.Phase == journal.Final {
 			return false
 		}
-		r.lookAgain()
+		r.LookAgain()
 		if poked {
-			r.pokes++
+			r.Pokes++
 		}
 		return true
 	}); err != nil {
@@ -166,11 +151,11 @@ func (s *Store) Postpone(ctx context.Context, o Overdue, poked bool) error {
 // moved since, or ended, so that there is nothing to start.
 func (s *Store) NextRun(ctx context.Context, o Overdue, why string) (next Overdue, moved bool, err error) {
 	if _, err := s.change(ctx, o.OrderID, func(r *row) bool {
-		if moved = r.Run == o.Run && r.Phase != checkout.Final && !r.checkAt.After(r.now); !moved {
+		if moved = r.Run == o.Run && r.Phase != journal.Final && !r.CheckAt.After(r.Now); !moved {
 			return false
 		}
-		r.nextRun(why)
-		next = Overdue{OrderID: r.OrderID, Run: r.Run, Phase: r.RunPhase(), Plan: r.Plan, Coordination: r.Coordination}
+		r.NextRun(why)
+		next = Overdue{OrderID: r.Key, Run: r.Run, Phase: r.RunPhase(), Plan: r.Plan, Coordination: r.coordination}
 		return true
 	}); err != nil {
 		return Overdue{}, false, fmt.Errorf("hand %s to its next run: %w", o.OrderID, err)
@@ -182,7 +167,7 @@ func (s *Store) NextRun(ctx context.Context, o Overdue, why string) (next Overdu
 // so that the time for the next run has come, or if the checkout has moved since.
 func (s *Store) Stopped(ctx context.Context, o Overdue, why string) (news bool, err error) {
 	if _, err := s.change(ctx, o.OrderID, func(r *row) bool {
-		news = r.Run == o.Run && r.Phase != checkout.Final && !r.checkAt.After(r.now) && r.stopped(why)
+		news = r.Run == o.Run && r.Phase != journal.Final && !r.CheckAt.After(r.Now) && r.Stopped(why)
 		return news
 	}); err != nil {
 		return false, fmt.Errorf("note that run %d of %s stopped: %w", o.Run, o.OrderID, err)
@@ -213,7 +198,7 @@ func (s *Store) Waiting(ctx context.Context, engine string, steps []string, afte
 // passed. It needs no engine.
 func (s *Store) SettleUntouched(ctx context.Context, orderID string) (settled bool, err error) {
 	if _, err := s.change(ctx, orderID, func(r *row) bool {
-		settled = r.settleUntouched()
+		settled = r.SettleUntouched()
 		return settled
 	}); err != nil {
 		return false, fmt.Errorf("settle %s: %w", orderID, err)

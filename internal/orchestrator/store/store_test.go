@@ -22,16 +22,17 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
-var applied = checkout.Learned{Outcome: checkout.Applied}
+var applied = journal.Learned{Outcome: saga.Applied}
 
-func refused(reason string) checkout.Learned {
-	return checkout.Learned{Outcome: checkout.Refused, Reason: reason}
+func refused(reason string) journal.Learned {
+	return journal.Learned{Outcome: saga.Rejected, Reason: reason}
 }
 
-func noAnswer(detail string) checkout.Learned {
-	return checkout.Learned{Outcome: checkout.Unknown, Detail: detail}
+func noAnswer(detail string) journal.Learned {
+	return journal.Learned{Outcome: saga.Unknown, Detail: detail}
 }
 
 // A scenario is told as lines: what is asked of the store, and what it must answer.
@@ -39,27 +40,27 @@ func TestTheRowDecidesWhatEachAttemptMayDo(t *testing.T) {
 	type line struct {
 		does func(*scenario)
 	}
-	try := func(step string, l checkout.Learned, want checkout.Standing) line {
+	try := func(step string, l journal.Learned, want journal.Standing) line {
 		return line{func(s *scenario) {
 			s.t.Helper()
-			s.fence(step, false, checkout.Go)
+			s.fence(step, false, journal.Go)
 			s.record(step, false, l, want)
 		}}
 	}
-	undo := func(step string, l checkout.Learned, want checkout.Standing) line {
+	undo := func(step string, l journal.Learned, want journal.Standing) line {
 		return line{func(s *scenario) {
 			s.t.Helper()
-			s.fence(step, true, checkout.Go)
+			s.fence(step, true, journal.Go)
 			s.record(step, true, l, want)
 		}}
 	}
-	fence := func(step string, want checkout.Leave) line {
+	fence := func(step string, want journal.Leave) line {
 		return line{func(s *scenario) { s.t.Helper(); s.fence(step, false, want) }}
 	}
-	fenceUndo := func(step string, want checkout.Leave) line {
+	fenceUndo := func(step string, want journal.Leave) line {
 		return line{func(s *scenario) { s.t.Helper(); s.fence(step, true, want) }}
 	}
-	cancel := func(want store.CancelOutcome) line {
+	cancel := func(want journal.CancelOutcome) line {
 		return line{func(s *scenario) { s.t.Helper(); s.cancel(want) }}
 	}
 	expire := line{func(s *scenario) { s.expire() }}
@@ -71,124 +72,124 @@ func TestTheRowDecidesWhatEachAttemptMayDo(t *testing.T) {
 	}{
 		"every step is done and the checkout is confirmed": {
 			[]line{
-				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, applied, checkout.GoOn),
-				try(checkout.CapturePayment, applied, checkout.GoOn), try(checkout.CommitStock, applied, checkout.GoOn),
-				fence(checkout.CommitStock, checkout.Superseded),
+				try(checkout.ReserveStock, applied, journal.GoOn), try(checkout.AuthorizePayment, applied, journal.GoOn),
+				try(checkout.CapturePayment, applied, journal.GoOn), try(checkout.CommitStock, applied, journal.GoOn),
+				fence(checkout.CommitStock, journal.Superseded),
 			},
 			"CONFIRMED final: done done done done",
 		},
 		"a refusal of the first step leaves nothing to undo": {
-			[]line{try(checkout.ReserveStock, refused("out_of_stock"), checkout.GoBack)},
+			[]line{try(checkout.ReserveStock, refused("out_of_stock"), journal.GoBack)},
 			"REJECTED final reserve-stock: out_of_stock: rejected skipped skipped skipped",
 		},
 		"a declined card releases the stock": {
 			[]line{
-				try(checkout.ReserveStock, applied, checkout.GoOn),
-				try(checkout.AuthorizePayment, refused("card_declined"), checkout.GoBack),
-				fenceUndo(checkout.AuthorizePayment, checkout.Known),
-				undo(checkout.ReserveStock, applied, checkout.GoOn),
+				try(checkout.ReserveStock, applied, journal.GoOn),
+				try(checkout.AuthorizePayment, refused("card_declined"), journal.GoBack),
+				fenceUndo(checkout.AuthorizePayment, journal.Known),
+				undo(checkout.ReserveStock, applied, journal.GoOn),
 			},
 			"REJECTED final authorize-payment: card_declined: done/done rejected skipped skipped",
 		},
 		"a cancel between two steps turns the second back and undoes both": {
 			[]line{
-				try(checkout.ReserveStock, applied, checkout.GoOn), cancel(store.CancelAccepted), cancel(store.CancelUnderWay),
-				fence(checkout.AuthorizePayment, checkout.TurnBack),
-				undo(checkout.AuthorizePayment, applied, checkout.GoOn), undo(checkout.ReserveStock, applied, checkout.GoOn),
-				cancel(store.CancelDone),
+				try(checkout.ReserveStock, applied, journal.GoOn), cancel(journal.CancelAccepted), cancel(journal.CancelUnderWay),
+				fence(checkout.AuthorizePayment, journal.TurnBack),
+				undo(checkout.AuthorizePayment, applied, journal.GoOn), undo(checkout.ReserveStock, applied, journal.GoOn),
+				cancel(journal.CancelDone),
 			},
 			"CANCELLED final changed my mind: done/done unknown/done skipped skipped",
 		},
 		"a cancel during a step is told with the step's outcome, so the next is not tried": {
 			[]line{
-				fence(checkout.ReserveStock, checkout.Go), cancel(store.CancelAccepted),
-				{func(s *scenario) { s.record(checkout.ReserveStock, false, applied, checkout.GoBack) }},
-				undo(checkout.ReserveStock, applied, checkout.GoOn),
+				fence(checkout.ReserveStock, journal.Go), cancel(journal.CancelAccepted),
+				{func(s *scenario) { s.record(checkout.ReserveStock, false, applied, journal.GoBack) }},
+				undo(checkout.ReserveStock, applied, journal.GoOn),
 			},
 			"CANCELLED final changed my mind: done/done skipped skipped skipped",
 		},
 		"a cancel before anybody was asked ends the checkout at once": {
-			[]line{cancel(store.CancelDone), fence(checkout.ReserveStock, checkout.Superseded)},
+			[]line{cancel(journal.CancelDone), fence(checkout.ReserveStock, journal.Superseded)},
 			"CANCELLED final changed my mind: skipped skipped skipped skipped",
 		},
 		"a deadline that passed before anybody was asked ends the checkout at the first fence": {
-			[]line{expire, fence(checkout.ReserveStock, checkout.Superseded)},
+			[]line{expire, fence(checkout.ReserveStock, journal.Superseded)},
 			"EXPIRED final the deadline has passed: skipped skipped skipped skipped",
 		},
 		"a deadline stops the pivot": {
 			[]line{
-				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, applied, checkout.GoOn), expire,
-				fence(checkout.CapturePayment, checkout.TurnBack), fenceUndo(checkout.CapturePayment, checkout.Known),
-				undo(checkout.AuthorizePayment, applied, checkout.GoOn), undo(checkout.ReserveStock, applied, checkout.GoOn),
+				try(checkout.ReserveStock, applied, journal.GoOn), try(checkout.AuthorizePayment, applied, journal.GoOn), expire,
+				fence(checkout.CapturePayment, journal.TurnBack), fenceUndo(checkout.CapturePayment, journal.Known),
+				undo(checkout.AuthorizePayment, applied, journal.GoOn), undo(checkout.ReserveStock, applied, journal.GoOn),
 			},
 			"EXPIRED final the deadline has passed: done/done done/done skipped skipped",
 		},
 		"after the pivot is claimed a cancel is too late and a deadline means nothing": {
 			[]line{
-				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, applied, checkout.GoOn),
-				try(checkout.CapturePayment, noAnswer("reset"), checkout.GoOn), cancel(store.CancelTooLate), expire,
-				fenceUndo(checkout.AuthorizePayment, checkout.Superseded),
-				try(checkout.CapturePayment, applied, checkout.GoOn), try(checkout.CommitStock, applied, checkout.GoOn),
-				cancel(store.CancelTooLate),
+				try(checkout.ReserveStock, applied, journal.GoOn), try(checkout.AuthorizePayment, applied, journal.GoOn),
+				try(checkout.CapturePayment, noAnswer("reset"), journal.GoOn), cancel(journal.CancelTooLate), expire,
+				fenceUndo(checkout.AuthorizePayment, journal.Superseded),
+				try(checkout.CapturePayment, applied, journal.GoOn), try(checkout.CommitStock, applied, journal.GoOn),
+				cancel(journal.CancelTooLate),
 			},
 			"CONFIRMED final: done done done done",
 		},
 		"the pivot's recorded refusal is the one way back": {
 			[]line{
-				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, applied, checkout.GoOn),
-				try(checkout.CapturePayment, refused("authorization_expired"), checkout.GoBack),
-				undo(checkout.AuthorizePayment, applied, checkout.GoOn), undo(checkout.ReserveStock, applied, checkout.GoOn),
+				try(checkout.ReserveStock, applied, journal.GoOn), try(checkout.AuthorizePayment, applied, journal.GoOn),
+				try(checkout.CapturePayment, refused("authorization_expired"), journal.GoBack),
+				undo(checkout.AuthorizePayment, applied, journal.GoOn), undo(checkout.ReserveStock, applied, journal.GoOn),
 			},
 			"REJECTED final capture-payment: authorization_expired: done/done done/done rejected skipped",
 		},
 		"the last step refused is no way back but a call for attention": {
 			[]line{
-				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, applied, checkout.GoOn),
-				try(checkout.CapturePayment, applied, checkout.GoOn), try(checkout.CommitStock, refused("on_strike"), checkout.GoOn),
+				try(checkout.ReserveStock, applied, journal.GoOn), try(checkout.AuthorizePayment, applied, journal.GoOn),
+				try(checkout.CapturePayment, applied, journal.GoOn), try(checkout.CommitStock, refused("on_strike"), journal.GoOn),
 			},
 			"NEEDS_ATTENTION pivoted attention(commit-stock is refused, and there is no other way on): done done done failing",
 		},
 		"a compensation that fails is tried until it works": {
 			[]line{
-				try(checkout.ReserveStock, applied, checkout.GoOn), try(checkout.AuthorizePayment, refused("card_declined"), checkout.GoBack),
-				undo(checkout.ReserveStock, noAnswer("down"), checkout.GoOn), undo(checkout.ReserveStock, noAnswer("down"), checkout.GoOn),
-				undo(checkout.ReserveStock, applied, checkout.GoOn),
+				try(checkout.ReserveStock, applied, journal.GoOn), try(checkout.AuthorizePayment, refused("card_declined"), journal.GoBack),
+				undo(checkout.ReserveStock, noAnswer("down"), journal.GoOn), undo(checkout.ReserveStock, noAnswer("down"), journal.GoOn),
+				undo(checkout.ReserveStock, applied, journal.GoOn),
 			},
 			"REJECTED final authorize-payment: card_declined: done/done rejected skipped skipped",
 		},
 		"an activity that ran twice changes nothing": {
 			[]line{
-				try(checkout.ReserveStock, applied, checkout.GoOn), fence(checkout.ReserveStock, checkout.Known),
-				{func(s *scenario) { s.record(checkout.ReserveStock, false, refused("late"), checkout.GoOn) }},
-				{func(s *scenario) { s.record(checkout.ReserveStock, false, applied, checkout.GoOn) }},
+				try(checkout.ReserveStock, applied, journal.GoOn), fence(checkout.ReserveStock, journal.Known),
+				{func(s *scenario) { s.record(checkout.ReserveStock, false, refused("late"), journal.GoOn) }},
+				{func(s *scenario) { s.record(checkout.ReserveStock, false, applied, journal.GoOn) }},
 			},
 			"RUNNING forward: done running pending pending",
 		},
 		"the next run takes over and the old one is not listened to": {
 			[]line{
-				try(checkout.ReserveStock, applied, checkout.GoOn),
-				fence(checkout.AuthorizePayment, checkout.Go), nextRun,
+				try(checkout.ReserveStock, applied, journal.GoOn),
+				fence(checkout.AuthorizePayment, journal.Go), nextRun,
 				{func(s *scenario) {
 					s.run = 1
-					s.record(checkout.AuthorizePayment, false, applied, checkout.Over)
-					s.fence(checkout.AuthorizePayment, false, checkout.Superseded)
+					s.record(checkout.AuthorizePayment, false, applied, journal.Over)
+					s.fence(checkout.AuthorizePayment, false, journal.Superseded)
 					s.run = 2
 				}},
-				fence(checkout.ReserveStock, checkout.Known), try(checkout.AuthorizePayment, applied, checkout.GoOn),
+				fence(checkout.ReserveStock, journal.Known), try(checkout.AuthorizePayment, applied, journal.GoOn),
 			},
 			"RUNNING forward: done done running pending",
 		},
 		"no step is tried before the one that comes before it, the pivot least of all": {
 			[]line{
-				fence(checkout.AuthorizePayment, checkout.Superseded), try(checkout.ReserveStock, applied, checkout.GoOn),
-				fence(checkout.CapturePayment, checkout.Superseded),
+				fence(checkout.AuthorizePayment, journal.Superseded), try(checkout.ReserveStock, applied, journal.GoOn),
+				fence(checkout.CapturePayment, journal.Superseded),
 			},
 			"RUNNING forward: done running pending pending",
 		},
 		"nothing is undone that the row has not given up": {
 			[]line{
-				try(checkout.ReserveStock, applied, checkout.GoOn), fenceUndo(checkout.ReserveStock, checkout.Superseded),
-				fence(checkout.CommitStock, checkout.Superseded),
+				try(checkout.ReserveStock, applied, journal.GoOn), fenceUndo(checkout.ReserveStock, journal.Superseded),
+				fence(checkout.CommitStock, journal.Superseded),
 			},
 			"RUNNING forward: done running pending pending",
 		},
@@ -215,8 +216,8 @@ func TestI1ACancelAndThePivotHaveOneWinner(t *testing.T) {
 	for n := range 1000 {
 		s := scenarioOn(t, pool, fmt.Sprintf("race-%d", n))
 		for _, step := range []string{checkout.ReserveStock, checkout.AuthorizePayment} {
-			s.fence(step, false, checkout.Go)
-			s.record(step, false, applied, checkout.GoOn)
+			s.fence(step, false, journal.Go)
+			s.record(step, false, applied, journal.GoOn)
 		}
 		var pass checkout.Pass
 		var answer store.CancelAnswer
@@ -236,9 +237,9 @@ func TestI1ACancelAndThePivotHaveOneWinner(t *testing.T) {
 		require.NoError(t, race.Wait())
 
 		switch {
-		case pass.Leave == checkout.Go && answer.Outcome == store.CancelTooLate:
+		case pass.Leave == journal.Go && answer.Outcome == journal.CancelTooLate:
 			won["pivot"]++
-		case pass.Leave == checkout.TurnBack && (answer.Outcome == store.CancelAccepted || answer.Outcome == store.CancelUnderWay):
+		case pass.Leave == journal.TurnBack && (answer.Outcome == journal.CancelAccepted || answer.Outcome == journal.CancelUnderWay):
 			won["cancel"]++
 		default:
 			t.Fatalf("%s: the pivot was answered %s and the cancel %s", s.id, pass.Leave, answer.Outcome)
@@ -286,10 +287,10 @@ func TestI7TheSameStartIsOneCheckoutAndAnotherIsRefused(t *testing.T) {
 func TestI3WhatFailsForLongCallsForAttentionAndStopsCallingWhenItWorks(t *testing.T) {
 	t.Parallel()
 	s := newScenario(t)
-	s.fence(checkout.ReserveStock, false, checkout.Go)
-	s.record(checkout.ReserveStock, false, applied, checkout.GoOn)
-	s.cancel(store.CancelAccepted)
-	s.fence(checkout.AuthorizePayment, false, checkout.TurnBack)
+	s.fence(checkout.ReserveStock, false, journal.Go)
+	s.record(checkout.ReserveStock, false, applied, journal.GoOn)
+	s.cancel(journal.CancelAccepted)
+	s.fence(checkout.AuthorizePayment, false, journal.TurnBack)
 
 	stuck := s.attempt(checkout.AuthorizePayment, true)
 	stuck.Round, stuck.Stuck, stuck.Wait = 12, true, time.Minute
@@ -297,14 +298,14 @@ func TestI3WhatFailsForLongCallsForAttentionAndStopsCallingWhenItWorks(t *testin
 	require.NoError(t, err)
 	c, err := s.store.Checkout(t.Context(), s.id)
 	require.NoError(t, err)
-	require.Equal(t, checkout.NeedsAttention, c.Status)
+	require.Equal(t, journal.NeedsAttention, c.Status)
 	require.Equal(t, checkout.VoidAuthorization, c.Attention.Step)
 	require.Equal(t, "connection refused", c.Attention.LastError)
 
-	s.record(checkout.AuthorizePayment, true, applied, checkout.GoOn)
+	s.record(checkout.AuthorizePayment, true, applied, journal.GoOn)
 	c, err = s.store.Checkout(t.Context(), s.id)
 	require.NoError(t, err)
-	require.Equal(t, checkout.Compensating, c.Status)
+	require.Equal(t, journal.Compensating, c.Status)
 	require.Nil(t, c.Attention)
 }
 
@@ -316,12 +317,12 @@ func TestListPagesThroughAllCheckoutsOnceNewestFirst(t *testing.T) {
 		require.NoError(t, err)
 	}
 	var got []string
-	filter := store.Filter{Limit: 10, Statuses: []checkout.Status{checkout.Running}, CustomerID: "cus-1", Step: checkout.ReserveStock}
+	filter := store.Filter{Limit: 10, Statuses: []journal.Status{journal.Running}, CustomerID: "cus-1", Step: checkout.ReserveStock}
 	for pages := 1; ; pages++ {
 		page, next, err := st.List(t.Context(), filter)
 		require.NoError(t, err)
 		for _, c := range page {
-			got = append(got, c.OrderID)
+			got = append(got, c.Key)
 		}
 		if next == "" {
 			require.Equal(t, 3, pages)
@@ -368,10 +369,10 @@ func TestASubscriberHearsOfEachChange(t *testing.T) {
 	listener.Go(func() error { return elsewhere.store.Listen(ctxElsewhere) })
 	t.Cleanup(stopElsewhere)
 
-	elsewhere.fence(checkout.ReserveStock, false, checkout.Go)
+	elsewhere.fence(checkout.ReserveStock, false, journal.Go)
 	heard(changed)
 	require.Empty(t, settled, "nothing is settled yet")
-	elsewhere.record(checkout.ReserveStock, false, refused("out_of_stock"), checkout.GoBack)
+	elsewhere.record(checkout.ReserveStock, false, refused("out_of_stock"), journal.GoBack)
 	heard(changed)
 	heard(settled)
 }
@@ -398,35 +399,35 @@ func TestACheckoutGoesByThePlanThatItWasAcceptedWith(t *testing.T) {
 		require.Equal(t, plan, c.Plan)
 		return &scenario{t: t, pool: pool, store: s, id: id, run: 1}
 	}
-	do := func(s *scenario, step string, learned checkout.Learned, want checkout.Standing) {
-		s.fence(step, false, checkout.Go)
+	do := func(s *scenario, step string, learned journal.Learned, want journal.Standing) {
+		s.fence(step, false, journal.Go)
 		s.record(step, false, learned, want)
 	}
 
 	whole := begin("whole", trip.Plan().Without("boss"))
 	for _, step := range []string{"hold-seat", "book-room", "charge-card", "send-ticket"} {
-		do(whole, step, applied, checkout.GoOn)
+		do(whole, step, applied, journal.GoOn)
 	}
 	c, err := whole.store.Checkout(t.Context(), "whole")
 	require.NoError(t, err)
-	require.Equal(t, checkout.Confirmed, c.Status)
+	require.Equal(t, journal.Confirmed, c.Status)
 	require.Equal(t, "bank", c.Steps[2].Participant)
 
 	back := begin("back", trip.Plan())
-	do(back, "hold-seat", applied, checkout.GoOn)
-	do(back, "book-room", applied, checkout.GoOn)
-	back.fence("charge-card", false, checkout.Hold) // The boss has to say yes.
+	do(back, "hold-seat", applied, journal.GoOn)
+	do(back, "book-room", applied, journal.GoOn)
+	back.fence("charge-card", false, journal.Hold) // The boss has to say yes.
 	_, err = back.store.Approve(t.Context(), store.Wish{OrderID: "back", Actor: "boss", Reason: "fine"})
 	require.NoError(t, err)
-	do(back, "charge-card", refused("no_booking"), checkout.Doubted) // The hotel confirmed it: somebody must look.
-	do(back, "charge-card", refused("card_declined"), checkout.GoBack)
+	do(back, "charge-card", refused("no_booking"), journal.Doubted) // The hotel confirmed it: somebody must look.
+	do(back, "charge-card", refused("card_declined"), journal.GoBack)
 	for _, step := range []string{"book-room", "hold-seat"} {
-		back.fence(step, true, checkout.Go)
-		back.record(step, true, applied, checkout.GoOn)
+		back.fence(step, true, journal.Go)
+		back.record(step, true, applied, journal.GoOn)
 	}
 	c, err = back.store.Checkout(t.Context(), "back")
 	require.NoError(t, err)
-	require.Equal(t, checkout.Rejected, c.Status)
+	require.Equal(t, journal.Rejected, c.Status)
 }
 
 func TestTheSweepersRowsAreThoseThatAreOverdue(t *testing.T) {
@@ -439,7 +440,7 @@ func TestTheSweepersRowsAreThoseThatAreOverdue(t *testing.T) {
 	s.exec(`UPDATE checkouts SET check_at = now() - interval '1 second'`)
 	overdue, err = s.store.Overdue(t.Context(), "embedded", 10)
 	require.NoError(t, err)
-	require.Equal(t, []store.Overdue{{OrderID: s.id, Run: 1, Phase: checkout.Forward, Plan: checkouttest.Plan(), Coordination: event.Orchestrated}}, overdue)
+	require.Equal(t, []store.Overdue{{OrderID: s.id, Run: 1, Phase: saga.Forward, Plan: checkouttest.Plan(), Coordination: event.Orchestrated}}, overdue)
 	other, err := s.store.Overdue(t.Context(), "dapr", 10)
 	require.NoError(t, err)
 	require.Empty(t, other, "another engine's checkouts are left alone")
@@ -459,7 +460,7 @@ func TestTheSweepersRowsAreThoseThatAreOverdue(t *testing.T) {
 	require.NoError(t, err)
 	c, err := s.store.Checkout(t.Context(), s.id)
 	require.NoError(t, err)
-	require.Equal(t, checkout.NeedsAttention, c.Status)
+	require.Equal(t, journal.NeedsAttention, c.Status)
 	require.Equal(t, "3 runs made no progress", c.Attention.Cause)
 }
 
@@ -501,27 +502,27 @@ func order(id string) store.NewCheckout {
 	}
 }
 
-func (s *scenario) attempt(step string, undo bool) checkout.Attempt {
-	return checkout.Attempt{OrderID: s.id, Run: s.run, Step: step, Undo: undo, Round: 1,
+func (s *scenario) attempt(step string, undo bool) journal.Attempt {
+	return journal.Attempt{Key: s.id, Run: s.run, Step: step, Undo: undo, Round: 1,
 		Claims: !undo && (step == checkout.ReserveStock || step == checkout.CapturePayment),
 	}
 }
 
-func (s *scenario) fence(step string, undo bool, want checkout.Leave) {
+func (s *scenario) fence(step string, undo bool, want journal.Leave) {
 	s.t.Helper()
 	pass, err := s.store.Fence(s.t.Context(), s.attempt(step, undo))
 	require.NoError(s.t, err)
 	require.Equal(s.t, want, pass.Leave, "fence of %s (undo %t): %s", step, undo, pass.Reason)
 }
 
-func (s *scenario) record(step string, undo bool, l checkout.Learned, want checkout.Standing) {
+func (s *scenario) record(step string, undo bool, l journal.Learned, want journal.Standing) {
 	s.t.Helper()
 	standing, err := s.store.Record(s.t.Context(), s.attempt(step, undo), l)
 	require.NoError(s.t, err)
 	require.Equal(s.t, want, standing, "record of %s (undo %t)", step, undo)
 }
 
-func (s *scenario) cancel(want store.CancelOutcome) {
+func (s *scenario) cancel(want journal.CancelOutcome) {
 	s.t.Helper()
 	would, err := s.store.WouldCancel(s.t.Context(), s.id)
 	require.NoError(s.t, err)
@@ -566,7 +567,7 @@ func (s *scenario) tell() string {
 	line += ":"
 	for _, step := range c.Steps {
 		line += " " + step.State
-		if step.CompensationState != store.CompensationNotNeeded {
+		if step.CompensationState != journal.CompensationNotNeeded {
 			line += "/" + step.CompensationState
 		}
 	}

@@ -13,12 +13,13 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 const (
@@ -235,8 +236,8 @@ func (s *Sweeper) Wake(ctx context.Context, steps []string) error {
 func (s *Sweeper) raise(ctx context.Context, o store.Overdue) error {
 	ctx, cancel := context.WithTimeout(ctx, engineBudget)
 	defer cancel()
-	err := s.engine.Raise(ctx, runs.ID(o.OrderID, o.Run), checkout.CommandEvent,
-		checkout.Command{ID: uuid.NewString(), Kind: checkout.CommandRetry})
+	err := s.engine.Raise(ctx, runs.ID(o.OrderID, o.Run), saga.CommandEvent,
+		saga.Command{ID: uuid.NewString(), Kind: journal.CommandRetry})
 	if err != nil && !errors.Is(err, engine.ErrGone) {
 		return fmt.Errorf("wake run %d of %s: %w", o.Run, o.OrderID, err)
 	}

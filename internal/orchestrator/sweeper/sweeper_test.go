@@ -24,6 +24,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // I3: whatever the engine says of a run, the checkout goes on or a person is called.
@@ -80,8 +81,8 @@ func TestARunThatStoppedNeedsAttentionAndIsFollowedByAnotherSoonAndThenSeldom(t 
 		require.NoError(t, s.Sweep(t.Context()))
 		c, err := st.Checkout(t.Context(), "ord-1")
 		require.NoError(t, err)
-		require.Equal(t, checkout.NeedsAttention, c.Status)
-		require.Equal(t, checkout.AttentionStopped, c.Attention.Code)
+		require.Equal(t, journal.NeedsAttention, c.Status)
+		require.Equal(t, journal.AttentionStopped, c.Attention.Code)
 		require.Contains(t, c.Attention.LastError, "saga stopped: panic: nil map")
 		require.WithinDuration(t, time.Now().Add(again), c.Attention.Next, again/3)
 		require.NoError(t, s.Sweep(t.Context()), "nothing is due before")
@@ -133,7 +134,7 @@ func TestACancelledCheckoutThatNeverBeganEndsWithoutAnEngine(t *testing.T) {
 	require.NoError(t, sweeper.New(pool, st, fake, slog.New(slog.DiscardHandler)).Sweep(t.Context()))
 	c, err := st.Checkout(t.Context(), "ord-1")
 	require.NoError(t, err)
-	require.Equal(t, checkout.Expired, c.Status)
+	require.Equal(t, journal.Expired, c.Status)
 	require.Empty(t, fake.started)
 }
 
@@ -177,9 +178,9 @@ func accepted(t *testing.T, id string) (*pgxpool.Pool, *store.Store) {
 
 func touch(t *testing.T, st *store.Store) {
 	t.Helper()
-	pass, err := st.Fence(t.Context(), checkout.Attempt{OrderID: "ord-1", Run: 1, Step: checkout.ReserveStock})
+	pass, err := st.Fence(t.Context(), journal.Attempt{Key: "ord-1", Run: 1, Step: checkout.ReserveStock})
 	require.NoError(t, err)
-	require.Equal(t, checkout.Go, pass.Leave)
+	require.Equal(t, journal.Go, pass.Leave)
 }
 
 func overdue(t *testing.T, pool *pgxpool.Pool) {
@@ -216,7 +217,7 @@ func (f *fakeEngine) Start(_ context.Context, workflow, id string, _ any) error 
 func (f *fakeEngine) Raise(_ context.Context, id, event string, _ any) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if id != runs.ID("ord-1", 1) || event != checkout.CommandEvent {
+	if id != runs.ID("ord-1", 1) || event != saga.CommandEvent {
 		return engine.ErrGone
 	}
 	f.pokes++

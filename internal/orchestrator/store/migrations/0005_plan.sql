@@ -8,8 +8,9 @@ UPDATE checkouts SET plan = jsonb_build_object('definition', 'checkout', 'versio
     SELECT jsonb_agg(planned ORDER BY ordinal)
     FROM jsonb_array_elements(progress) WITH ORDINALITY AS element (step, ordinal)
     JOIN jsonb_array_elements('[
-        {"name": "reserve-stock", "participant": "warehouse", "compensation": "release-stock"},
-        {"name": "authorize-payment", "participant": "payment", "compensation": "void-authorization"},
+        {"name": "reserve-stock", "participant": "warehouse", "compensation": "release-stock", "too_late": "already_committed"},
+        {"name": "authorize-payment", "participant": "payment", "compensation": "void-authorization",
+         "too_late": "already_captured"},
         {"name": "approval", "participant": "operator", "decision": true},
         {"name": "capture-payment", "participant": "payment", "compensation": "refund-payment", "pivot": true,
          "denials": {"no_authorization": "authorize-payment"}},

@@ -1,0 +1,250 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/checkoutsaga/orchestrator/saga"
+)
+
+// ErrState: the state of the saga does not allow what was asked for. The text around it says what is so.
+var ErrState = errors.New("the state of the saga does not allow it")
+
+// CancelOutcome says what became of the wish to cancel.
+type CancelOutcome string
+
+// What can become of it.
+const (
+	// CancelAccepted: the next fence turns the saga back.
+	CancelAccepted CancelOutcome = "accepted"
+	// CancelUnderWay: it was being undone, or was asked to be, before.
+	CancelUnderWay CancelOutcome = "under-way"
+	// CancelDone: it is cancelled, nothing is held.
+	CancelDone CancelOutcome = "done"
+	// CancelTooLate: the pivot is claimed, or the saga ended otherwise.
+	CancelTooLate CancelOutcome = "too-late"
+)
+
+// Proof says why a step is taken as done.
+type Proof string
+
+// The proofs.
+const (
+	// ProofRecord: the participant's record says that it is done.
+	ProofRecord Proof = "record"
+	// ProofWord: an operator says so. That is kept for ever.
+	ProofWord Proof = "word"
+)
+
+// Cancel asks that the saga be undone; it says what became of the wish.
+func (r *Row) Cancel(reason string) CancelOutcome {
+	switch {
+	case r.Status == Cancelled:
+		return CancelDone
+	case r.Phase == saga.Undoing:
+		return CancelUnderWay
+	case r.Phase != saga.Forward:
+		return CancelTooLate
+	case r.Cancelled:
+		return CancelUnderWay
+	}
+	r.Cancelled, r.CancelReason = true, reason
+	if !r.Touched {
+		r.finish(Cancelled, codeCancelled, reason)
+		return CancelDone
+	}
+	r.expectNews(0)
+	if r.Elsewhere {
+		r.CheckAt = r.Now // There is no run that would see the cancel: the orchestrator takes over.
+	}
+	return CancelAccepted
+}
+
+func (r *Row) Approve(actor string) (what string, refused error) {
+	s, refused := r.openApproval()
+	switch {
+	case s != nil && s.IsDone():
+		return "it was approved before", nil
+	case refused != nil:
+		return "", refused
+	}
+	s.State, s.Reference, s.EndedAt = StateDone, actor, &r.Now
+	// Its deadline rested.
+	r.Deadline = r.Deadline.Add(r.Now.Sub(*s.StartedAt))
+	r.PastDeadline = !r.Deadline.After(r.Now)
+	next := &r.Steps[r.index(s.Name)+1]
+	next.State, next.StartedAt = StateRunning, &r.Now
+	r.setStatus(r.statusOfPhase())
+	r.expectNews(0)
+	return "it is approved and goes on with " + next.Name, nil
+}
+
+func (r *Row) Reject(actor, reason string) (what string, refused error) {
+	s, refused := r.openApproval()
+	switch {
+	case s != nil && s.State == StateRejected:
+		return "it was rejected before", nil
+	case s != nil && s.IsDone():
+		return refuse("it was approved before, and %s", r.standsAs())
+	case refused != nil:
+		return "", refused
+	}
+	s.State, s.Error, s.Reference, s.EndedAt = StateRejected, reason, actor, &r.Now
+	r.turnBack(bar{Rejected, codeApprovalRejected, s.Name + ": " + reason})
+	r.expectNews(0)
+	return "it is rejected, and what it holds is given back", nil
+}
+
+// openApproval returns the approval, if there is one, and why nobody can decide it now.
+func (r *Row) openApproval() (*Step, error) {
+	s := r.Decision()
+	if s == nil {
+		_, refused := refuse("it needs no approval, and %s", r.standsAs())
+		return nil, refused
+	}
+	var refused error
+	switch {
+	case r.Phase != saga.Forward:
+		_, refused = refuse("%s", r.standsAs())
+	case r.Cancelled:
+		_, refused = refuse("it was cancelled (%s)", r.CancelReason)
+	case s.State == StatePending:
+		_, refused = refuse("it does not await approval yet: it is at %s", r.AtStep())
+	case r.PastApproval:
+		_, refused = refuse("the time to decide ended at %s, so it is being undone", r.ApprovalDeadline.UTC().Format(time.RFC3339))
+	}
+	return s, refused
+}
+
+// at resolves the name of the step or compensation that the saga is at, or says why it cannot be settled.
+func (r *Row) at(name string) (s *Step, undo bool, refused error) {
+	switch current := r.AtStep(); {
+	case r.Phase == Final:
+		_, refused = refuse("%s, and nothing of it is open", r.standsAs())
+	case r.Decision() != nil && name == r.Decision().Name:
+		_, refused = refuse("an approval is decided by `approve` or `reject`")
+	case name != current:
+		_, refused = refuse("it is at %s, not at %s", current, name)
+	case !r.Driven() && r.Phase == saga.Forward:
+		_, refused = refuse("it goes by its participants' events; cancel it, or look for lost ones by `event list`")
+	}
+	if refused != nil {
+		return nil, false, refused
+	}
+	step, undo, _ := r.Plan.Named(name)
+	return &r.Steps[r.index(step.Name)], undo, nil
+}
+
+func (r *Row) Retry(step string) (what string, refused error) {
+	if _, _, refused := r.at(step); refused != nil {
+		return "", refused
+	}
+	if a := r.Attention; a != nil && a.Step == "" {
+		return refuse("%s: `redrive` starts another run", a.Cause)
+	}
+	// The run is woken right after this. If it does not follow, the sweeper finds out why.
+	r.Pokes, r.CheckAt = 0, r.Now.Add(retryAgain)
+	return step + " is tried at once", nil
+}
+
+// retryAgain is when the sweeper looks whether a run has followed an operator's wish to try again, and takes over if it has not.
+const retryAgain = 3 * time.Second
+
+func (r *Row) Settle(step string, proof Proof) (what string, refused error) {
+	s, undo, refused := r.at(step)
+	switch {
+	case refused != nil:
+		return "", refused
+	case proof != ProofRecord && r.Phase == saga.Forward:
+		return refuse("there is still a way back, so nobody needs to vouch for %s: cancel it, or have it tried again", step)
+	}
+	r.Pokes = 0
+	r.expectNews(0)
+	if undo {
+		s.CompensationState, s.Error = CompensationResolved, ""
+		r.progress()
+		r.nextCompensation()
+	} else {
+		if s.Pivot {
+			r.setPhase(saga.Pivoted)
+		}
+		s.State, s.Error = StateResolved, ""
+		r.stepEnded(r.index(s.Name))
+	}
+	by := "as its participant's record says"
+	if proof != ProofRecord {
+		by = "without proof"
+	}
+	return fmt.Sprintf("%s is taken as done, %s; it is %s", step, by, r.Status), nil
+}
+
+func (r *Row) Refund(step, actor, reason string) (what string, refused error) {
+	if _, _, refused := r.at(step); refused != nil {
+		return "", refused
+	}
+	pivot := r.pivot()
+	switch {
+	case r.Phase == saga.Undoing:
+		return refuse("it is being undone already (%s)", r.Reason)
+	case r.Phase != saga.Pivoted:
+		return refuse("there is still a way back: cancel it instead")
+	case !pivot.IsDone():
+		return refuse("whether %s is done is not known yet, so there is nothing to refund: `--as retry` asks again", pivot.Name)
+	}
+	r.Verdict, r.Reason, r.ReasonCode = Cancelled, "refunded: "+reason, codeRefunded
+	r.Attention = nil
+	before, undoing := true, []string(nil)
+	for i := range r.Steps {
+		s := &r.Steps[i]
+		switch {
+		case s.Pivot:
+			s.CompensationState, before = CompensationPending, false
+		case !before:
+			s.State = StateSkipped
+		case s.IsDone() && s.Compensation != "" && s.Participant != pivot.Participant:
+			// What the pivot's participant held before was used up by the pivot.
+			s.CompensationState = CompensationPending
+			undoing = append(undoing, s.Compensation)
+		}
+	}
+	r.setPhase(saga.Undoing)
+	r.nextCompensation()
+	r.FruitlessRuns = 0
+	r.newRun(actor, "refund: "+reason)
+	return "it is undone by " + strings.Join(append(undoing, "and then by "+pivot.Compensation), ", "), nil
+}
+
+func (r *Row) Redrive(engine, actor, reason string) (what string, refused error) {
+	switch {
+	case r.Phase == Final:
+		return refuse("%s, and nothing of it is open", r.standsAs())
+	case !r.Driven() && r.Phase == saga.Forward:
+		return refuse("it goes by its participants' events; cancel it, or look for lost ones by `event list`")
+	}
+	r.Attention = nil
+	r.setStatus(r.statusOfPhase())
+	r.FruitlessRuns = 0
+	r.newRun(actor, reason)
+	what = fmt.Sprintf("run %d goes on in phase %s", r.Run, r.Phase)
+	if engine != "" && engine != r.Engine {
+		what += fmt.Sprintf(", on engine %s instead of %s", engine, r.Engine)
+		r.Engine = engine
+		r.CheckAt = r.Now // Its sweeper starts the run.
+	}
+	return what, nil
+}
+
+func refuse(format string, args ...any) (string, error) {
+	return "", fmt.Errorf("%w: %s", ErrState, fmt.Sprintf(format, args...))
+}
+
+// standsAs is how a saga stands, for a sentence.
+func (r *Row) standsAs() string {
+	text := "it is " + string(r.Status)
+	if r.Reason != "" {
+		text += " (" + r.Reason + ")"
+	}
+	return text
+}

@@ -1,0 +1,218 @@
+package journal
+
+import (
+	"time"
+
+	"github.com/checkoutsaga/orchestrator/saga"
+)
+
+// Saga is what readers see of one saga.
+type Saga struct {
+	// Key is unique for ever.
+	Key    string
+	Status Status
+	Phase  saga.Phase
+	// Engine is the name of the engine that drives it.
+	Engine    string
+	Run       int
+	StartedAt time.Time
+	UpdatedAt time.Time
+	Deadline  time.Time
+	// ApprovalDeadline is until when it may await approval; nil until it does.
+	ApprovalDeadline *time.Time
+	EndedAt          *time.Time
+	// ReasonCode is the reason as a word.
+	ReasonCode string
+	// Reason says why it did not end confirmed, or is on its way not to.
+	Reason    string
+	Attention *Attention
+	// Plan is the list with which it was accepted, Steps how far each of it is.
+	Plan  saga.Plan
+	Steps []Step
+}
+
+// Row is a saga as a transaction sees it, and the only place where its phase and status change. Its methods decide and change the struct;
+// whoever stores it reads and writes it.
+type Row struct {
+	Saga
+	// Verdict is how it ends once it is undone; empty while it goes forward.
+	Verdict Status
+	// Touched says that a participant may have been asked.
+	Touched      bool
+	Cancelled    bool
+	CancelReason string
+	// PastDeadline, PastApproval and Now go by the database's clock, the only judge of deadlines.
+	PastDeadline bool
+	PastApproval bool
+	Now          time.Time
+	// ApprovalWait is how long it may await approval; zero where its plan has no decision.
+	ApprovalWait time.Duration
+	// StartedRun is the newest run that the engine is known to have started.
+	StartedRun int
+	// Pokes counts the wake-up calls since anything happened, FruitlessRuns the runs that got nowhere.
+	Pokes         int
+	FruitlessRuns int
+	// CheckAt is when the sweeper looks at it; zero once it is final.
+	CheckAt time.Time
+	// Elsewhere says that its participants drive it among themselves, by events; see HeardDone.
+	Elsewhere bool
+
+	// Ended says that this transaction ended it. Entries and Commands are written with the row.
+	Ended    bool
+	Entries  []Entry
+	Commands []Command
+}
+
+// Command is what somebody asked of a saga, and what became of it.
+type Command struct {
+	ID, Kind, Step, Actor, Reason, Outcome string
+	// WithoutProof: an operator's word was taken.
+	WithoutProof bool
+}
+
+// Entry is one thing that happened to a saga.
+type Entry struct {
+	At time.Time
+	// Kind is "attempt", "command" or "status".
+	Kind     string
+	Step     string
+	Attempt  int
+	Actor    string
+	Reason   string
+	Duration time.Duration
+	Outcome  string
+	Error    string
+}
+
+// Step is one step of the plan, and how far it is.
+type Step struct {
+	saga.Step
+	// State is one of the State… constants.
+	State     string
+	Attempts  int
+	StartedAt *time.Time
+	EndedAt   *time.Time
+	Error     string
+	// Reference is the participant's own.
+	Reference string
+	// ValidUntil is until when the effect lasts by itself; nil where it has no such end.
+	ValidUntil *time.Time
+	// CompensationState is one of the Compensation… constants.
+	CompensationState string
+
+	// CompensationTries counts the attempts at the compensation.
+	CompensationTries int
+}
+
+// IsDone tells whether the step's effect is in place, as far as the row knows.
+func (s *Step) IsDone() bool { return s.State == StateDone || s.State == StateResolved }
+
+// IsUndone tells whether the step's effect is gone for good.
+func (s *Step) IsUndone() bool {
+	return s.CompensationState == CompensationDone || s.CompensationState == CompensationResolved
+}
+
+// InPlace tells whether the participant holds or did something for the saga by this step, as far as the row knows.
+func (s *Step) InPlace() bool { return s.IsDone() && !s.IsUndone() }
+
+// AtStep is the step or compensation that the saga is at; empty once it is final.
+func (s *Saga) AtStep() string {
+	if s.Phase == Final {
+		return ""
+	}
+	for _, step := range s.Steps {
+		if step.CompensationState == CompensationRunning || step.CompensationState == CompensationFailing {
+			return step.Compensation
+		}
+	}
+	for _, step := range s.Steps {
+		if step.State == StateRunning || step.State == StateFailing || step.State == StateUnknown {
+			return step.Name
+		}
+	}
+	return ""
+}
+
+// RunPhase is the phase that a run of the saga begins in.
+func (s *Saga) RunPhase() saga.Phase {
+	for i := range s.Steps {
+		if step := &s.Steps[i]; step.Pivot && s.Phase == saga.Undoing && step.CompensationState != CompensationNotNeeded {
+			return saga.Reversing
+		}
+	}
+	return s.Phase
+}
+
+// Driven tells whether a run drives the saga; one that is Elsewhere is driven by events until its time is up.
+func (r *Row) Driven() bool { return !r.Elsewhere || r.StartedRun > 0 }
+
+// Decision is the step that a person decides; nil if the plan has none.
+func (r *Row) Decision() *Step {
+	for i := range r.Steps {
+		if r.Steps[i].Decision {
+			return &r.Steps[i]
+		}
+	}
+	return nil
+}
+
+// pivot is the step that ends every way back; nil if the plan has none.
+func (r *Row) pivot() *Step {
+	for i := range r.Steps {
+		if r.Steps[i].Pivot {
+			return &r.Steps[i]
+		}
+	}
+	return nil
+}
+
+func (r *Row) index(step string) int {
+	for i := range r.Steps {
+		if r.Steps[i].Name == step {
+			return i
+		}
+	}
+	return -1
+}
+
+// awaitsApproval tells whether a person has to decide before the saga goes on.
+func (r *Row) awaitsApproval() bool {
+	s := r.Decision()
+	return s != nil && s.State == StateRunning && r.Phase == saga.Forward
+}
+
+func (r *Row) setPhase(p saga.Phase) {
+	r.Phase = p
+	if r.Attention == nil {
+		r.setStatus(r.statusOfPhase())
+	}
+}
+
+func (r *Row) statusOfPhase() Status {
+	switch {
+	case r.Phase == saga.Undoing:
+		return Compensating
+	case r.awaitsApproval():
+		return AwaitingApproval
+	}
+	return Running
+}
+
+func (r *Row) setStatus(s Status) {
+	if r.Status == s {
+		return
+	}
+	r.Status = s
+	reason := r.Reason
+	if r.Attention != nil {
+		reason = r.Attention.Cause
+	}
+	r.Entries = append(r.Entries, Entry{Kind: "status", Outcome: string(s), Reason: reason})
+}
+
+func (r *Row) standing() Standing {
+	if r.Phase == saga.Undoing || r.Phase == Final && r.Status != Confirmed {
+		return GoBack
+	}
+	return GoOn
+}
