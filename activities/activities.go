@@ -135,15 +135,8 @@ func (a activity) attempt(ctx context.Context, at journal.Attempt) (saga.Reply, 
 	if err != nil {
 		return saga.Reply{}, err
 	}
-	switch pass.Leave {
-	case journal.Superseded:
-		return saga.Reply{Outcome: saga.Superseded, Reason: pass.Reason}, nil
-	case journal.TurnBack:
-		return saga.Reply{Outcome: saga.TurnedBack, Reason: pass.Reason}, nil
-	case journal.Hold:
-		return saga.Reply{Outcome: saga.Held, Reason: pass.Reason, HoldMS: pass.Wait.Milliseconds()}, nil
-	case journal.Known:
-		return reply(pass.Learned, journal.GoOn), nil
+	if reply, mayGo := pass.Reply(); !mayGo {
+		return reply, nil
 	}
 
 	// The trace is that of the checkout's start, whoever has this run done, and however much later.
@@ -157,7 +150,7 @@ func (a activity) attempt(ctx context.Context, at journal.Attempt) (saga.Reply, 
 	if err != nil {
 		return saga.Reply{}, err
 	}
-	return reply(learned, standing), nil
+	return standing.Reply(learned), nil
 }
 
 // name is what an attempt is called in traces.
@@ -178,28 +171,6 @@ func (a activity) record(ctx context.Context, at journal.Attempt, l journal.Lear
 	ctx, cancel := context.WithTimeout(ctx, journalBudget)
 	defer cancel()
 	return a.journal.Record(ctx, at, l)
-}
-
-func reply(l journal.Learned, standing journal.Standing) saga.Reply {
-	switch standing {
-	case journal.Over:
-		return saga.Reply{Outcome: saga.Superseded}
-	case journal.Doubted:
-		return saga.Reply{Outcome: saga.Unknown, Reason: l.Reason}
-	}
-	r := saga.Reply{Reason: l.Reason, TurnBack: standing == journal.GoBack}
-	switch l.Outcome {
-	case saga.Applied:
-		r.Outcome = saga.Applied
-	case saga.Rejected:
-		r.Outcome = saga.Rejected
-	default:
-		r.Outcome = saga.Unknown
-	}
-	if r.Outcome != saga.Applied {
-		r.TurnBack = false
-	}
-	return r
 }
 
 // ask calls the participant, up to three times while it gets no answer and the participant is not held back.

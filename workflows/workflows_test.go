@@ -6,7 +6,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/saga/sagatest"
 )
+
+func TestI1TheCheckoutsListKeepsItsPromisesThroughEverySchedule(t *testing.T) {
+	s, err := Checkout()
+	require.NoError(t, err)
+	sagatest.Exploration{Saga: s}.Explore(t)
+}
 
 func TestTheCheckoutIsItsListOfSteps(t *testing.T) {
 	s, err := Checkout()

@@ -52,6 +52,10 @@ var rules = []rule{
 		because: "it is public, for participants of any saga: it knows no trade, and nobody who calls",
 	},
 	{
+		packages: []string{"saga/participant$"}, mayOnly: nothing, never: []string{"github.com", "google.golang.org", "database/sql", "net"},
+		because: "it is the contract as a Go seam: words alone, on the standard library",
+	},
+	{
 		packages: []string{"saga/participant/ledger"}, mayOnly: []string{"saga/participant/ledger", "gen/operation", "internal/contract", "internal/pg"},
 		never:   []string{"database/sql", "net", "net/http", "github.com/dapr"},
 		because: "the ledger works in its caller's transaction, by pgx alone: it speaks of operations, and calls nobody",

@@ -153,7 +153,7 @@ func (r *Row) fenceDo(i int, a Attempt) (pass Pass, claimed bool) {
 		r.Touched, r.StartedRun = true, r.Run
 	}
 	if s.StartedAt == nil {
-		s.StartedAt = &r.Now
+		s.StartedAt = r.moment()
 	}
 	if s.Pivot {
 		r.setPhase(saga.Pivoted)
@@ -286,7 +286,7 @@ func (r *Row) recordDo(i int, a Attempt, l Learned) Standing {
 	case l.Outcome == saga.Rejected && r.Phase != saga.Pivoted, l.Outcome == saga.Rejected && s.Pivot:
 		s.Attempts++
 		s.State, s.Error = StateRejected, l.Text()
-		s.EndedAt = &r.Now
+		s.EndedAt = r.moment()
 		r.progress()
 		if r.Phase != saga.Undoing {
 			r.turnBack(bar{Rejected, Word(l.Reason, "rejected"), s.Name + ": " + l.Text()})
@@ -316,7 +316,7 @@ func (r *Row) recordUnknown(i int, a Attempt, l Learned) {
 
 // stepEnded goes on from a step that is done.
 func (r *Row) stepEnded(i int) {
-	r.Steps[i].EndedAt = &r.Now
+	r.Steps[i].EndedAt = r.moment()
 	r.progress()
 	r.afterDone(i)
 }
@@ -335,7 +335,7 @@ func (r *Row) afterDone(i int) {
 		return
 	}
 	next := &r.Steps[i+1]
-	next.State, next.StartedAt = StateRunning, &r.Now
+	next.State, next.StartedAt = StateRunning, r.moment()
 	if !next.Decision {
 		return
 	}

@@ -31,12 +31,12 @@ func (r *Row) HeardDone(steps ...string) {
 		}
 		s.State, s.Error, s.Attempts = StateDone, "", max(s.Attempts, 1)
 		if s.StartedAt == nil {
-			s.StartedAt = &r.Now
+			s.StartedAt = r.moment()
 		}
-		s.EndedAt = &r.Now
+		s.EndedAt = r.moment()
 	}
 	if i := r.index(steps[len(steps)-1]) + 1; i < len(r.Steps) && r.Steps[i].State == StatePending && r.Phase != saga.Undoing {
-		r.Steps[i].State, r.Steps[i].StartedAt = StateRunning, &r.Now
+		r.Steps[i].State, r.Steps[i].StartedAt = StateRunning, r.moment()
 	}
 }
 
@@ -44,7 +44,7 @@ func (r *Row) HeardDone(steps ...string) {
 func (r *Row) HeardRefused(step, reason string) {
 	i := r.index(step)
 	if s := &r.Steps[i]; !s.IsDone() {
-		s.State, s.Error, s.EndedAt, s.Attempts = StateRejected, reason, &r.Now, max(s.Attempts, 1)
+		s.State, s.Error, s.EndedAt, s.Attempts = StateRejected, reason, r.moment(), max(s.Attempts, 1)
 	}
 	if r.Phase != saga.Forward {
 		return // It is being undone already.

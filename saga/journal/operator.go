@@ -70,12 +70,12 @@ func (r *Row) Approve(actor string) (what string, refused error) {
 	case refused != nil:
 		return "", refused
 	}
-	s.State, s.Reference, s.EndedAt = StateDone, actor, &r.Now
+	s.State, s.Reference, s.EndedAt = StateDone, actor, r.moment()
 	// Its deadline rested.
 	r.Deadline = r.Deadline.Add(r.Now.Sub(*s.StartedAt))
 	r.PastDeadline = !r.Deadline.After(r.Now)
 	next := &r.Steps[r.index(s.Name)+1]
-	next.State, next.StartedAt = StateRunning, &r.Now
+	next.State, next.StartedAt = StateRunning, r.moment()
 	r.setStatus(r.statusOfPhase())
 	r.expectNews(0)
 	return "it is approved and goes on with " + next.Name, nil
@@ -91,7 +91,7 @@ func (r *Row) Reject(actor, reason string) (what string, refused error) {
 	case refused != nil:
 		return "", refused
 	}
-	s.State, s.Error, s.Reference, s.EndedAt = StateRejected, reason, actor, &r.Now
+	s.State, s.Error, s.Reference, s.EndedAt = StateRejected, reason, actor, r.moment()
 	r.turnBack(bar{Rejected, codeApprovalRejected, s.Name + ": " + reason})
 	r.expectNews(0)
 	return "it is rejected, and what it holds is given back", nil

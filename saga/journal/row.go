@@ -216,3 +216,9 @@ func (r *Row) standing() Standing {
 	}
 	return GoOn
 }
+
+// moment is the row's time, apart from the row.
+func (r *Row) moment() *time.Time {
+	now := r.Now
+	return &now
+}

@@ -93,7 +93,7 @@ func (r *Row) finish(status Status, code, reason string) {
 	r.Attention = nil
 	r.Phase = Final
 	r.setStatus(status)
-	r.EndedAt = &r.Now
+	r.EndedAt = r.moment()
 	r.Ended = true
 	r.CheckAt = time.Time{}
 }
@@ -110,7 +110,7 @@ func (r *Row) completedAfterAll() {
 		s := &r.Steps[i]
 		s.CompensationState = CompensationNotNeeded
 		if !s.IsDone() {
-			s.State, s.Error, s.EndedAt = StateDone, "", &r.Now
+			s.State, s.Error, s.EndedAt = StateDone, "", r.moment()
 		}
 	}
 	r.Entries = append(r.Entries, Entry{

@@ -233,6 +233,7 @@ func same(a, b action) bool {
 func withoutPace(input any) any {
 	if fields, is := input.(map[string]any); is {
 		delete(fields, "wait_ms")
+		delete(fields, "claims")
 		delete(fields, "stuck")
 	}
 	return input

@@ -89,7 +89,7 @@ func (p *player) answer(scheduled *protos.HistoryEvent) error {
 	called := scheduled.GetTaskScheduled()
 	var call saga.Call
 	decode(called.GetInput().GetValue(), &call)
-	a := p.scenario.Script.answer(called.GetName(), p.asked[called.GetName()], call)
+	a := p.scenario.answer(called.GetName(), p.asked[called.GetName()], call, p.now)
 	p.scenario.answered(called.GetName(), call, a)
 	p.asked[called.GetName()]++
 	p.now = p.now.Add(took)

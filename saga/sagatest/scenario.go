@@ -23,6 +23,9 @@ type Scenario struct {
 	// Answered, where set, is told of each call right before its answer goes to the saga. On a hub it is called from the
 	// activities' goroutines.
 	Answered func(Call)
+
+	// does, where set, answers instead of the script, at a time of the virtual clock.
+	does func(call saga.Call, now time.Time) Answer
 }
 
 // Script tells what each activity answers, attempt by attempt. Without a list, or past its end, it answers Applied.
@@ -120,6 +123,13 @@ func (s Scenario) prepare() (prepared, error) {
 	}
 	p.id = api.InstanceID(fmt.Sprintf("%s-%d", p.input.Key, p.input.Run))
 	return p, nil
+}
+
+func (s Scenario) answer(activity string, n int, call saga.Call, now time.Time) Answer {
+	if s.does != nil {
+		return s.does(call, now)
+	}
+	return s.Script.answer(activity, n, call)
 }
 
 // answer gives the n-th answer (from 0) of an activity.

@@ -73,7 +73,7 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 	if err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
 	}
-	steps := firstSteps(n.Plan)
+	steps := journal.FirstSteps(n.Plan)
 	progress, err := storedSteps(steps)
 	if err != nil {
 		return Checkout{}, false, fmt.Errorf("accept %s: %w", n.OrderID, err)
@@ -116,16 +116,6 @@ func (s *Store) Accept(ctx context.Context, n NewCheckout) (c Checkout, created 
 	}
 	c, err = s.Checkout(ctx, n.OrderID)
 	return c, created, err
-}
-
-// firstSteps are the steps of a checkout that was just accepted: the first is the next to be tried.
-func firstSteps(plan saga.Plan) []journal.Step {
-	steps := make([]journal.Step, len(plan.Steps))
-	for i, planned := range plan.Steps {
-		steps[i] = journal.Step{Step: planned, State: journal.StatePending, CompensationState: journal.CompensationNotNeeded}
-	}
-	steps[0].State = journal.StateRunning
-	return steps
 }
 
 func pricedItems(n NewCheckout) []pricedItem {
