@@ -114,11 +114,7 @@ func (a activity) run(ctx task.ActivityContext) (any, error) {
 	if err := ctx.GetInput(&in); err != nil {
 		return nil, fmt.Errorf("read activity input: %w", err)
 	}
-	attempt := journal.Attempt{
-		Key: in.Key, Run: in.Run, Step: in.Step, Undo: in.Undo, Round: in.Round, Claims: in.Claims,
-		Wait: time.Duration(in.WaitMS) * time.Millisecond, Stuck: in.Stuck,
-	}
-	reply, err := a.attempt(ctx.Context(), attempt)
+	reply, err := a.attempt(ctx.Context(), journal.Attempt{Call: in})
 	reply.Step = in.Step
 	reply.Reason = cut(reply.Reason)
 	return reply, err

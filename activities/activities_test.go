@@ -147,7 +147,7 @@ func TestAnAttemptFencesCallsAndRecords(t *testing.T) {
 			participant := &participant{answers: test.answers}
 			gate := &gate{held: test.held}
 			a := activity{test.journal, gate, checkout.Payment, participant.call}
-			got, err := a.attempt(t.Context(), journal.Attempt{Key: "ord-1", Run: 1, Step: checkout.ReserveStock})
+			got, err := a.attempt(t.Context(), journal.Attempt{Call: saga.Call{Key: "ord-1", Run: 1, Step: checkout.ReserveStock}})
 			if test.wantErr != "" {
 				require.ErrorContains(t, err, test.wantErr)
 			} else {

@@ -1,5 +1,7 @@
 package saga
 
+import "time"
+
 // Input is the input of a saga's workflow: the key and the plan, never the data itself. All payloads here are a stored format: fields are
 // only added, and the zero value of a new one means what was meant before it was there.
 type Input struct {
@@ -47,6 +49,9 @@ type Call struct {
 	// Stuck says that the policy's patience is at its end: somebody should be told.
 	Stuck bool `json:"stuck,omitempty"`
 }
+
+// Wait is WaitMS as a duration.
+func (c Call) Wait() time.Duration { return time.Duration(c.WaitMS) * time.Millisecond }
 
 // Reply is what such an activity returns. A refusal is a Reply; an error from an activity means Unknown.
 type Reply struct {

@@ -142,7 +142,7 @@ func (s *shop) call(t *testing.T, o checkout.Order, step string, undo bool) {
 // something else; an edit that returns false has it not be asked at all.
 func (s *shop) step(t *testing.T, orderID, step string, undo bool, edits ...func(*checkout.Order) bool) {
 	t.Helper()
-	attempt := journal.Attempt{Key: orderID, Run: 1, Step: step, Undo: undo, Round: 1}
+	attempt := journal.Attempt{Call: saga.Call{Key: orderID, Run: 1, Step: step, Undo: undo, Round: 1}}
 	pass, err := s.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
 	require.Equal(t, journal.Go, pass.Leave, pass.Reason)
@@ -181,7 +181,7 @@ func (s *shop) cancelled(t *testing.T, orderID string, without ...string) {
 	s.walk(t, orderID, checkout.AuthorizePayment, nil)
 	_, err := s.cancel(t, &checkoutv1.CancelRequest{OrderId: orderID, Reason: "r"})
 	require.NoError(t, err)
-	pass, err := s.store.Fence(t.Context(), journal.Attempt{Key: orderID, Run: 1, Step: checkout.CapturePayment, Round: 1})
+	pass, err := s.store.Fence(t.Context(), journal.Attempt{Call: saga.Call{Key: orderID, Run: 1, Step: checkout.CapturePayment, Round: 1}})
 	require.NoError(t, err)
 	require.Equal(t, journal.TurnBack, pass.Leave, pass.Reason)
 	for _, step := range []string{checkout.AuthorizePayment, checkout.ReserveStock} {

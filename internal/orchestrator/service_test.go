@@ -101,7 +101,7 @@ func (f *fixture) start(t *testing.T, req *checkoutv1.StartRequest) *checkoutv1.
 // do drives a step of the first run as the activities would, and keeps the participant's record of it.
 func (f *fixture) do(t *testing.T, orderID, step string, undo bool, outcome saga.Outcome, reason string) journal.Standing {
 	t.Helper()
-	attempt := journal.Attempt{Key: orderID, Run: 1, Step: step, Undo: undo, Round: 1}
+	attempt := journal.Attempt{Call: saga.Call{Key: orderID, Run: 1, Step: step, Undo: undo, Round: 1}}
 	pass, err := f.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
 	require.Equal(t, journal.Go, pass.Leave, pass.Reason)

@@ -7,23 +7,9 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// Attempt identifies one attempt of a run at a step, or at undoing it.
+// Attempt is one attempt of a run at a step, or at undoing it.
 type Attempt struct {
-	// Key is the saga's.
-	Key string
-	Run int
-	// Step is the step's name in both directions.
-	Step string
-	// Undo is true for the step's compensation.
-	Undo bool
-	// Round counts this run's attempts at it, from 1.
-	Round int
-	// Wait is how long the run will wait after this attempt if the outcome stays unknown.
-	Wait time.Duration
-	// Claims says that it is likely to claim something: it is the first at the first step, or at the pivot.
-	Claims bool
-	// Stuck says that the saga has tried for so long that a person should know.
-	Stuck bool
+	saga.Call
 	// HeldBack says why the participant is not to be called now, as when it answers nobody; empty if it may be.
 	HeldBack string
 }
@@ -227,13 +213,13 @@ func (r *Row) Record(a Attempt, l Learned) Standing {
 	})
 	r.Pokes = 0
 	if l.Outcome == saga.Unknown {
-		r.expectNews(a.Wait)
+		r.expectNews(a.Wait())
 	} else {
 		r.expectNews(0)
 	}
 	if r.forgets(s, a, l) {
 		l.Outcome, l.Attention = saga.Unknown, AttentionForgotten
-		r.expectNews(a.Wait)
+		r.expectNews(a.Wait())
 		r.recordUnknown(i, a, l)
 		return Doubted
 	}

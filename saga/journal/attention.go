@@ -39,7 +39,7 @@ func (r *Row) callForAttention(step string, attempts int, a Attempt, l Learned) 
 	}
 	r.attend(Attention{
 		Step: step, Code: code, Cause: cause(code, step, attempts, r.Steps[r.index(a.Step)].Participant),
-		Attempts: attempts, LastError: l.Text(), Next: r.Now.Add(a.Wait),
+		Attempts: attempts, LastError: l.Text(), Next: r.Now.Add(a.Wait()),
 	})
 }
 

@@ -228,10 +228,7 @@ func (p *exploring) drive() error {
 // attempt is the activity of every step and compensation: fence, call, record.
 func (p *exploring) attempt(call saga.Call, now time.Time) Answer {
 	p.row.Now = now
-	a := journal.Attempt{
-		Key: call.Key, Run: call.Run, Step: call.Step, Undo: call.Undo, Round: call.Round, Claims: call.Claims,
-		Wait: time.Duration(call.WaitMS) * time.Millisecond, Stuck: call.Stuck,
-	}
+	a := journal.Attempt{Call: call}
 	trouble := p.next()
 	switch trouble {
 	case Cancelled:

@@ -411,7 +411,7 @@ func TestTheSweeperLooksRightAfterTheDeadlineHoweverLongTheRunMeansToWait(t *tes
 	s := newScenario(t)
 	reserved(s)
 	a := s.attempt(checkout.AuthorizePayment, false)
-	a.Wait, a.Stuck = time.Hour, true
+	a.WaitMS, a.Stuck = time.Hour.Milliseconds(), true
 	s.fence(checkout.AuthorizePayment, false, journal.Go)
 	_, err := s.store.Record(t.Context(), a, noAnswer("down"))
 	require.NoError(t, err)

@@ -293,7 +293,7 @@ func TestI3WhatFailsForLongCallsForAttentionAndStopsCallingWhenItWorks(t *testin
 	s.fence(checkout.AuthorizePayment, false, journal.TurnBack)
 
 	stuck := s.attempt(checkout.AuthorizePayment, true)
-	stuck.Round, stuck.Stuck, stuck.Wait = 12, true, time.Minute
+	stuck.Round, stuck.Stuck, stuck.WaitMS = 12, true, time.Minute.Milliseconds()
 	_, err := s.store.Record(t.Context(), stuck, noAnswer("connection refused"))
 	require.NoError(t, err)
 	c, err := s.store.Checkout(t.Context(), s.id)
@@ -503,9 +503,9 @@ func order(id string) store.NewCheckout {
 }
 
 func (s *scenario) attempt(step string, undo bool) journal.Attempt {
-	return journal.Attempt{Key: s.id, Run: s.run, Step: step, Undo: undo, Round: 1,
+	return journal.Attempt{Call: saga.Call{Key: s.id, Run: s.run, Step: step, Undo: undo, Round: 1,
 		Claims: !undo && (step == checkout.ReserveStock || step == checkout.CapturePayment),
-	}
+	}}
 }
 
 func (s *scenario) fence(step string, undo bool, want journal.Leave) {

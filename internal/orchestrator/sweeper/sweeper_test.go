@@ -178,7 +178,7 @@ func accepted(t *testing.T, id string) (*pgxpool.Pool, *store.Store) {
 
 func touch(t *testing.T, st *store.Store) {
 	t.Helper()
-	pass, err := st.Fence(t.Context(), journal.Attempt{Key: "ord-1", Run: 1, Step: checkout.ReserveStock})
+	pass, err := st.Fence(t.Context(), journal.Attempt{Call: saga.Call{Key: "ord-1", Run: 1, Step: checkout.ReserveStock}})
 	require.NoError(t, err)
 	require.Equal(t, journal.Go, pass.Leave)
 }
