@@ -90,7 +90,7 @@ func (p Plan) faults() (wrong []error) {
 	if len(p.Steps) == 0 {
 		say("no steps")
 	}
-	pivot := ""
+	pivot, decision := "", ""
 	names := make(map[string]bool)
 	claim := func(name string) {
 		if names[name] {
@@ -107,6 +107,12 @@ func (p Plan) faults() (wrong []error) {
 		switch {
 		case step.Decision && i == len(p.Steps)-1:
 			say("decision %q has no step behind it that could wait for it", step.Name)
+		case step.Decision && i == 0:
+			say("decision %q stands first, where nothing is held that it could be about", step.Name)
+		case step.Decision && pivot != "":
+			say("decision %q stands after the pivot %q, where there is no way back", step.Name, pivot)
+		case step.Decision && decision != "":
+			say("decision %q: the saga has a decision already, %q", step.Name, decision)
 		case step.Decision && step.Compensation != "":
 			say("decision %q is undone by %q, but nothing is done by it", step.Name, step.Compensation)
 		case step.Pivot && pivot != "":
@@ -116,6 +122,9 @@ func (p Plan) faults() (wrong []error) {
 		case step.Compensation != "" && pivot != "":
 			say("step %q is undone by %q, but stands after the pivot %q, where nothing is undone: use NothingToUndo",
 				step.Name, step.Compensation, pivot)
+		}
+		if step.Decision {
+			decision = step.Name
 		}
 		if step.Compensation != "" {
 			claim(step.Compensation)

@@ -302,6 +302,11 @@ func TestWrongDeclarationsAreTold(t *testing.T) {
 		{"an undo named like a step", []saga.Step{saga.Do("a").At("somewhere").UndoneBy("a")}, `name "a" is used twice`},
 		{"two pivots", []saga.Step{saga.Pivot("p").At("somewhere"), saga.Pivot("q").At("somewhere")}, `pivot "q": the saga has a pivot already, "p"`},
 		{"a pivot whose undo has no name", []saga.Step{saga.Pivot("p").At("somewhere").UndoneBy("")}, `step "p" does not say what undoes it`},
+		{"a decision at the beginning", []saga.Step{saga.Decision("d"), step("a")}, `decision "d" stands first`},
+		{"a decision after the pivot", []saga.Step{saga.Pivot("p").At("bank"), saga.Decision("d"), step("a")}, `decision "d" stands after the pivot "p"`},
+		{"two decisions", []saga.Step{step("a"), saga.Decision("d"), step("b"), saga.Decision("e"), step("c")}, `decision "e": the saga has a decision already, "d"`},
+		{"a decision that is undone", []saga.Step{step("a"), saga.Decision("d").UndoneBy("u"), step("b")}, `decision "d" is undone by "u"`},
+		{"a refusal that denies what comes later", []saga.Step{step("a").Denies("no_b", "b"), step("b")}, `step "a" denies "b" by reason "no_b"`},
 		{"a decision at the end", []saga.Step{step("a"), saga.Decision("d")}, `decision "d" has no step behind it`},
 		{"an undo after the pivot", []saga.Step{saga.Pivot("p").At("somewhere"), saga.Do("a").At("somewhere").UndoneBy("u")}, `step "a" is undone by "u", but stands after the pivot "p"`},
 	}

@@ -188,6 +188,8 @@ func (r *Row) Refund(step, actor, reason string) (what string, refused error) {
 	switch {
 	case r.Phase == saga.Undoing:
 		return refuse("it is being undone already (%s)", r.Reason)
+	case pivot != nil && pivot.Compensation == "":
+		return refuse("nothing undoes %s", pivot.Name)
 	case r.Phase != saga.Pivoted:
 		return refuse("there is still a way back: cancel it instead")
 	case !pivot.IsDone():
