@@ -251,7 +251,7 @@ func (p *Postgres) retireOlderForm(ctx context.Context, throwaway bool) error {
 		}
 		return nil
 	}
-	return fmt.Errorf("the PostgreSQL data in %s have no password in %s, as in an older form that lets every user of this machine in: "+
+	return fmt.Errorf("the PostgreSQL data in %s have no password in %s: they were left by a folder that is gone, or are of an older form that lets every user of this machine in; "+
 		"`make clean` removes them, and the next start makes new ones", strings.Join(older, " and "), p.passwordFile())
 }
 

@@ -36,8 +36,8 @@ type DeadLetters interface {
 	List(context.Context, *connect.Request[deadletterv1.ListRequest]) (*connect.Response[deadletterv1.ListResponse], error)
 }
 
-// ListEvents lists events of all apps, with whom of their consumers received them. An app that gives no answer costs its own part
-// of the answer only, and is named.
+// ListEvents lists events of all apps and tells which consumers received each. An app that does not answer is named, and only its own
+// events are missing.
 func (s *Service) ListEvents(ctx context.Context, req *connect.Request[checkoutv1.ListEventsRequest]) (*connect.Response[checkoutv1.ListEventsResponse], error) {
 	if err := contract.BadInput(badSelection(req.Msg.Selection)...); err != nil {
 		return nil, err

@@ -46,9 +46,9 @@ func record(ctx context.Context, tx pgx.Tx, m Message, seq int64) (late bool, er
 // store runs the SQL of sending and of questions.
 type store struct{ pool *pgxpool.Pool }
 
-// claim takes what has been due for longest in hand, for the time of a lease, and counts the attempt before it is made: a crash
-// in the middle must count as well, or a customer could be mailed without end. What waits behind an older notification of its
-// order that is in hand is passed over; whoever has that one in hand looks again when it is done.
+// claim leases the notification that has been due the longest. It counts the attempt before it is made: a crash in the middle must
+// count too, or a customer could be mailed without end. A notification waits while an older one of its order is leased; whoever
+// sends that one looks again when it is done.
 func (s *store) claim(ctx context.Context, p pace) (n notification, found bool, err error) {
 	const query = `
 		WITH next AS (

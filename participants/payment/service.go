@@ -258,7 +258,7 @@ func (s *Service) Refund(ctx context.Context, req *connect.Request[paymentv1.Ref
 	return connect.NewResponse(&paymentv1.RefundResponse{Result: result}), nil
 }
 
-// outcome goes on from what a begin… returned to what the caller is told of one direction.
+// outcome answers the caller about one direction of an operation that was begun, and carries it out first if nobody has yet.
 func (s *Service) outcome(ctx context.Context, op ledger.Operation, d ledger.Direction, begun error) (*operationv1.Result, error) {
 	switch {
 	case errors.Is(begun, errWait):

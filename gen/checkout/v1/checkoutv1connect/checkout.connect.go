@@ -104,7 +104,7 @@ type CheckoutServiceClient interface {
 	Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error)
 	// Sends the engine's history of every open checkout's run, for a newer build to try whether its code still fits them.
 	ListOpenHistories(context.Context, *connect.Request[v1.ListOpenHistoriesRequest]) (*connect.ServerStreamForClient[v1.ListOpenHistoriesResponse], error)
-	// Lists events of all processes, each producer's in its order, with whom of their consumers received them.
+	// Lists events of all processes, each producer's in its order, and tells which consumers received each.
 	ListEvents(context.Context, *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error)
 	// Publishes events again; consumers that know them take no notice.
 	RepublishEvents(context.Context, *connect.Request[v1.RepublishEventsRequest]) (*connect.Response[v1.RepublishEventsResponse], error)
@@ -353,7 +353,7 @@ type CheckoutServiceHandler interface {
 	Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error)
 	// Sends the engine's history of every open checkout's run, for a newer build to try whether its code still fits them.
 	ListOpenHistories(context.Context, *connect.Request[v1.ListOpenHistoriesRequest], *connect.ServerStream[v1.ListOpenHistoriesResponse]) error
-	// Lists events of all processes, each producer's in its order, with whom of their consumers received them.
+	// Lists events of all processes, each producer's in its order, and tells which consumers received each.
 	ListEvents(context.Context, *connect.Request[v1.ListEventsRequest]) (*connect.Response[v1.ListEventsResponse], error)
 	// Publishes events again; consumers that know them take no notice.
 	RepublishEvents(context.Context, *connect.Request[v1.RepublishEventsRequest]) (*connect.Response[v1.RepublishEventsResponse], error)
