@@ -67,7 +67,7 @@ func (s *Store) TakeOver(ctx context.Context, o Overdue) (next Overdue, takenOve
 			return false
 		}
 		takenOver = r.TakeOver()
-		next = Overdue{OrderID: r.Key, Run: r.Run, Phase: r.RunPhase(), Plan: r.Plan, Coordination: r.coordination}
+		next = Overdue{OrderID: r.Key, Run: r.Run, Phase: r.RunPhase(), Plan: r.Plan, Elsewhere: r.Elsewhere}
 		return true
 	}); err != nil {
 		return Overdue{}, false, fmt.Errorf("take over %s: %w", o.OrderID, err)

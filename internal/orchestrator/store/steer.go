@@ -68,12 +68,12 @@ type Overdue struct {
 	Started bool
 	// Pokes counts the sweeper's wake-up calls since anything happened.
 	Pokes int
-	// Coordination is event.Orchestrated or event.Choreographed.
-	Coordination string
+	// Elsewhere says that its participants drive it among themselves, until a run takes over.
+	Elsewhere bool
 }
 
 const (
-	overdueColumns = `order_id, run, phase, plan, progress, started_run >= run, pokes, coordination`
+	overdueColumns = `order_id, run, phase, plan, progress, started_run >= run, pokes, coordination = 'choreographed'`
 
 	selectOverdue = `
 	SELECT ` + overdueColumns + `
@@ -99,7 +99,7 @@ func (s *Store) Overdue(ctx context.Context, engine string, limit int) ([]Overdu
 func scanOverdue(from pgx.CollectableRow) (o Overdue, err error) {
 	c := Checkout{}
 	var steps []storedStep
-	if err := from.Scan(&o.OrderID, &o.Run, &c.Phase, &o.Plan, &steps, &o.Started, &o.Pokes, &o.Coordination); err != nil {
+	if err := from.Scan(&o.OrderID, &o.Run, &c.Phase, &o.Plan, &steps, &o.Started, &o.Pokes, &o.Elsewhere); err != nil {
 		return Overdue{}, err
 	}
 	c.Steps = progressOf(o.Plan, steps)
@@ -155,7 +155,7 @@ func (s *Store) NextRun(ctx context.Context, o Overdue, why string) (next Overdu
 			return false
 		}
 		r.NextRun(why)
-		next = Overdue{OrderID: r.Key, Run: r.Run, Phase: r.RunPhase(), Plan: r.Plan, Coordination: r.coordination}
+		next = Overdue{OrderID: r.Key, Run: r.Run, Phase: r.RunPhase(), Plan: r.Plan, Elsewhere: r.Elsewhere}
 		return true
 	}); err != nil {
 		return Overdue{}, false, fmt.Errorf("hand %s to its next run: %w", o.OrderID, err)

@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/checkoutsaga/orchestrator/internal/engine"
-	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
@@ -119,7 +118,7 @@ func (s *Sweeper) attend(ctx context.Context, o store.Overdue) error {
 	case settled:
 		s.finds.count(foundSettled)
 		return nil
-	case !o.Started && o.Coordination == event.Choreographed:
+	case !o.Started && o.Elsewhere:
 		return s.takeOver(ctx, o)
 	case !o.Started:
 		s.finds.count(foundNotStarted)
