@@ -107,13 +107,18 @@ func (r *relay) lead(ctx context.Context, session *pgx.Conn) error {
 	r.leads.Store(true)
 	defer r.leads.Store(false)
 
+	// A stop cuts off nothing that is in hand, but gives it and what is left only so much time together.
+	handing, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(flushTimeout, cut) })()
+
 	all, leading := errgroup.WithContext(ctx)
 	all.Go(func() error { return r.listen(leading, session) })
-	all.Go(func() error { return r.publishAll(leading) })
+	all.Go(func() error { return r.publishAll(leading, handing) })
 	all.Go(func() error { r.pruneNowAndThen(leading); return nil })
 	err := all.Wait()
 	if ctx.Err() != nil {
-		r.flush(context.WithoutCancel(ctx))
+		r.flush(handing)
 		return nil
 	}
 	return err
@@ -138,12 +143,12 @@ func (r *relay) listen(ctx context.Context, session *pgx.Conn) error {
 	}
 }
 
-// publishAll publishes until ctx ends.
-func (r *relay) publishAll(ctx context.Context) error {
+// publishAll publishes until ctx ends; what is in hand then has until handing ends.
+func (r *relay) publishAll(ctx, handing context.Context) error {
 	clear(r.aside)
 	var gathering time.Duration
 	for {
-		if err := r.pass(ctx); err != nil {
+		if err := r.pass(ctx, handing); err != nil {
 			return err
 		}
 		passed := time.Now()
@@ -171,13 +176,11 @@ func (r *relay) publishAll(ctx context.Context) error {
 	}
 }
 
-// flush hands over what is left when the process stops, and says whether that was all.
-func (r *relay) flush(ctx context.Context) {
+// flush hands over what is left when the process stops, until handing ends, and says whether that was all.
+func (r *relay) flush(handing context.Context) {
 	clear(r.aside)
-	flushing, cancel := context.WithTimeout(ctx, flushTimeout)
-	err := r.pass(flushing)
-	cancel()
-	asking, cancel := context.WithTimeout(ctx, answerTimeout)
+	err := r.pass(handing, handing)
+	asking, cancel := context.WithTimeout(context.WithoutCancel(handing), answerTimeout)
 	defer cancel()
 	left, countErr := r.Backlog(asking)
 	switch {
@@ -190,15 +193,15 @@ func (r *relay) flush(ctx context.Context) {
 	}
 }
 
-// pass publishes all that waits but for the keys that are aside, once. A stop does not cut off the batch in hand, which would
-// be published again for nothing; a deadline of ctx does.
-func (r *relay) pass(ctx context.Context) error {
+// pass publishes all that waits but for the keys that are aside, once. The end of ctx does not cut off the batch in hand, which would
+// be published again for nothing; that of handing does.
+func (r *relay) pass(ctx, handing context.Context) error {
 	for ctx.Err() == nil {
 		batch, err := r.unpublished(ctx, r.notYet(time.Now()))
 		if err != nil || len(batch) == 0 {
 			return err
 		}
-		taken := r.publish(ctx, batch)
+		taken := r.publish(handing, batch)
 		if len(taken) > 0 {
 			if err := r.markPublished(context.WithoutCancel(ctx), taken); err != nil {
 				return err
@@ -214,11 +217,7 @@ func (r *relay) pass(ctx context.Context) error {
 
 // publish hands a batch to the bus, returns the positions of what it took, and puts aside the keys of what it did not take.
 func (r *relay) publish(ctx context.Context, batch []stored) (taken []int64) {
-	deadline := time.Now().Add(publishTimeout)
-	if sooner, isBounded := ctx.Deadline(); isBounded && sooner.Before(deadline) {
-		deadline = sooner
-	}
-	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), deadline)
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
 	defer cancel()
 	events := make([]bus.Event, len(batch))
 	for i, e := range batch {

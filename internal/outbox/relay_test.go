@@ -358,19 +358,31 @@ func TestAStopWithoutABusSaysHowManyEventsAreLeft(t *testing.T) {
 
 func TestAStopWaitsForABusThatHangsOnlyForAWhileAndSaysHowManyEventsAreLeft(t *testing.T) {
 	t.Parallel()
-	var l logs
-	o := open(t, pgtest.URL(t), l.logger())
-	o.lookAgain = time.Hour
-	b := new(broker)
-	b.hold = func(ctx context.Context, _ bus.Event) { <-ctx.Done() }
-	b.setRefuse(func(bus.Event) error { return errAway })
-	stop := relaying(t, o, b)
-	eventually(t, 5*time.Second, "it leads", o.leads.Load)
-	write(t, o, "ord-1", "ord-2")
-	began := time.Now()
-	stop()
-	require.Less(t, time.Since(began), flushTimeout+3*time.Second)
-	require.Contains(t, l.String(), "events=2")
+	for name, inHand := range map[string]bool{"with a batch in hand": true, "right after they were written": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var l logs
+			o := open(t, pgtest.URL(t), l.logger())
+			o.lookAgain = time.Hour
+			b, held := new(broker), make(chan struct{}, 10)
+			b.hold = func(ctx context.Context, _ bus.Event) { held <- struct{}{}; <-ctx.Done() }
+			b.setRefuse(func(bus.Event) error { return errAway })
+			var stop func()
+			if inHand {
+				write(t, o, "ord-1", "ord-2")
+				stop = relaying(t, o, b)
+				<-held
+			} else {
+				stop = relaying(t, o, b)
+				eventually(t, 5*time.Second, "it leads", o.leads.Load)
+				write(t, o, "ord-1", "ord-2")
+			}
+			began := time.Now()
+			stop()
+			require.Less(t, time.Since(began), flushTimeout+3*time.Second)
+			require.Contains(t, l.String(), "events=2")
+		})
+	}
 }
 
 func TestAStopDoesNotCutOffWhatIsInHand(t *testing.T) {
