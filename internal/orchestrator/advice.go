@@ -20,8 +20,10 @@ func advice(c store.Checkout) string {
 		return fmt.Sprintf("`orchestrator checkout resolve %s --step %s --as %s --reason …`", c.Key, a.Step, as)
 	}
 	redrive := fmt.Sprintf("`orchestrator checkout redrive %s --reason …`", c.Key)
-	step, _, _ := c.Plan.Named(a.Step)
-	participant := step.Participant
+	participant := ""
+	if step, _, known := c.Plan.Named(a.Step); known { // What concerns the run itself is at no step.
+		participant = step.Participant
+	}
 
 	switch a.Code {
 	case journal.AttentionStopped:

@@ -40,6 +40,9 @@ func (a *audit) isAccepted(f finding, acts []store.Act) bool {
 }
 
 func (a *audit) concerns(f finding, act store.Act) bool {
+	if slices.Contains(f.steps, act.Step) {
+		return true
+	}
 	step, _, known := a.plan.Named(act.Step)
 	return known && slices.Contains(f.steps, step.Name)
 }

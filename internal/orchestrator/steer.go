@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"connectrpc.com/connect"
 
@@ -103,12 +102,12 @@ type steering interface {
 // steer has a wish fulfilled, and gives its errors their codes.
 func (s *Service) steer(ctx context.Context, req steering, fulfil func(context.Context, store.Wish) (store.Steered, error)) (store.Steered, error) {
 	steered, err := fulfil(ctx, store.Wish{OrderID: req.GetOrderId(), Actor: actorOf(req), Reason: req.GetReason(), DryRun: req.GetDryRun()})
+	refusal := new(journal.Refusal)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
 		return steered, noSuchCheckout(req.GetOrderId())
-	case errors.Is(err, journal.ErrState):
-		_, sentence, _ := strings.Cut(err.Error(), journal.ErrState.Error()+": ")
-		return steered, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s: %s", req.GetOrderId(), sentence))
+	case errors.As(err, &refusal):
+		return steered, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s: %s", req.GetOrderId(), refusal.Why))
 	case err != nil:
 		return steered, err
 	}
@@ -119,7 +118,10 @@ func (s *Service) steer(ctx context.Context, req steering, fulfil func(context.C
 // what the record says.
 func (s *Service) recordAgainst(ctx context.Context, c store.Checkout, name string) (against string, err error) {
 	const orYourWord = "`--without-proof` takes your word, which is kept for ever"
-	step, undo, _ := c.Plan.Named(name)
+	step, undo, known := c.Plan.Named(name)
+	if !known {
+		return "", fmt.Errorf("look for the record of %s: the plan of %s has no such step", name, c.Key)
+	}
 	if a := c.Attention; a != nil && a.Step == name && a.Code == journal.AttentionForgotten {
 		return fmt.Sprintf("%s, so its record proves nothing; %s", a.Cause, orYourWord), nil
 	}

@@ -86,7 +86,7 @@ func (r *Row) Fence(a Attempt) (pass Pass, claimed bool) {
 	if r.Phase == Final {
 		return superseded("the saga is %s", r.Status), false
 	}
-	i := r.index(a.Step)
+	i := r.Plan.Index(a.Step)
 	if i < 0 {
 		return superseded("this saga has no step %s", a.Step), false
 	}
@@ -198,7 +198,7 @@ const heldBackFor = 30 * time.Second
 
 // Record takes in what an attempt taught.
 func (r *Row) Record(a Attempt, l Learned) Standing {
-	i := r.index(a.Step)
+	i := r.Plan.Index(a.Step)
 	if a.Run != r.Run || r.Phase == Final || i < 0 {
 		return Over
 	}
@@ -239,7 +239,7 @@ func (r *Row) forgets(s *Step, a Attempt, l Learned) bool {
 	if l.Outcome != saga.Rejected || s.IsDone() || s.State == StateRejected {
 		return false
 	}
-	i := r.index(s.Denials[l.Reason])
+	i := r.Plan.Index(s.Denials[l.Reason])
 	return i >= 0 && r.Steps[i].State == StateDone && !r.Steps[i].IsUndone()
 }
 

@@ -38,7 +38,7 @@ func (r *Row) callForAttention(step string, attempts int, a Attempt, l Learned) 
 		code = r.Attention.Code
 	}
 	r.attend(Attention{
-		Step: step, Code: code, Cause: cause(code, step, attempts, r.Steps[r.index(a.Step)].Participant),
+		Step: step, Code: code, Cause: cause(code, step, attempts, r.Steps[r.Plan.Index(a.Step)].Participant),
 		Attempts: attempts, LastError: l.Text(), Next: r.Now.Add(a.Wait()),
 	})
 }

@@ -25,7 +25,7 @@ func (r *Row) Stands() string {
 // HeardDone notes that steps are done, and that the one behind them is next.
 func (r *Row) HeardDone(steps ...string) {
 	for _, name := range steps {
-		s := &r.Steps[r.index(name)]
+		s := &r.Steps[r.Plan.Index(name)]
 		if s.IsDone() || s.State == StateRejected {
 			continue
 		}
@@ -35,14 +35,14 @@ func (r *Row) HeardDone(steps ...string) {
 		}
 		s.EndedAt = r.moment()
 	}
-	if i := r.index(steps[len(steps)-1]) + 1; i < len(r.Steps) && r.Steps[i].State == StatePending && r.Phase != saga.Undoing {
+	if i := r.Plan.Index(steps[len(steps)-1]) + 1; i < len(r.Steps) && r.Steps[i].State == StatePending && r.Phase != saga.Undoing {
 		r.Steps[i].State, r.Steps[i].StartedAt = StateRunning, r.moment()
 	}
 }
 
 // HeardRefused notes that a step was refused, which turns the saga back if it still goes forward.
 func (r *Row) HeardRefused(step, reason string) {
-	i := r.index(step)
+	i := r.Plan.Index(step)
 	if s := &r.Steps[i]; !s.IsDone() {
 		s.State, s.Error, s.EndedAt, s.Attempts = StateRejected, reason, r.moment(), max(s.Attempts, 1)
 	}

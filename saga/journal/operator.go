@@ -9,8 +9,17 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// ErrState: the state of the saga does not allow what was asked for. The text around it says what is so.
+// ErrState: the state of the saga does not allow what was asked for. The error that wraps it is a Refusal.
 var ErrState = errors.New("the state of the saga does not allow it")
+
+// Refusal is ErrState with what is so instead, in a sentence for people.
+type Refusal struct{ Why string }
+
+// Error is ErrState's text and the sentence.
+func (r *Refusal) Error() string { return ErrState.Error() + ": " + r.Why }
+
+// Unwrap is ErrState.
+func (r *Refusal) Unwrap() error { return ErrState }
 
 // CancelOutcome says what became of the wish to cancel.
 type CancelOutcome string
@@ -62,6 +71,7 @@ func (r *Row) Cancel(reason string) CancelOutcome {
 	return CancelAccepted
 }
 
+// Approve lets a saga that awaits a decision go on. What was done is a sentence, and why not a Refusal, as for all wishes below.
 func (r *Row) Approve(actor string) (what string, refused error) {
 	s, refused := r.openApproval()
 	switch {
@@ -74,13 +84,14 @@ func (r *Row) Approve(actor string) (what string, refused error) {
 	// Its deadline rested.
 	r.Deadline = r.Deadline.Add(r.Now.Sub(*s.StartedAt))
 	r.PastDeadline = !r.Deadline.After(r.Now)
-	next := &r.Steps[r.index(s.Name)+1]
+	next := &r.Steps[r.Plan.Index(s.Name)+1]
 	next.State, next.StartedAt = StateRunning, r.moment()
 	r.setStatus(r.statusOfPhase())
 	r.expectNews(0)
 	return "it is approved and goes on with " + next.Name, nil
 }
 
+// Reject turns back a saga that awaits a decision.
 func (r *Row) Reject(actor, reason string) (what string, refused error) {
 	s, refused := r.openApproval()
 	switch {
@@ -133,10 +144,15 @@ func (r *Row) at(name string) (s *Step, undo bool, refused error) {
 	if refused != nil {
 		return nil, false, refused
 	}
-	step, undo, _ := r.Plan.Named(name)
-	return &r.Steps[r.index(step.Name)], undo, nil
+	step, undo, known := r.Plan.Named(name)
+	if !known {
+		_, refused = refuse("it is at no step")
+		return nil, false, refused
+	}
+	return &r.Steps[r.Plan.Index(step.Name)], undo, nil
 }
 
+// Retry has the step or compensation that the saga is at tried at once.
 func (r *Row) Retry(step string) (what string, refused error) {
 	if _, _, refused := r.at(step); refused != nil {
 		return "", refused
@@ -152,6 +168,7 @@ func (r *Row) Retry(step string) (what string, refused error) {
 // retryAgain is when the sweeper looks whether a run has followed an operator's wish to try again, and takes over if it has not.
 const retryAgain = 3 * time.Second
 
+// Settle takes the step or compensation that the saga is at as done.
 func (r *Row) Settle(step string, proof Proof) (what string, refused error) {
 	s, undo, refused := r.at(step)
 	switch {
@@ -171,7 +188,7 @@ func (r *Row) Settle(step string, proof Proof) (what string, refused error) {
 			r.setPhase(saga.Pivoted)
 		}
 		s.State, s.Error = StateResolved, ""
-		r.stepEnded(r.index(s.Name))
+		r.stepEnded(r.Plan.Index(s.Name))
 	}
 	by := "as its participant's record says"
 	if proof != ProofRecord {
@@ -180,6 +197,7 @@ func (r *Row) Settle(step string, proof Proof) (what string, refused error) {
 	return fmt.Sprintf("%s is taken as done, %s; it is %s", step, by, r.Status), nil
 }
 
+// Refund turns a saga back whose pivot was applied: a new run undoes what stands before the pivot, and then the pivot.
 func (r *Row) Refund(step, actor, reason string) (what string, refused error) {
 	if _, _, refused := r.at(step); refused != nil {
 		return "", refused
@@ -218,6 +236,7 @@ func (r *Row) Refund(step, actor, reason string) (what string, refused error) {
 	return "it is undone by " + strings.Join(append(undoing, "and then by "+pivot.Compensation), ", "), nil
 }
 
+// Redrive hands an open saga to a new run, on another engine if one is named.
 func (r *Row) Redrive(engine, actor, reason string) (what string, refused error) {
 	switch {
 	case r.Phase == Final:
@@ -239,7 +258,7 @@ func (r *Row) Redrive(engine, actor, reason string) (what string, refused error)
 }
 
 func refuse(format string, args ...any) (string, error) {
-	return "", fmt.Errorf("%w: %s", ErrState, fmt.Sprintf(format, args...))
+	return "", &Refusal{Why: fmt.Sprintf(format, args...)}
 }
 
 // standsAs is how a saga stands, for a sentence.

@@ -1,29 +1,6 @@
 package journal
 
-import (
-	"time"
-
-	"github.com/checkoutsaga/orchestrator/saga"
-)
-
-// Begin is the row of a saga that is accepted now: its first step is the next to be tried.
-func Begin(key string, plan saga.Plan, now time.Time, deadline time.Duration) *Row {
-	r := &Row{Now: now, CheckAt: now.Add(StartPatience)}
-	r.Key, r.Plan, r.Steps = key, plan, FirstSteps(plan)
-	r.Phase, r.Status, r.Run = saga.Forward, Running, 1
-	r.StartedAt, r.Deadline = now, now.Add(deadline)
-	return r
-}
-
-// FirstSteps are the steps of a saga that was just accepted.
-func FirstSteps(plan saga.Plan) []Step {
-	steps := make([]Step, len(plan.Steps))
-	for i, planned := range plan.Steps {
-		steps[i] = Step{Step: planned, State: StatePending, CompensationState: CompensationNotNeeded}
-	}
-	steps[0].State = StateRunning
-	return steps
-}
+import "github.com/checkoutsaga/orchestrator/saga"
 
 // Reply is what a run is told whose attempt may not go ahead; mayGo where it may.
 func (p Pass) Reply() (reply saga.Reply, mayGo bool) {

@@ -135,12 +135,29 @@ func (s *Saga) AtStep() string {
 
 // RunPhase is the phase that a run of the saga begins in.
 func (s *Saga) RunPhase() saga.Phase {
-	for i := range s.Steps {
-		if step := &s.Steps[i]; step.Pivot && s.Phase == saga.Undoing && step.CompensationState != CompensationNotNeeded {
-			return saga.Reversing
-		}
+	if i := s.Plan.Pivot(); i >= 0 && s.Phase == saga.Undoing && s.Steps[i].CompensationState != CompensationNotNeeded {
+		return saga.Reversing
 	}
 	return s.Phase
+}
+
+// Begin is the row of a saga that is accepted now: its first step is the next to be tried.
+func Begin(key string, plan saga.Plan, now time.Time, deadline time.Duration) *Row {
+	r := &Row{Now: now, CheckAt: now.Add(StartPatience)}
+	r.Key, r.Plan, r.Steps = key, plan, FirstSteps(plan)
+	r.Phase, r.Status, r.Run = saga.Forward, Running, 1
+	r.StartedAt, r.Deadline = now, now.Add(deadline)
+	return r
+}
+
+// FirstSteps are the steps of a saga that was just accepted.
+func FirstSteps(plan saga.Plan) []Step {
+	steps := make([]Step, len(plan.Steps))
+	for i, planned := range plan.Steps {
+		steps[i] = Step{Step: planned, State: StatePending, CompensationState: CompensationNotNeeded}
+	}
+	steps[0].State = StateRunning
+	return steps
 }
 
 // Driven tells whether a run drives the saga; one that is Elsewhere is driven by events until its time is up.
@@ -158,21 +175,10 @@ func (r *Row) Decision() *Step {
 
 // pivot is the step that ends every way back; nil if the plan has none.
 func (r *Row) pivot() *Step {
-	for i := range r.Steps {
-		if r.Steps[i].Pivot {
-			return &r.Steps[i]
-		}
+	if i := r.Plan.Pivot(); i >= 0 {
+		return &r.Steps[i]
 	}
 	return nil
-}
-
-func (r *Row) index(step string) int {
-	for i := range r.Steps {
-		if r.Steps[i].Name == step {
-			return i
-		}
-	}
-	return -1
 }
 
 // awaitsApproval tells whether a person has to decide before the saga goes on.

@@ -60,7 +60,7 @@ func (r *Row) NextRun(why string) {
 	if r.FruitlessRuns <= maxFruitlessRuns {
 		return
 	}
-	// It is tried on, ever more seldom: what was wrong may be mended without anybody thinking of this
+	// It is tried on, ever more seldom: what was wrong may be mended without anybody thinking of this saga.
 	r.CheckAt = r.Now.Add(seldom(r.FruitlessRuns - maxFruitlessRuns))
 	r.attend(Attention{
 		Code: AttentionNoProgress, Cause: fmt.Sprintf("%d runs made no progress", r.FruitlessRuns-1),

@@ -2,8 +2,8 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/google/uuid"
 
@@ -58,7 +58,7 @@ func (s *Store) Settle(ctx context.Context, w Wish, step string, proof journal.P
 // ErrNotFound.
 func (s *Store) Contradict(ctx context.Context, w Wish, step, record string) (Steered, error) {
 	return s.steer(ctx, w, journal.Command{Kind: journal.CommandResolve + " done", Step: step}, func(r *row) (string, error) {
-		return "", fmt.Errorf("%w: %s", journal.ErrState, record)
+		return "", &journal.Refusal{Why: record}
 	})
 }
 
@@ -97,9 +97,8 @@ func (s *Store) steer(ctx context.Context, w Wish, c journal.Command, rule func(
 	steered.Checkout, err = s.change(ctx, w.OrderID, func(r *row) bool {
 		steered.What, refused = rule(r)
 		c.Outcome = "done"
-		if refused != nil {
-			_, why, _ := strings.Cut(refused.Error(), journal.ErrState.Error()+": ")
-			c.Outcome, c.WithoutProof = "refused: "+why, false
+		if refusal := new(journal.Refusal); errors.As(refused, &refusal) {
+			c.Outcome, c.WithoutProof = "refused: "+refusal.Why, false
 		}
 		if d := r.Decision(); d != nil && (c.Kind == journal.CommandApprove || c.Kind == journal.CommandReject) {
 			c.Step = d.Name

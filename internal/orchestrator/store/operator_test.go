@@ -230,6 +230,10 @@ func TestAnOperatorSettlesWhatCannotSettleItself(t *testing.T) {
 					c, err := s.store.Checkout(s.t.Context(), s.id)
 					require.NoError(s.t, err)
 					require.Equal(s.t, saga.Reversing, c.RunPhase())
+					s.exec(`UPDATE checkouts SET check_at = now() - interval '1 second'`)
+					overdue, err := s.store.Overdue(s.t.Context(), "embedded", 10)
+					require.NoError(s.t, err)
+					require.Equal(s.t, saga.Reversing, overdue[0].Phase, "the sweeper, too, begins its run so")
 				},
 				fencesUndo(checkout.AuthorizePayment, journal.Known), fencesUndo(checkout.CapturePayment, journal.Superseded),
 				undoes(checkout.ReserveStock, applied, journal.GoOn), undoes(checkout.CapturePayment, noAnswer("down"), journal.GoOn),

@@ -72,16 +72,12 @@ type Overdue struct {
 	Elsewhere bool
 }
 
-const (
-	overdueColumns = `order_id, run, phase, plan, progress, started_run >= run, pokes, coordination = 'choreographed'`
-
-	selectOverdue = `
-	SELECT ` + overdueColumns + `
+const selectOverdue = `
+	SELECT order_id, run, phase, plan, progress, started_run >= run, pokes, coordination = 'choreographed'
 	FROM checkouts
 	WHERE engine = $1 AND check_at <= now() -- not clock_timestamp(), with which no index could be used
 	ORDER BY check_at
 	LIMIT $2`
-)
 
 // Overdue lists the engine's checkouts whose time to be looked at has come, longest overdue first.
 func (s *Store) Overdue(ctx context.Context, engine string, limit int) ([]Overdue, error) {
@@ -99,11 +95,11 @@ func (s *Store) Overdue(ctx context.Context, engine string, limit int) ([]Overdu
 func scanOverdue(from pgx.CollectableRow) (o Overdue, err error) {
 	c := Checkout{}
 	var steps []storedStep
-	if err := from.Scan(&o.OrderID, &o.Run, &c.Phase, &o.Plan, &steps, &o.Started, &o.Pokes, &o.Elsewhere); err != nil {
+	if err := from.Scan(&o.OrderID, &o.Run, &c.Phase, &c.Plan, &steps, &o.Started, &o.Pokes, &o.Elsewhere); err != nil {
 		return Overdue{}, err
 	}
-	c.Steps = progressOf(o.Plan, steps)
-	o.Phase = c.RunPhase()
+	c.Steps = progressOf(c.Plan, steps)
+	o.Phase, o.Plan = c.RunPhase(), c.Plan
 	return o, nil
 }
 
@@ -175,10 +171,16 @@ func (s *Store) Stopped(ctx context.Context, o Overdue, why string) (news bool, 
 	return news, nil
 }
 
+// Driving is which run drives a checkout.
+type Driving struct {
+	OrderID string
+	Run     int
+}
+
 // Waiting lists the engine's open checkouts that are at one of the steps or compensations, by order id, beginning after one.
-func (s *Store) Waiting(ctx context.Context, engine string, steps []string, after string, limit int) ([]Overdue, error) {
+func (s *Store) Waiting(ctx context.Context, engine string, steps []string, after string, limit int) ([]Driving, error) {
 	const query = `
-		SELECT ` + overdueColumns + `
+		SELECT order_id, run
 		FROM checkouts
 		WHERE engine = $1 AND at_step = ANY($2) AND ended_at IS NULL AND order_id > $3
 		ORDER BY order_id
@@ -187,7 +189,7 @@ func (s *Store) Waiting(ctx context.Context, engine string, steps []string, afte
 	if err != nil {
 		return nil, fmt.Errorf("read waiting checkouts: %w", err)
 	}
-	waiting, err := pgx.CollectRows(rows, scanOverdue)
+	waiting, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Driving])
 	if err != nil {
 		return nil, fmt.Errorf("read waiting checkouts: %w", err)
 	}

@@ -203,7 +203,7 @@ func (s *Sweeper) start(ctx context.Context, o store.Overdue) error {
 }
 
 func (s *Sweeper) poke(ctx context.Context, o store.Overdue) error {
-	if err := s.raise(ctx, o); err != nil {
+	if err := s.raise(ctx, o.OrderID, o.Run); err != nil {
 		return errors.Join(err, s.store.Postpone(ctx, o, false))
 	}
 	return s.store.Postpone(ctx, o, true)
@@ -221,8 +221,8 @@ func (s *Sweeper) Wake(ctx context.Context, steps []string) error {
 		}
 		waking, wakeCtx := errgroup.WithContext(ctx)
 		waking.SetLimit(atOnce)
-		for _, o := range page {
-			waking.Go(func() error { return s.raise(wakeCtx, o) })
+		for _, d := range page {
+			waking.Go(func() error { return s.raise(wakeCtx, d.OrderID, d.Run) })
 		}
 		if err := waking.Wait(); err != nil {
 			return err
@@ -232,13 +232,13 @@ func (s *Sweeper) Wake(ctx context.Context, steps []string) error {
 }
 
 // raise sends a run the word to try again. One that has ended does not need it.
-func (s *Sweeper) raise(ctx context.Context, o store.Overdue) error {
+func (s *Sweeper) raise(ctx context.Context, orderID string, run int) error {
 	ctx, cancel := context.WithTimeout(ctx, engineBudget)
 	defer cancel()
-	err := s.engine.Raise(ctx, runs.ID(o.OrderID, o.Run), saga.CommandEvent,
+	err := s.engine.Raise(ctx, runs.ID(orderID, run), saga.CommandEvent,
 		saga.Command{ID: uuid.NewString(), Kind: journal.CommandRetry})
 	if err != nil && !errors.Is(err, engine.ErrGone) {
-		return fmt.Errorf("wake run %d of %s: %w", o.Run, o.OrderID, err)
+		return fmt.Errorf("wake run %d of %s: %w", run, orderID, err)
 	}
 	return nil
 }
