@@ -7,6 +7,8 @@ WHOLE = $(addprefix ./tests/,brokers clock dapr embedded outage soak)
 PARTS = $(filter-out $(addprefix %/,$(WHOLE:./%=%)),$(shell go list ./...))
 # Our own sources; tools/ has modules of its own beside tools/stack.
 SOURCES = $(shell git ls-files -co --exclude-standard '*.go' | grep -v '^gen/')
+# The examples are modules of their own, as a stranger's program is.
+EXAMPLES = examples/trip
 STACK = go run ./tools/stack
 # What carries the events on Dapr: redis, rabbitmq or kafka.
 BROKER ?= redis
@@ -20,7 +22,8 @@ MAKEFLAGS += --no-print-directory
 build: ## build the binaries into bin/
 	@mkdir -p bin
 	go build -o bin/ ./cmd/...
-run: build ## the main job, embedded: start everything in one process, demonstrate, audit, stop
+	@for example in $(EXAMPLES); do go build -C $$example -o "$(CURDIR)/bin/" ./... || exit 1; done
+run: build ## the main job, embedded: start everything in one process, demonstrate, audit, show another saga, stop
 	@$(STACK) run --engine embedded
 run-dapr: build ## the same on real Dapr (the first time builds Dapr: some minutes)
 	@$(STACK) run --engine dapr --broker $(BROKER)
@@ -37,9 +40,11 @@ clean: ## down, and remove the data under .local/
 .PHONY: test test-fast fuzz bench
 test: install build ## every test, on real PostgreSQL, real Dapr and real Redis
 	@$(STACK) test-env
-	@status=0; go test -timeout 30m $(PARTS) || status=$$?; go test -p 1 -timeout 60m $(WHOLE) || status=$$?; $(STACK) test-down; exit $$status
+	@status=0; go test -timeout 30m $(PARTS) || status=$$?; for example in $(EXAMPLES); do go test -C $$example -timeout 10m ./... || status=$$?; done; \
+	go test -p 1 -timeout 60m $(WHOLE) || status=$$?; $(STACK) test-down; exit $$status
 test-fast: install ## what needs no Dapr and takes no minutes: the inner loop
 	@go test -short -timeout 10m $(FAST)
+	@for example in $(EXAMPLES); do go test -C $$example -short -timeout 10m ./... || exit 1; done
 fuzz: install ## arbitrary requests to every procedure of every service, for as long as FUZZ says (10m)
 	@FUZZ=$(or $(FUZZ),10m) go test -count=1 -timeout 0 -v ./tests/fuzz
 bench: install build ## the benchmarks: a table, and bench/out/*.json
@@ -58,8 +63,10 @@ check-format:
 	@files=$$(gofmt -l $(SOURCES)); [ -z "$$files" ] || { echo "not formatted (run gofmt -w):" $$files; exit 1; }
 check-vet:
 	@go vet ./...
+	@for example in $(EXAMPLES); do go vet -C $$example ./... || exit 1; done
 check-lint:
 	@$(TOOLS) staticcheck ./...
+	@for example in $(EXAMPLES); do (cd $$example && $(TOOLS) staticcheck ./...) || exit 1; done
 # A breaking change of a contract fails here; see `generate` for one that only adds.
 check-proto:
 	@$(TOOLS) buf lint proto
@@ -75,6 +82,7 @@ check-imports:
 	@go test ./internal/architecture
 check-modules:
 	@go mod tidy -diff
+	@for example in $(EXAMPLES); do go mod tidy -C $$example -diff || exit 1; done
 
 ##@ Beside
 .PHONY: help install install-dapr tools generate

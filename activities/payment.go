@@ -12,42 +12,40 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/requests"
 )
 
-func authorizePayment(payment paymentv1connect.PaymentServiceClient) call {
-	return func(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
-		answer, err := payment.Authorize(ctx, connect.NewRequest(requests.Authorize(order)))
-		if err != nil {
-			return nil, err
-		}
-		return answer.Msg.GetResult(), nil
+// Payment makes payment a participant of checkouts.
+func Payment(client paymentv1connect.PaymentServiceClient) Participant {
+	return Participant{
+		records: client,
+		do: map[string]call{
+			checkout.AuthorizePayment: func(ctx context.Context, order checkout.Order) (resulting, error) {
+				return answer(client.Authorize(ctx, connect.NewRequest(requests.Authorize(order))))
+			},
+			checkout.CapturePayment: func(ctx context.Context, order checkout.Order) (resulting, error) {
+				return answer(client.Capture(ctx, connect.NewRequest(requests.Capture(order))))
+			},
+		},
+		undo: map[string]call{
+			checkout.AuthorizePayment: func(ctx context.Context, order checkout.Order) (resulting, error) {
+				return answer(client.Void(ctx, connect.NewRequest(&paymentv1.VoidRequest{OrderId: order.ID})))
+			},
+			checkout.CapturePayment: func(ctx context.Context, order checkout.Order) (resulting, error) {
+				return answer(client.Refund(ctx, connect.NewRequest(&paymentv1.RefundRequest{OrderId: order.ID})))
+			},
+		},
 	}
 }
 
-func voidAuthorization(payment paymentv1connect.PaymentServiceClient) call {
-	return func(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
-		answer, err := payment.Void(ctx, connect.NewRequest(&paymentv1.VoidRequest{OrderId: order.ID}))
-		if err != nil {
-			return nil, err
-		}
-		return answer.Msg.GetResult(), nil
-	}
-}
+var _ records = paymentv1connect.PaymentServiceClient(nil)
 
-func capturePayment(payment paymentv1connect.PaymentServiceClient) call {
-	return func(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
-		answer, err := payment.Capture(ctx, connect.NewRequest(requests.Capture(order)))
-		if err != nil {
-			return nil, err
-		}
-		return answer.Msg.GetResult(), nil
-	}
-}
+// resulting is the answer of whatever was asked for.
+type resulting interface{ GetResult() *operationv1.Result }
 
-func refundPayment(payment paymentv1connect.PaymentServiceClient) call {
-	return func(ctx context.Context, order checkout.Order) (*operationv1.Result, error) {
-		answer, err := payment.Refund(ctx, connect.NewRequest(&paymentv1.RefundRequest{OrderId: order.ID}))
-		if err != nil {
-			return nil, err
-		}
-		return answer.Msg.GetResult(), nil
+func answer[M any, R interface {
+	*M
+	resulting
+}](response *connect.Response[M], err error) (resulting, error) {
+	if err != nil {
+		return nil, err
 	}
+	return R(response.Msg), nil
 }

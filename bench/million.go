@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -21,10 +20,10 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store/storetest"
-	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store/storetest"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 	"github.com/checkoutsaga/orchestrator/tests/dapr/stack"
 )
@@ -154,12 +153,12 @@ func seedCheckouts(ctx context.Context, url string) error {
 		return err
 	}
 	defer pool.Close()
-	if err := storetest.WithoutIndexes(ctx, pool, "checkouts", func() error {
+	if err := storetest.WithoutIndexes(ctx, pool, "sagas", func() error {
 		return storetest.Seed(ctx, pool, millionCheckouts)
 	}); err != nil {
 		return err
 	}
-	_, err = pool.Exec(ctx, `VACUUM ANALYZE checkouts`)
+	_, err = pool.Exec(ctx, `VACUUM ANALYZE sagas`)
 	return err
 }
 
@@ -191,8 +190,8 @@ var (
 
 func bookOperations(step, undone string) string {
 	return fmt.Sprintf(`
-		INSERT INTO operations (order_id, step, digest, do_state, do_reference, undo_state, currency, minor_units, created_at, updated_at)
-		SELECT order_id, '%s', md5(order_id), 'applied', 'ref-' || i, CASE WHEN %s THEN 'applied' ELSE 'none' END, 'EUR', amount, started_at, started_at
+		INSERT INTO operations (definition, key, step, digest, do_state, do_reference, undo_state, currency, minor_units, created_at, updated_at)
+		SELECT 'checkout', order_id, '%s', md5(order_id), 'applied', 'ref-' || i, CASE WHEN %s THEN 'applied' ELSE 'none' END, 'EUR', amount, started_at, started_at
 		FROM booked`, step, undone)
 }
 
@@ -241,12 +240,12 @@ func queries() []query {
 		{"step void-authorization", store.Filter{Step: checkout.VoidAuthorization}},
 		{"step at which none is", store.Filter{Step: checkout.RefundPayment}},
 		{"step, older than 1h", store.Filter{Step: checkout.CommitStock, OlderThan: time.Hour}},
-		{"customer of 20,000 orders", store.Filter{CustomerID: storetest.BigCustomer}},
-		{"customer of 20 orders", store.Filter{CustomerID: "cus-4711"}},
-		{"customer without orders", store.Filter{CustomerID: "cus-none"}},
-		{"big customer, EXPIRED", store.Filter{CustomerID: storetest.BigCustomer, Statuses: []journal.Status{journal.Expired}}},
-		{"big customer, attention", store.Filter{CustomerID: storetest.BigCustomer, Attention: true}},
-		{"big customer, amount over 100,000", store.Filter{CustomerID: storetest.BigCustomer, AmountOver: 100_000}},
+		{"customer of 20,000 orders", store.Filter{About: storetest.BigCustomer}},
+		{"customer of 20 orders", store.Filter{About: "cus-4711"}},
+		{"customer without orders", store.Filter{About: "cus-none"}},
+		{"big customer, EXPIRED", store.Filter{About: storetest.BigCustomer, Statuses: []journal.Status{journal.Expired}}},
+		{"big customer, attention", store.Filter{About: storetest.BigCustomer, Attention: true}},
+		{"big customer, amount over 100,000", store.Filter{About: storetest.BigCustomer, AmountOver: 100_000}},
 		{"older than 50 days", store.Filter{OlderThan: 50 * 24 * time.Hour}},
 		{"RUNNING, older than 10m", store.Filter{Statuses: []journal.Status{journal.Running}, OlderThan: 10 * time.Minute}},
 		{"REJECTED since a day ago", store.Filter{Statuses: []journal.Status{journal.Rejected}, Since: time.Now().AddDate(0, 0, -1)}},
@@ -262,11 +261,11 @@ func queries() []query {
 		{"reason card_declined", store.Filter{ReasonCode: "card_declined"}},
 		{"reason refunded", store.Filter{ReasonCode: "refunded"}},
 		{"reason that none has", store.Filter{ReasonCode: "none"}},
-		{"reason deadline, big customer", store.Filter{ReasonCode: "deadline", CustomerID: storetest.BigCustomer}},
+		{"reason deadline, big customer", store.Filter{ReasonCode: "deadline", About: storetest.BigCustomer}},
 		{"reason card_declined, amount over 40,000", store.Filter{ReasonCode: "card_declined", AmountOver: 40_000}},
 	} {
 		first := of.filter
-		first.Limit = 50
+		first.Definition, first.Limit = checkout.Definition, 50 // As the API asks.
 		all = append(all, query{of.name, func(ctx context.Context, s *store.Store) (int, error) {
 			page, _, err := s.List(ctx, first)
 			return len(page), err
@@ -279,13 +278,14 @@ func queries() []query {
 		{"all", store.Filter{}},
 		{"status CONFIRMED", statuses(journal.Confirmed)},
 		{"status EXPIRED, REJECTED", statuses(journal.Expired, journal.Rejected)},
-		{"customer of 20,000 orders", store.Filter{CustomerID: storetest.BigCustomer}},
+		{"customer of 20,000 orders", store.Filter{About: storetest.BigCustomer}},
 		{"amount over 40,000", store.Filter{AmountOver: 40_000}},
 		{"amount over 100,000", store.Filter{AmountOver: 100_000}},
 		{"reason card_declined", store.Filter{ReasonCode: "card_declined"}},
 	} {
 		var deep store.Filter // Once it was found where it begins.
 		all = append(all, query{of.name + ", 70 days deep", func(ctx context.Context, s *store.Store) (int, error) {
+			of.filter.Definition = checkout.Definition
 			if deep.PageToken == "" {
 				deep = of.filter
 				deep.OlderThan, deep.Limit = deepAt, 1
@@ -303,23 +303,23 @@ func queries() []query {
 	hourAgo := time.Now().Add(-2 * time.Hour)
 	return append(all,
 		query{"a page of 1,000, all", func(ctx context.Context, s *store.Store) (int, error) {
-			page, _, err := s.List(ctx, store.Filter{Limit: 1000})
+			page, _, err := s.List(ctx, store.Filter{Definition: checkout.Definition, Limit: 1000})
 			return len(page), err
 		}},
 		query{"one checkout by its id", func(ctx context.Context, s *store.Store) (int, error) {
-			_, err := s.Checkout(ctx, fmt.Sprintf("%s%08d", storetest.SeedPrefix, millionCheckouts/2))
+			_, err := s.Saga(ctx, checkout.Saga(fmt.Sprintf("%s%08d", storetest.SeedPrefix, millionCheckouts/2)))
 			return 1, err
 		}},
 		query{"audit: 200 that ended since", func(ctx context.Context, s *store.Store) (int, error) {
-			page, err := s.Finals(ctx, store.Ended{At: hourAgo}, 200)
+			page, err := s.Finals(ctx, checkout.Definition, store.Ended{At: hourAgo}, 200)
 			return len(page), err
 		}},
 		query{"audit: 200 of all that ended", func(ctx context.Context, s *store.Store) (int, error) {
-			page, err := s.Finals(ctx, store.Ended{At: time.Now().Add(-deepAt), OrderID: "seed"}, 200)
+			page, err := s.Finals(ctx, checkout.Definition, store.Ended{At: time.Now().Add(-deepAt), Key: "seed"}, 200)
 			return len(page), err
 		}},
 		query{"audit: 200 that are open", func(ctx context.Context, s *store.Store) (int, error) {
-			page, err := s.Open(ctx, "", 200)
+			page, err := s.Open(ctx, checkout.Definition, "", 200)
 			return len(page), err
 		}},
 		query{"sweeper: those that are due", func(ctx context.Context, s *store.Store) (int, error) {
@@ -347,8 +347,8 @@ func measureQueries(ctx context.Context, url, plansFile string) ([]millionRow, e
 		return nil, err
 	}
 	defer watched.Close()
-	measured := store.New(pool, outbox.New("orchestrator", pool, slog.New(slog.DiscardHandler)))
-	explained := store.New(watched.Pool, outbox.New("orchestrator", watched.Pool, slog.New(slog.DiscardHandler)))
+	measured := checkouttest.Store(pool)
+	explained := checkouttest.Store(watched.Pool)
 
 	var rows []millionRow
 	var plans strings.Builder

@@ -1,16 +1,24 @@
 package saga
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"regexp"
 	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Definition is a named saga as its author declared it: a checked list of steps. It is made by Define and does not change.
 type Definition struct {
-	plan Plan
+	plan     Plan
+	deadline time.Duration
+	// accept makes of an input what is kept; nil where any input is taken as it is.
+	accept func(json.RawMessage) (Accepted, error)
 }
 
 // Step is one step as it was declared: what is done at which participant, and what undoes it. It is made by Do, Pivot or
@@ -35,6 +43,8 @@ type Step struct {
 
 	// nothingToUndo was said, so that Define can tell it from what was forgotten.
 	nothingToUndo bool
+	// request is what the step is asked with; nil for the saga's input.
+	request *Request
 }
 
 // Do declares a step, which must say At which participant it is done and what undoes it.
@@ -95,7 +105,20 @@ func (s Step) Denies(reason, earlier string) Step {
 // Define checks a saga's name, its version (from 1, one more for each change of the list) and its list, first step first. The error
 // tells all that is wrong with it.
 func Define(name string, version int, steps ...Step) (*Definition, error) {
-	var wrong []error
+	d, wrong := define(name, version, steps)
+	for _, step := range steps {
+		if step.request != nil {
+			wrong = append(wrong, fmt.Errorf("step %q is asked with what is made from a %s: declare the saga by For, which knows its input", step.Name, step.request.from))
+		}
+	}
+	if len(wrong) > 0 {
+		return nil, fmt.Errorf("define saga %q: %w", name, errors.Join(wrong...))
+	}
+	return d, nil
+}
+
+// define makes a definition and tells all that is wrong with it.
+func define(name string, version int, steps []Step) (d *Definition, wrong []error) {
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
 	if !definitionName.MatchString(name) {
 		say("the name must begin with a letter and hold at most 40 of a-z, 0-9 and -")
@@ -105,7 +128,7 @@ func Define(name string, version int, steps ...Step) (*Definition, error) {
 	}
 	planned := slices.Clone(steps)
 	for i, step := range steps {
-		planned[i].nothingToUndo = false // Said once; a plan is nothing but its data.
+		planned[i].nothingToUndo, planned[i].request = false, nil // Said once; a plan is nothing but its data.
 		switch {
 		case step.Name == "" || step.Decision:
 		case step.Participant == "":
@@ -113,16 +136,30 @@ func Define(name string, version int, steps ...Step) (*Definition, error) {
 		case step.Compensation == "" && !step.nothingToUndo:
 			say("step %q does not say what undoes it: use UndoneBy with a name, or NothingToUndo", step.Name)
 		}
+		// Not among the plan's own faults: a plan that was accepted once is carried out, whatever is asked of new ones.
+		for _, name := range []string{step.Name, step.Compensation, step.Participant} {
+			if !isName(name) {
+				say("%q is no name: at most 64 bytes are taken, without spaces or control characters", name)
+			}
+		}
 	}
 	plan := Plan{Definition: name, Version: version, Steps: planned}
-	wrong = append(wrong, plan.faults()...)
-	if len(wrong) > 0 {
-		return nil, fmt.Errorf("define saga %q: %w", name, errors.Join(wrong...))
-	}
-	return &Definition{plan: plan}, nil
+	return &Definition{plan: plan, deadline: DefaultDeadline}, append(wrong, plan.faults()...)
+}
+
+// isName tells what names a step, a compensation or a participant on every way that it goes: participants refuse others, and no list
+// could be asked for them.
+func isName(name string) bool {
+	return len(name) <= 64 && utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool { return r == ' ' || !unicode.IsPrint(r) })
 }
 
 var definitionName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,39}$`)
+
+// Name is the definition's name.
+func (d *Definition) Name() string { return d.plan.Definition }
+
+// Deadline is how long a saga may take until it is undone, where its start does not say.
+func (d *Definition) Deadline() time.Duration { return d.deadline }
 
 // Plan is the definition's list as a saga that is accepted now gets it.
 func (d *Definition) Plan() Plan {

@@ -33,10 +33,13 @@ const (
 
 // Call is the input of an activity that does or undoes a step.
 type Call struct {
-	Key string `json:"key"`
-	Run int    `json:"run"`
-	// Step is the step's name in both directions.
-	Step string `json:"step"`
+	// Definition and Key name the saga.
+	Definition string `json:"definition"`
+	Key        string `json:"key"`
+	Run        int    `json:"run"`
+	// Step is the step's name in both directions, Participant who does it.
+	Step        string `json:"step"`
+	Participant string `json:"participant"`
 	// Undo is true where the activity undoes the step.
 	Undo bool `json:"undo,omitempty"`
 	// Round counts this run's attempts at it, from 1.
@@ -49,6 +52,9 @@ type Call struct {
 	// Stuck says that the policy's patience is at its end: somebody should be told.
 	Stuck bool `json:"stuck,omitempty"`
 }
+
+// Saga is what the call is about.
+func (c Call) Saga() ID { return ID{c.Definition, c.Key} }
 
 // Wait is WaitMS as a duration.
 func (c Call) Wait() time.Duration { return time.Duration(c.WaitMS) * time.Millisecond }

@@ -22,6 +22,12 @@ func (p Plan) Without(name string) Plan {
 	return p
 }
 
+// withoutDecision is the plan where nobody has to decide.
+func (p Plan) withoutDecision() Plan {
+	p.Steps = slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Decision })
+	return p
+}
+
 // Index is where the step of this name stands; -1 if there is none.
 func (p Plan) Index(name string) int {
 	return slices.IndexFunc(p.Steps, func(s Step) bool { return s.Name == name })

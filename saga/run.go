@@ -149,12 +149,14 @@ func (r *run) takeBack(step Step) (way, error) {
 
 func (r *run) call(step Step, round int) Call {
 	return Call{
-		Key:    r.input.Key,
-		Run:    r.input.Run,
-		Step:   step.Name,
-		Round:  round,
-		WaitMS: r.policy.wait(round).Milliseconds(),
-		Stuck:  r.policy.stuck(round),
+		Definition:  r.input.Plan.Definition,
+		Key:         r.input.Key,
+		Run:         r.input.Run,
+		Step:        step.Name,
+		Participant: step.Participant,
+		Round:       round,
+		WaitMS:      r.policy.wait(round).Milliseconds(),
+		Stuck:       r.policy.stuck(round),
 	}
 }
 

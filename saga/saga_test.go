@@ -258,9 +258,9 @@ func TestCallsTellTheActivityWhatItMustKnow(t *testing.T) {
 		calls = append(calls, c.Input)
 	}
 	want := []saga.Call{
-		{Key: "trip-7", Run: 3, Step: "room", Round: 1, WaitMS: 250, Claims: true},
-		{Key: "trip-7", Run: 3, Step: "room", Round: 2, WaitMS: 16000, Stuck: true},
-		{Key: "trip-7", Run: 3, Step: "room", Undo: true, Round: 1, WaitMS: 250},
+		{Definition: "trip", Key: "trip-7", Run: 3, Step: "room", Participant: "somewhere", Round: 1, WaitMS: 250, Claims: true},
+		{Definition: "trip", Key: "trip-7", Run: 3, Step: "room", Participant: "somewhere", Round: 2, WaitMS: 16000, Stuck: true},
+		{Definition: "trip", Key: "trip-7", Run: 3, Step: "room", Participant: "somewhere", Undo: true, Round: 1, WaitMS: 250},
 	}
 	if diff := cmp.Diff(want, calls); diff != "" {
 		t.Fatalf("calls (-want +got):\n%s", diff)

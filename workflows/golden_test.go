@@ -183,8 +183,8 @@ func TestGoldenHistoriesReplay(t *testing.T) {
 // interpreter does something else than it did, as it would here by another plan.
 func TestGoldenHistoriesTellWhatBreaksRunsUnderWay(t *testing.T) {
 	reserve := saga.Do(checkout.ReserveStock).At(checkout.Warehouse).UndoneBy(checkout.ReleaseStock)
-	authorize := saga.Do(checkout.AuthorizePayment).At(checkout.Warehouse).UndoneBy(checkout.VoidAuthorization)
-	capture := saga.Pivot(checkout.CapturePayment).At(checkout.Warehouse).UndoneBy(checkout.RefundPayment)
+	authorize := saga.Do(checkout.AuthorizePayment).At(checkout.Payment).UndoneBy(checkout.VoidAuthorization)
+	capture := saga.Pivot(checkout.CapturePayment).At(checkout.Payment).UndoneBy(checkout.RefundPayment)
 	commit := saga.Do(checkout.CommitStock).At(checkout.Warehouse).NothingToUndo()
 	tests := []struct {
 		name    string
@@ -195,8 +195,8 @@ func TestGoldenHistoriesTellWhatBreaksRunsUnderWay(t *testing.T) {
 		{
 			name: "two steps swapped", steps: []saga.Step{authorize, reserve, capture, commit}, history: "confirmed",
 			want: `check replay of ord-1001-1: turn 1 (on ExecutionStarted): action 0: ` +
-				`expected activity reserve-stock {"key":"ord-1001","run":1,"step":"reserve-stock","round":1,"wait_ms":250,"claims":true}, ` +
-				`got activity authorize-payment {"key":"ord-1001","run":1,"step":"authorize-payment","round":1,"wait_ms":250,"claims":true}`,
+				`expected activity reserve-stock {"definition":"checkout","key":"ord-1001","run":1,"step":"reserve-stock","participant":"warehouse","round":1,"wait_ms":250,"claims":true}, ` +
+				`got activity authorize-payment {"definition":"checkout","key":"ord-1001","run":1,"step":"authorize-payment","participant":"payment","round":1,"wait_ms":250,"claims":true}`,
 		},
 		{
 			name: "the pivot moved to the end", steps: []saga.Step{reserve, authorize, commit, capture}, history: "confirmed",
@@ -208,14 +208,14 @@ func TestGoldenHistoriesTellWhatBreaksRunsUnderWay(t *testing.T) {
 		},
 		{
 			name: "a step dropped", steps: []saga.Step{reserve, authorize, capture}, history: "confirmed",
-			want: `turn 4 (on TaskCompleted): action 3: expected activity commit-stock {"key":"ord-1001","run":1,"step":"commit-stock","round":1,"wait_ms":250}, got end COMPLETED {"end":"completed"}`,
+			want: `turn 4 (on TaskCompleted): action 3: expected activity commit-stock {"definition":"checkout","key":"ord-1001","run":1,"step":"commit-stock","participant":"warehouse","round":1,"wait_ms":250}, got end COMPLETED {"end":"completed"}`,
 		},
 		{
 			name: "a compensation forgotten", steps: []saga.Step{saga.Do(checkout.ReserveStock).At(checkout.Warehouse).NothingToUndo(), authorize, capture, commit}, history: "declined",
-			want: `turn 3 (on TaskCompleted): action 2: expected activity release-stock {"key":"ord-1001","run":1,"step":"reserve-stock","undo":true,"round":1,"wait_ms":250}, got end COMPLETED {"end":"undone"}`,
+			want: `turn 3 (on TaskCompleted): action 2: expected activity release-stock {"definition":"checkout","key":"ord-1001","run":1,"step":"reserve-stock","participant":"warehouse","undo":true,"round":1,"wait_ms":250}, got end COMPLETED {"end":"undone"}`,
 		},
 		{
-			name: "the pivot made an ordinary step", steps: []saga.Step{reserve, authorize, saga.Do(checkout.CapturePayment).At(checkout.Warehouse).NothingToUndo(), commit}, history: "retried-then-confirmed",
+			name: "the pivot made an ordinary step", steps: []saga.Step{reserve, authorize, saga.Do(checkout.CapturePayment).At(checkout.Payment).NothingToUndo(), commit}, history: "retried-then-confirmed",
 			want: "expected timer command, got activity void-authorization",
 		},
 	}

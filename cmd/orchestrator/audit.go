@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 )
 
 type auditView struct {
@@ -34,7 +35,7 @@ type violationView struct {
 	What      string `json:"what"`
 }
 
-func newAudit(c *client) *cobra.Command {
+func newAudit(c *cli.Client) *cobra.Command {
 	var orderID, since string
 	cmd := &cobra.Command{
 		Use:   "audit",
@@ -47,37 +48,35 @@ letters or a consumer that cannot be asked, is noted. Exit status 8 if something
 What operators accepted without proof is listed each time, with who did and why, and is no violation.`,
 		Example: `  orchestrator audit --since 1h
   orchestrator audit --order-id ord-1001 -o json`,
-		Args: takes(),
+		Args: cli.Takes(),
 	}
 	cmd.Flags().StringVar(&orderID, "order-id", "", "only this order")
 	cmd.Flags().StringVar(&since, "since", "", "only what ended since: RFC 3339, a date, or a duration such as 1h")
-	if err := cmd.RegisterFlagCompletionFunc("order-id", c.completeIDs()); err != nil {
-		panic(err) // The flag stands above.
-	}
-	out := addOutput(cmd, c.surroundings)
+	cli.CompleteFlagWith(cmd, "order-id", checkouts(c).CompleteIDs())
+	out := cli.AddOutput(cmd, c.Surroundings)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		request := &checkoutv1.AuditRequest{OrderId: orderID}
 		var err error
-		if request.Since, err = parseSince(since, c.now()); err != nil {
+		if request.Since, err = c.ParseSince(since); err != nil {
 			return err
 		}
-		if err := out.validate(); err != nil {
+		if err := out.Validate(); err != nil {
 			return err
 		}
 		view, err := audit(cmd, c, request)
 		if err != nil {
 			return err
 		}
-		if err := out.print(auditResult(c.surroundings, view)); err != nil {
+		if err := out.Print(auditResult(c.Surroundings, view)); err != nil {
 			return err
 		}
-		if !out.structured() {
+		if !out.Structured() {
 			for _, note := range view.Notes {
-				c.err.say("note: %s", note)
+				c.Err.Say("note: %s", note)
 			}
 		}
 		if len(view.Violations) > 0 {
-			return exitWith(exitFindings, "the audit found %d violations in %d checkouts", len(view.Violations), view.Checked)
+			return cli.ExitWith(cli.ExitFindings, "the audit found %d violations in %d checkouts", len(view.Violations), view.Checked)
 		}
 		return nil
 	}
@@ -87,9 +86,9 @@ What operators accepted without proof is listed each time, with who did and why,
 // auditProgress is after how many checkouts a sign of life is given.
 const auditProgress = 5000
 
-func audit(cmd *cobra.Command, c *client, request *checkoutv1.AuditRequest) (auditView, error) {
+func audit(cmd *cobra.Command, c *cli.Client, request *checkoutv1.AuditRequest) (auditView, error) {
 	view := auditView{Violations: []violationView{}, Notes: []string{}, Accepted: []acceptedView{}}
-	api, err := c.api(cmd.Context())
+	api, err := checkoutService(cmd.Context(), c)
 	if err != nil {
 		return view, err
 	}
@@ -106,33 +105,33 @@ func audit(cmd *cobra.Command, c *client, request *checkoutv1.AuditRequest) (aud
 		}
 		for _, a := range stream.Msg().Accepted {
 			view.Accepted = append(view.Accepted, acceptedView{
-				OrderID: a.OrderId, Step: a.Step, Actor: a.Actor, Reason: a.Reason, At: viewTime(a.At), What: a.What,
+				OrderID: a.OrderId, Step: a.Step, Actor: a.Actor, Reason: a.Reason, At: cli.ViewTime(a.At), What: a.What,
 			})
 		}
 		if view.Checked >= told+auditProgress {
 			told = view.Checked
-			c.err.say("%d checkouts compared", told)
+			c.Err.Say("%d checkouts compared", told)
 		}
 	}
 	return view, errors.Join(stream.Err(), stream.Close())
 }
 
-func auditResult(s surroundings, view auditView) result {
+func auditResult(s cli.Surroundings, view auditView) cli.Result {
 	var ids []string
 	for _, v := range view.Violations {
 		ids = append(ids, v.OrderID)
 	}
-	return result{value: view, ids: ids, tables: func(bool) []table {
-		summary := table{headings: []string{"CHECKED", "VIOLATIONS"}}
-		summary.add(fmt.Sprint(view.Checked), fmt.Sprint(len(view.Violations)))
-		violations := table{headings: []string{"ORDER ID", "INVARIANT", "WHAT"}}
+	return cli.Result{Value: view, IDs: ids, Tables: func(bool) []cli.Table {
+		summary := cli.Table{Headings: []string{"CHECKED", "VIOLATIONS"}}
+		summary.Add(fmt.Sprint(view.Checked), fmt.Sprint(len(view.Violations)))
+		violations := cli.Table{Headings: []string{"ORDER ID", "INVARIANT", "WHAT"}}
 		for _, v := range view.Violations {
-			violations.add(v.OrderID, v.Invariant, v.What)
+			violations.Add(v.OrderID, v.Invariant, v.What)
 		}
-		accepted := table{headings: []string{"ORDER ID", "ACCEPTED STEP", "AGE", "BY", "REASON", "WHAT DIFFERS"}}
+		accepted := cli.Table{Headings: []string{"ORDER ID", "ACCEPTED STEP", "AGE", "BY", "REASON", "WHAT DIFFERS"}}
 		for _, a := range view.Accepted {
-			accepted.add(a.OrderID, a.Step, s.age(a.At), orDash(a.Actor), orDash(a.Reason), orDash(a.What))
+			accepted.Add(a.OrderID, a.Step, s.Age(a.At), cli.OrDash(a.Actor), cli.OrDash(a.Reason), cli.OrDash(a.What))
 		}
-		return []table{summary, violations, accepted}
+		return []cli.Table{summary, violations, accepted}
 	}}
 }

@@ -22,7 +22,7 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
-	"github.com/checkoutsaga/orchestrator/internal/localenv"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 )
 
 // noon is what every clock in these tests shows.
@@ -146,15 +146,15 @@ type answer struct {
 // types runs one command line against the shop.
 func (s *shop) types(t *testing.T, args ...string) answer {
 	t.Helper()
-	return typed(t, "", map[string]string{serverVariable: s.url}, args...)
+	return typed(t, "", map[string]string{cli.ServerVariable: s.url}, args...)
 }
 
 func typed(t *testing.T, stdin string, env map[string]string, args ...string) answer {
 	t.Helper()
 	var out, err bytes.Buffer
-	status := run(t.Context(), args, surroundings{
-		in: strings.NewReader(stdin), out: printer{&out}, err: printer{&err}, getenv: func(name string) string { return env[name] },
-		workDir: t.TempDir(), now: func() time.Time { return noon },
+	status := ourProgram().Run(t.Context(), args, cli.Surroundings{
+		In: strings.NewReader(stdin), Out: cli.Printer{To: &out}, Err: cli.Printer{To: &err}, Getenv: func(name string) string { return env[name] },
+		WorkDir: t.TempDir(), Now: func() time.Time { return noon },
 	})
 	return answer{status: status, out: out.String(), err: err.String()}
 }
@@ -297,7 +297,7 @@ reserve-stock   warehouse     done    1          12ms   not-needed   -       3m 
 	require.Contains(t, yaml.out, "order_id: ord-1001\nstatus: CONFIRMED\n")
 	require.Contains(t, yaml.out, "attention: null\n")
 	require.Contains(t, yaml.out, "    - sku: CHAIR-OAK\n      quantity: 2\n")
-	require.Equal(t, exitUsage, s.types(t, "checkout", "status", "ord-1001", "-o", "xml").status)
+	require.Equal(t, cli.ExitUsage, s.types(t, "checkout", "status", "ord-1001", "-o", "xml").status)
 }
 
 func TestStatusShowsWhatNeedsAttention(t *testing.T) {
@@ -344,11 +344,11 @@ reject            orchestrator checkout reject ord-1001 --reason "..."
 func TestColourIsForTerminalsOnly(t *testing.T) {
 	s := openShop(t)
 	var out bytes.Buffer
-	status := run(t.Context(), []string{"checkout", "status", "x", "--server", s.url}, surroundings{
-		out: printer{&out}, err: printer{&bytes.Buffer{}}, getenv: func(string) string { return "" }, now: func() time.Time { return noon }, colour: true,
+	status := ourProgram().Run(t.Context(), []string{"checkout", "status", "x", "--server", s.url}, cli.Surroundings{
+		Out: cli.Printer{To: &out}, Err: cli.Printer{To: &bytes.Buffer{}}, Getenv: func(string) string { return "" }, Now: func() time.Time { return noon }, Colour: true,
 	})
 	require.Zero(t, status)
-	require.Contains(t, out.String(), green+"CONFIRMED"+plain)
+	require.Contains(t, out.String(), "\x1b[32mCONFIRMED\x1b[0m")
 	require.NotContains(t, s.types(t, "checkout", "status", "x").out, "\x1b")
 }
 
@@ -384,7 +384,7 @@ func TestStartTakesAnOrderFromAFileOrFromFlags(t *testing.T) {
 		OrderId: "ord-1001", CustomerId: "cus-17", Currency: "EUR", PaymentMethod: "tok_visa",
 		Items: []*checkoutv1.Item{{Sku: "CHAIR-OAK", Quantity: 2}, {Sku: "LAMP-BRASS", Quantity: 1}},
 	}
-	env := map[string]string{serverVariable: s.url}
+	env := map[string]string{cli.ServerVariable: s.url}
 	for name, args := range map[string][]string{
 		"a file":      {"-f", file},
 		"stdin":       {"-f", "-"},
@@ -425,7 +425,7 @@ func TestStartMakesAnOrderIDWhichARepeatCanUse(t *testing.T) {
 
 func TestI9AFileThatIsNoOrderIsRefusedBeforeAnybodyIsAsked(t *testing.T) {
 	s := openShop(t)
-	env := map[string]string{serverVariable: s.url}
+	env := map[string]string{cli.ServerVariable: s.url}
 	for name, c := range map[string]struct{ text, want string }{
 		"unknown field":           {`{"order_id": "a", "quantity": 3}`, "quantity is no field of an order"},
 		"unknown field in a line": {`{"items": [{"sku": "A", "qty": 3}]}`, "qty is no field of an order"},
@@ -444,7 +444,7 @@ func TestI9AFileThatIsNoOrderIsRefusedBeforeAnybodyIsAsked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := typed(t, c.text, env, "checkout", "start", "-f", "-")
-			require.Equal(t, exitUsage, got.status)
+			require.Equal(t, cli.ExitUsage, got.status)
 			require.Contains(t, got.err, c.want)
 			require.Empty(t, got.out)
 			require.Nil(t, s.started)
@@ -463,7 +463,7 @@ func TestI9AFileThatIsNoOrderIsRefusedBeforeAnybodyIsAsked(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := s.types(t, append([]string{"checkout", "start"}, args...)...)
-			require.Equal(t, exitUsage, got.status, got.err)
+			require.Equal(t, cli.ExitUsage, got.status, got.err)
 			require.Nil(t, s.started)
 		})
 	}
@@ -482,21 +482,21 @@ func TestRefusalsEndWithTheirExitStatus(t *testing.T) {
 		status  int
 		stderr  string
 	}{
-		"bad input": {start, bad, exitUsage, "orchestrator: refused, nothing was changed:\n  items[0].sku: there is no article \"A\"\n"},
+		"bad input": {start, bad, cli.ExitUsage, "orchestrator: refused, nothing was changed:\n  items[0].sku: there is no article \"A\"\n"},
 		"another order": {start, connect.NewError(connect.CodeAlreadyExists, errText("order id ord-1 was accepted with another order")),
-			exitConflict, "orchestrator: order id ord-1 was accepted with another order\n"},
+			cli.ExitConflict, "orchestrator: order id ord-1 was accepted with another order\n"},
 		"no such checkout": {[]string{"checkout", "status", "x"}, connect.NewError(connect.CodeNotFound, errText(`there is no checkout "x"`)),
-			exitNotFound, "orchestrator: there is no checkout \"x\"\n"},
+			cli.ExitNotFound, "orchestrator: there is no checkout \"x\"\n"},
 		"no such checkout to wait for": {[]string{"checkout", "wait", "x"}, connect.NewError(connect.CodeNotFound, errText(`there is no checkout "x"`)),
-			exitNotFound, "orchestrator: there is no checkout \"x\"\n"},
+			cli.ExitNotFound, "orchestrator: there is no checkout \"x\"\n"},
 		"too late": {[]string{"checkout", "cancel", "x", "--reason", "r"}, connect.NewError(connect.CodeFailedPrecondition, errText("too late")),
-			exitConflict, "orchestrator: too late\n"},
+			cli.ExitConflict, "orchestrator: too late\n"},
 		"not allowed": {[]string{"checkout", "cancel", "x", "--reason", "r"}, connect.NewError(connect.CodePermissionDenied, errText("no")),
-			exitForbidden, "orchestrator: no\n"},
+			cli.ExitForbidden, "orchestrator: no\n"},
 		"a participant is down": {[]string{"audit"}, connect.NewError(connect.CodeUnavailable, errText("ask warehouse: refused")),
-			exitUnreachable, "orchestrator: ask warehouse: refused\n"},
+			cli.ExitUnreachable, "orchestrator: ask warehouse: refused\n"},
 		"an error of ours": {[]string{"checkout", "history", "x"}, connect.NewError(connect.CodeInternal, errText("oops")),
-			exitFailed, "orchestrator: oops\n"},
+			cli.ExitFailed, "orchestrator: oops\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.refusal = c.refusal
@@ -520,7 +520,7 @@ func TestWrongUsageIsExitStatusTwo(t *testing.T) {
 		"checkout cancel x", "checkout cancel --reason r", "audit now", "serve", "serve --engine temporal", "dev", "audit --server ftp://x",
 	} {
 		got := s.types(t, strings.Fields(line)...)
-		require.Equal(t, exitUsage, got.status, "%q: %s", line, got.err)
+		require.Equal(t, cli.ExitUsage, got.status, "%q: %s", line, got.err)
 		require.Empty(t, got.out, line)
 		require.NotEmpty(t, got.err, line)
 	}
@@ -533,16 +533,16 @@ func TestWaitEndsAsTheCheckoutDoes(t *testing.T) {
 		status  int
 		stderr  string
 	}{
-		"confirmed": {[]*checkoutv1.Checkout{confirmed()}, exitDone, "ord-1001  CONFIRMED\n"},
-		"rejected": {[]*checkoutv1.Checkout{compensating(), ending(checkoutv1.Status_STATUS_REJECTED, "card_declined")}, exitRejected,
+		"confirmed": {[]*checkoutv1.Checkout{confirmed()}, cli.ExitDone, "ord-1001  CONFIRMED\n"},
+		"rejected": {[]*checkoutv1.Checkout{compensating(), ending(checkoutv1.Status_STATUS_REJECTED, "card_declined")}, cli.ExitRejected,
 			"ord-1001 was rejected (card_declined); all is undone\n"},
-		"it awaits approval, and is refused": {[]*checkoutv1.Checkout{awaitingApproval(), turnedDown()}, exitRejected,
+		"it awaits approval, and is refused": {[]*checkoutv1.Checkout{awaitingApproval(), turnedDown()}, cli.ExitRejected,
 			"ord-1001  approval          rejected: fraud\n"},
-		"cancelled":                           {[]*checkoutv1.Checkout{ending(checkoutv1.Status_STATUS_CANCELLED, "typo")}, exitUndone, "was cancelled (typo)"},
-		"expired":                             {[]*checkoutv1.Checkout{ending(checkoutv1.Status_STATUS_EXPIRED, "late")}, exitUndone, "expired (late)"},
-		"needs attention":                     {[]*checkoutv1.Checkout{needingAttention()}, exitAttention, "needs attention: release-stock has failed 12 times\n"},
-		"it awaits approval, and is approved": {[]*checkoutv1.Checkout{awaitingApproval(), confirmed()}, exitDone, "ord-1001  AWAITING_APPROVAL\nord-1001  CONFIRMED\n"},
-		"the server was killed and came back": {[]*checkoutv1.Checkout{compensating(), nil, confirmed()}, exitDone, "ord-1001  CONFIRMED\n"},
+		"cancelled":                           {[]*checkoutv1.Checkout{ending(checkoutv1.Status_STATUS_CANCELLED, "typo")}, cli.ExitUndone, "was cancelled (typo)"},
+		"expired":                             {[]*checkoutv1.Checkout{ending(checkoutv1.Status_STATUS_EXPIRED, "late")}, cli.ExitUndone, "expired (late)"},
+		"needs attention":                     {[]*checkoutv1.Checkout{needingAttention()}, cli.ExitAttention, "needs attention: release-stock has failed 12 times\n"},
+		"it awaits approval, and is approved": {[]*checkoutv1.Checkout{awaitingApproval(), confirmed()}, cli.ExitDone, "ord-1001  AWAITING_APPROVAL\nord-1001  CONFIRMED\n"},
+		"the server was killed and came back": {[]*checkoutv1.Checkout{compensating(), nil, confirmed()}, cli.ExitDone, "ord-1001  CONFIRMED\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s.watched = c.watched
@@ -558,13 +558,13 @@ func TestWaitThatEndsTooEarlySaysSo(t *testing.T) {
 	s := openShop(t)
 	s.watched, s.hold = []*checkoutv1.Checkout{compensating()}, true
 	got := s.types(t, "checkout", "wait", "ord-1001", "--timeout", "100ms")
-	require.Equal(t, exitNotEnded, got.status, got.err)
+	require.Equal(t, cli.ExitNotEnded, got.status, got.err)
 	require.Contains(t, got.err, "ord-1001 has not ended within 100ms; it goes on\n")
 	require.Contains(t, got.out, "COMPENSATING")
 
 	s.watched = []*checkoutv1.Checkout{awaitingApproval()}
 	got = s.types(t, "checkout", "start", "--item", "A=1", "--payment-method", "t", "--wait", "--timeout", "100ms")
-	require.Equal(t, exitNotEnded, got.status, got.err)
+	require.Equal(t, cli.ExitNotEnded, got.status, got.err)
 	require.Contains(t, got.err, "ord-1001 has not ended within 100ms; it awaits approval\n")
 }
 
@@ -572,7 +572,7 @@ func TestStartWithWaitTellsProgressOnStderr(t *testing.T) {
 	s := openShop(t)
 	s.watched = []*checkoutv1.Checkout{compensating(), ending(checkoutv1.Status_STATUS_REJECTED, "card_declined")}
 	got := s.types(t, "checkout", "start", "--order-id", "ord-1001", "--item", "A=1", "--payment-method", "t", "--wait", "-o", "ids")
-	require.Equal(t, exitRejected, got.status)
+	require.Equal(t, cli.ExitRejected, got.status)
 	require.Equal(t, "ord-1001\n", got.out)
 	require.Equal(t, `ord-1001  reserve-stock     done
 ord-1001  reserve-stock     undoing it: running
@@ -676,7 +676,7 @@ func TestHistoryFollowPrintsEachEntryOnceThoughTheServerIsKilled(t *testing.T) {
 `, s.types(t, "checkout", "history", "ord-1001", "--follow").out)
 
 	s.refusal = connect.NewError(connect.CodeNotFound, errText("there is no checkout"))
-	require.Equal(t, exitNotFound, s.types(t, "checkout", "history", "ord-1001", "--follow").status)
+	require.Equal(t, cli.ExitNotFound, s.types(t, "checkout", "history", "ord-1001", "--follow").status)
 }
 
 func TestCancelTellsWhatIsAndIsNotUndone(t *testing.T) {
@@ -700,7 +700,7 @@ func TestAuditTellsViolationsAndEndsWithEight(t *testing.T) {
 
 	s.audit[1].Violations = []*checkoutv1.Violation{{OrderId: "ord-1", Invariant: "I1", What: "CONFIRMED, but <nothing> was captured"}}
 	got = s.types(t, "audit")
-	require.Equal(t, exitFindings, got.status)
+	require.Equal(t, cli.ExitFindings, got.status)
 	require.Equal(t, `CHECKED   VIOLATIONS
 230       1
 
@@ -733,7 +733,7 @@ func TestDoctorShowsFindingsAndSettings(t *testing.T) {
 		Settings: []*checkoutv1.Setting{{Name: "ORCHESTRATOR_ENGINE", Value: "embedded"}},
 	}
 	got := s.types(t, "doctor")
-	require.Equal(t, exitFindings, got.status)
+	require.Equal(t, cli.ExitFindings, got.status)
 	require.Equal(t, `CHECK      WHAT    DETAIL           HOW TO MEND IT
 database   ok      answers in 1ms   -
 clock      WRONG   differs          synchronize
@@ -762,8 +762,8 @@ func TestAnUnreachableServerIsToldWithinFiveSecondsWithAHint(t *testing.T) {
 			t.Run(name+": "+verb, func(t *testing.T) {
 				t.Parallel()
 				began := time.Now()
-				got := typed(t, "", map[string]string{serverVariable: server}, strings.Fields(verb)...)
-				require.Equal(t, exitUnreachable, got.status, got.err)
+				got := typed(t, "", map[string]string{cli.ServerVariable: server}, strings.Fields(verb)...)
+				require.Equal(t, cli.ExitUnreachable, got.status, got.err)
 				require.Less(t, time.Since(began), 5*time.Second)
 				require.Contains(t, got.err, "make up")
 				require.Contains(t, got.err, "--server")
@@ -772,54 +772,9 @@ func TestAnUnreachableServerIsToldWithinFiveSecondsWithAHint(t *testing.T) {
 	}
 }
 
-func TestTheServerIsFoundByFlagThenEnvironmentThenLocalEnv(t *testing.T) {
-	root := t.TempDir()
-	below := filepath.Join(root, "a", "b")
-	require.NoError(t, os.Mkdir(filepath.Join(root, ".local"), 0o700))
-	require.NoError(t, os.MkdirAll(below, 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(root, ".local", "env"), []byte("WAREHOUSE_URL=http://w\nORCHESTRATOR_SERVER=http://127.0.0.1:4711\n"), 0o600))
-	env := map[string]string{serverVariable: "127.0.0.1:99/"}
-	c := &client{surroundings: surroundings{workDir: below, getenv: func(name string) string { return env[name] }}, flag: "https://flag"}
-	for _, want := range []string{"https://flag", "http://127.0.0.1:99", "http://127.0.0.1:4711", defaultServer} {
-		address, _, err := c.server()
-		require.NoError(t, err)
-		require.Equal(t, want, address)
-		switch {
-		case c.flag != "":
-			c.flag = ""
-		case env[serverVariable] != "":
-			delete(env, serverVariable)
-		default:
-			c.workDir = t.TempDir()
-		}
-	}
-}
-
-func TestALocalEnvThatOthersMayWriteIsToldOfAndPassedOver(t *testing.T) {
-	above := t.TempDir()
-	below := filepath.Join(above, "a")
-	for folder, server := range map[string]string{above: "http://127.0.0.1:1", below: "http://127.0.0.1:2"} {
-		require.NoError(t, os.MkdirAll(filepath.Join(folder, ".local"), 0o700))
-		require.NoError(t, os.WriteFile(localenv.Path(folder), []byte("ORCHESTRATOR_SERVER="+server+"\n"), 0o600))
-	}
-	require.NoError(t, os.Chmod(localenv.Path(below), 0o666))
-	var told bytes.Buffer
-	c := &client{surroundings: surroundings{workDir: below, err: printer{&told}, getenv: func(string) string { return "" }}}
-	address, source, err := c.server()
-	require.NoError(t, err)
-	require.Equal(t, "http://127.0.0.1:1", address)
-	require.Equal(t, "from "+localenv.Path(above), source)
-	require.Equal(t, "orchestrator: "+localenv.Path(below)+" is not believed: it may be written by other users (mode 0666)\n", told.String())
-
-	require.NoError(t, os.Chmod(localenv.Path(above), 0o602))
-	address, _, err = c.server()
-	require.NoError(t, err)
-	require.Equal(t, defaultServer, address, "none is believed")
-}
-
 func TestAServersPasswordIsNotShown(t *testing.T) {
 	for _, server := range []string{"http://key:secret@127.0.0.1:1", "ftp://key:secret@127.0.0.1"} {
-		got := typed(t, "", map[string]string{serverVariable: server}, "audit")
+		got := typed(t, "", map[string]string{cli.ServerVariable: server}, "audit")
 		require.NotZero(t, got.status)
 		require.NotContains(t, got.err, "secret")
 		require.Contains(t, got.err, "key:xxxxx@127.0.0.1")

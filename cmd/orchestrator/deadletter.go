@@ -16,6 +16,7 @@ import (
 
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 )
 
@@ -75,9 +76,9 @@ func (l *letterSelection) addTo(cmd *cobra.Command) {
 	flags.StringVar(&l.topic, "topic", "", "only from this topic")
 	flags.StringVar(&l.consumer, "consumer", "", "only those that this app failed at")
 	flags.StringVar(&l.state, "state", "", "open, replayed, archived or all (default: open)")
-	complete(cmd, "topic", topicNames(event.Consumed()))
-	complete(cmd, "consumer", consumerNames())
-	complete(cmd, "state", letterStates)
+	cli.CompleteFlag(cmd, "topic", topicNames(event.Consumed()))
+	cli.CompleteFlag(cmd, "consumer", consumerNames())
+	cli.CompleteFlag(cmd, "state", letterStates)
 }
 
 var letterStates = []string{"open", "replayed", "archived", "all"}
@@ -101,13 +102,13 @@ func (l *letterSelection) selection() (*deadletterv1.Selection, error) {
 		"topic": {l.topic, topicNames(event.Consumed())}, "consumer": {l.consumer, consumerNames()}, "state": {l.state, letterStates},
 	} {
 		if c.value != "" && !slices.Contains(c.of, c.value) {
-			return nil, usage("--%s %q is none of %s", flag, c.value, strings.Join(c.of, ", "))
+			return nil, cli.Usage("--%s %q is none of %s", flag, c.value, strings.Join(c.of, ", "))
 		}
 	}
 	return &deadletterv1.Selection{Topic: l.topic, Consumer: l.consumer, State: l.state}, nil
 }
 
-func newDeadLetterList(c *client) *cobra.Command {
+func newDeadLetterList(c *cli.Client) *cobra.Command {
 	var selected letterSelection
 	var limit int32
 	var pageToken string
@@ -116,35 +117,35 @@ func newDeadLetterList(c *client) *cobra.Command {
 		Short: "List messages that a consumer could not take, oldest first",
 		Long: `Lists the open dead letters, oldest first: from which topic, whose handler failed, how often it was tried, and why, in its
 own words. "show" prints the message. Once the cause is mended, "replay" publishes it again.`,
-		Args: takes(),
+		Args: cli.Takes(),
 	}
 	selected.addTo(cmd)
 	cmd.Flags().Int32Var(&limit, "limit", 100, "how many at most, 1 to 1000")
 	cmd.Flags().StringVar(&pageToken, "page-token", "", "go on where the last page ended")
-	out := addOutput(cmd, c.surroundings)
+	out := cli.AddOutput(cmd, c.Surroundings)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := out.validate(); err != nil {
+		if err := out.Validate(); err != nil {
 			return err
 		}
 		if limit < 1 {
-			return usage("--limit must be 1 to 1000")
+			return cli.Usage("--limit must be 1 to 1000")
 		}
 		selection, err := selected.selection()
 		if err != nil {
 			return err
 		}
-		api, err := c.deadLetters(cmd.Context())
+		api, err := deadLetterService(cmd.Context(), c)
 		if err != nil {
 			return err
 		}
-		answer, err := call(cmd.Context(), api.List, &deadletterv1.ListRequest{Selection: selection, PageSize: limit, PageToken: pageToken})
+		answer, err := cli.Call(cmd.Context(), api.List, &deadletterv1.ListRequest{Selection: selection, PageSize: limit, PageToken: pageToken})
 		if err != nil {
 			return err
 		}
 		if answer.NextPageToken != "" {
-			c.err.say("there are more: --page-token %s", answer.NextPageToken)
+			c.Err.Say("there are more: --page-token %s", answer.NextPageToken)
 		}
-		return out.print(lettersResult(c.surroundings, answer.DeadLetters))
+		return out.Print(lettersResult(c.Surroundings, answer.DeadLetters))
 	}
 	return cmd
 }
@@ -152,96 +153,96 @@ own words. "show" prints the message. Once the cause is mended, "replay" publish
 // maxCause is where a cause is cut in a table that is not wide, in characters.
 const maxCause = 100
 
-func lettersResult(s surroundings, letters []*deadletterv1.DeadLetter) result {
+func lettersResult(s cli.Surroundings, letters []*deadletterv1.DeadLetter) cli.Result {
 	views, ids := make([]deadLetterView, len(letters)), make([]string, len(letters))
 	for i, l := range letters {
 		views[i], ids[i] = viewDeadLetter(l), l.Id
 	}
-	return result{value: views, ids: ids, tables: func(wide bool) []table {
-		t := table{headings: []string{"ID", "STATE", "AGE", "TOPIC", "FAILED AT", "ORDER ID", "TRIES", "CAUSE"}}
+	return cli.Result{Value: views, IDs: ids, Tables: func(wide bool) []cli.Table {
+		t := cli.Table{Headings: []string{"ID", "STATE", "AGE", "TOPIC", "FAILED AT", "ORDER ID", "TRIES", "CAUSE"}}
 		if wide {
-			t.headings = append(t.headings, "EVENT ID", "ARRIVALS", "REPLAYS", "BY", "REASON", "BYTES")
+			t.Headings = append(t.Headings, "EVENT ID", "ARRIVALS", "REPLAYS", "BY", "REASON", "BYTES")
 		}
 		for _, v := range views {
 			cause := v.Cause
 			if runes := []rune(cause); !wide && len(runes) > maxCause {
 				cause = string(runes[:maxCause]) + "…"
 			}
-			row := []string{v.ID, v.State, s.age(v.LastArrivedAt), v.Topic, orDash(strings.Join(v.Consumers, ", ")), orDash(v.OrderID),
+			row := []string{v.ID, v.State, s.Age(v.LastArrivedAt), v.Topic, cli.OrDash(strings.Join(v.Consumers, ", ")), cli.OrDash(v.OrderID),
 				fmt.Sprint(v.Attempts), cause}
 			if wide {
-				row = append(row, orDash(v.EventID), fmt.Sprint(v.Arrivals), fmt.Sprint(v.Replays), orDash(v.Actor), orDash(v.Reason), fmt.Sprint(v.SizeBytes))
+				row = append(row, cli.OrDash(v.EventID), fmt.Sprint(v.Arrivals), fmt.Sprint(v.Replays), cli.OrDash(v.Actor), cli.OrDash(v.Reason), fmt.Sprint(v.SizeBytes))
 			}
-			t.add(row...)
+			t.Add(row...)
 		}
-		return []table{t}
+		return []cli.Table{t}
 	}}
 }
 
 func viewDeadLetter(l *deadletterv1.DeadLetter) deadLetterView {
 	return deadLetterView{
 		ID: l.GetId(), State: l.GetState(), Topic: l.GetTopic(), Consumers: append([]string{}, l.GetConsumers()...), EventID: l.GetEventId(),
-		OrderID: l.GetOrderId(), Attempts: l.GetAttempts(), Cause: l.GetCause(), ArrivedAt: viewTime(l.GetArrivedAt()),
-		LastArrivedAt: viewTime(l.GetLastArrivedAt()), Arrivals: l.GetArrivals(), Replays: l.GetReplays(), SettledAt: viewTime(l.GetSettledAt()),
+		OrderID: l.GetOrderId(), Attempts: l.GetAttempts(), Cause: l.GetCause(), ArrivedAt: cli.ViewTime(l.GetArrivedAt()),
+		LastArrivedAt: cli.ViewTime(l.GetLastArrivedAt()), Arrivals: l.GetArrivals(), Replays: l.GetReplays(), SettledAt: cli.ViewTime(l.GetSettledAt()),
 		Actor: l.GetActor(), Reason: l.GetReason(), SizeBytes: l.GetSizeBytes(),
 	}
 }
 
-func newDeadLetterShow(c *client) *cobra.Command {
+func newDeadLetterShow(c *cli.Client) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "show ID",
 		Short:             "Show a dead letter: its message, its cause, and what was done with it",
-		Args:              takes("ID"),
-		ValidArgsFunction: c.completeLetters,
+		Args:              cli.Takes("ID"),
+		ValidArgsFunction: completeLetters(c),
 	}
-	out := addOutput(cmd, c.surroundings)
+	out := cli.AddOutput(cmd, c.Surroundings)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := out.validate(); err != nil {
+		if err := out.Validate(); err != nil {
 			return err
 		}
-		api, err := c.deadLetters(cmd.Context())
+		api, err := deadLetterService(cmd.Context(), c)
 		if err != nil {
 			return err
 		}
-		answer, err := call(cmd.Context(), api.Get, &deadletterv1.GetRequest{Id: args[0]})
+		answer, err := cli.Call(cmd.Context(), api.Get, &deadletterv1.GetRequest{Id: args[0]})
 		if err != nil {
 			return err
 		}
-		if err := out.print(shownResult(c.surroundings, answer)); err != nil {
+		if err := out.Print(shownResult(c.Surroundings, answer)); err != nil {
 			return err
 		}
-		if out.structured() || out.form == asIDs {
+		if out.Structured() || out.Form == cli.AsIDs {
 			return nil
 		}
-		return c.out.text("\n" + messageText(answer.Message))
+		return c.Out.Text("\n" + messageText(answer.Message))
 	}
 	return cmd
 }
 
-func shownResult(s surroundings, answer *deadletterv1.GetResponse) result {
+func shownResult(s cli.Surroundings, answer *deadletterv1.GetResponse) cli.Result {
 	view := shownLetterView{
 		deadLetterView: viewDeadLetter(answer.DeadLetter), Message: messageJSON(answer.Message),
 		MessageBase64: append([]byte{}, answer.Message...), Acts: []actView{},
 	}
 	for _, a := range answer.Acts {
-		view.Acts = append(view.Acts, actView{At: viewTime(a.At), What: a.What, Actor: a.Actor, Reason: a.Reason})
+		view.Acts = append(view.Acts, actView{At: cli.ViewTime(a.At), What: a.What, Actor: a.Actor, Reason: a.Reason})
 	}
-	return result{value: view, ids: []string{view.ID}, tables: func(bool) []table {
-		letter := table{headings: []string{"DEAD LETTER", view.ID}}
-		letter.add("state", view.State)
-		letter.add("topic", view.Topic)
-		letter.add("failed at", orDash(strings.Join(view.Consumers, ", ")))
-		letter.add("tries", fmt.Sprint(view.Attempts))
-		letter.add("cause", view.Cause)
-		letter.add("order id", orDash(view.OrderID))
-		letter.add("event id", orDash(view.EventID))
-		letter.add("arrived", fmt.Sprintf("%s ago, %d times, the last %s ago", s.age(view.ArrivedAt), view.Arrivals, s.age(view.LastArrivedAt)))
-		letter.add("size", fmt.Sprintf("%d bytes", view.SizeBytes))
-		acts := table{headings: []string{"AGE", "WHAT", "BY", "REASON"}}
+	return cli.Result{Value: view, IDs: []string{view.ID}, Tables: func(bool) []cli.Table {
+		letter := cli.Table{Headings: []string{"DEAD LETTER", view.ID}}
+		letter.Add("state", view.State)
+		letter.Add("topic", view.Topic)
+		letter.Add("failed at", cli.OrDash(strings.Join(view.Consumers, ", ")))
+		letter.Add("tries", fmt.Sprint(view.Attempts))
+		letter.Add("cause", view.Cause)
+		letter.Add("order id", cli.OrDash(view.OrderID))
+		letter.Add("event id", cli.OrDash(view.EventID))
+		letter.Add("arrived", fmt.Sprintf("%s ago, %d times, the last %s ago", s.Age(view.ArrivedAt), view.Arrivals, s.Age(view.LastArrivedAt)))
+		letter.Add("size", fmt.Sprintf("%d bytes", view.SizeBytes))
+		acts := cli.Table{Headings: []string{"AGE", "WHAT", "BY", "REASON"}}
 		for _, a := range view.Acts {
-			acts.add(s.age(a.At), a.What, a.Actor, a.Reason)
+			acts.Add(s.Age(a.At), a.What, a.Actor, a.Reason)
 		}
-		return []table{letter, acts}
+		return []cli.Table{letter, acts}
 	}}
 }
 
@@ -267,7 +268,7 @@ func messageText(message []byte) string {
 	if json.Indent(&pretty, message, "", "  ") == nil {
 		lines := strings.Split(pretty.String(), "\n")
 		for i := range lines {
-			lines[i] = visible(lines[i])
+			lines[i] = cli.Visible(lines[i])
 		}
 		return strings.Join(lines, "\n") + "\n"
 	}
@@ -294,7 +295,7 @@ type by struct {
 	dryRun        bool
 }
 
-func newReplay(c *client) *cobra.Command {
+func newReplay(c *cli.Client) *cobra.Command {
 	return newSettle(c, verb{
 		name: "replay", done: "replayed", short: "Publish dead letters again, as they were",
 		long: `Publishes messages again, byte for byte, on the topics that they came from, oldest first: the consumer that failed gets
@@ -302,19 +303,19 @@ another try, the others know them and take no notice, and so does it where it wa
 again. One that is older than what inboxes remember (60 days) is refused. Which: ids, or --topic, --consumer, --state of the
 open ones, or --all.`,
 		do: func(ctx context.Context, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection, by by) ([]string, []*deadletterv1.Refusal, error) {
-			answer, err := call(ctx, api.Replay, &deadletterv1.ReplayRequest{Selection: s, Reason: by.reason, Actor: by.actor, DryRun: by.dryRun})
+			answer, err := cli.Call(ctx, api.Replay, &deadletterv1.ReplayRequest{Selection: s, Reason: by.reason, Actor: by.actor, DryRun: by.dryRun})
 			return answer.GetReplayed(), answer.GetRefused(), err
 		},
 	})
 }
 
-func newArchive(c *client) *cobra.Command {
+func newArchive(c *cli.Client) *cobra.Command {
 	return newSettle(c, verb{
 		name: "archive", done: "archived", short: "Put dead letters away: kept for 90 days, and no longer open",
 		long: `Puts messages away that nobody will mend, or that are to be looked at by hand: they are kept for 90 days, can be shown and
 replayed, and are no longer open. Which: ids, or --topic, --consumer, --state of the open ones, or --all.`,
 		do: func(ctx context.Context, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection, by by) ([]string, []*deadletterv1.Refusal, error) {
-			answer, err := call(ctx, api.Archive, &deadletterv1.ArchiveRequest{Selection: s, Reason: by.reason, Actor: by.actor, DryRun: by.dryRun})
+			answer, err := cli.Call(ctx, api.Archive, &deadletterv1.ArchiveRequest{Selection: s, Reason: by.reason, Actor: by.actor, DryRun: by.dryRun})
 			return answer.GetArchived(), answer.GetRefused(), err
 		},
 	})
@@ -327,11 +328,11 @@ const (
 	settleRPS = 100
 )
 
-func newSettle(c *client, v verb) *cobra.Command {
+func newSettle(c *cli.Client, v verb) *cobra.Command {
 	var selected letterSelection
 	var all bool
 	var act by
-	var p pace
+	var p cli.Pace
 	cmd := &cobra.Command{
 		Use: v.name + " [ID...] --reason TEXT", Short: v.short,
 		Long: v.long + ` Exit status 4 if some were refused; 3 if there are none of those that were named.
@@ -341,16 +342,16 @@ terminal it goes on.`,
 		Example: fmt.Sprintf("  orchestrator dead-letter %[1]s dl-17 --reason \"the article exists now\"\n"+
 			"  orchestrator dead-letter %[1]s --consumer orders --reason \"orders is mended\" --yes --rps 20", v.name),
 		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: c.completeLetters,
+		ValidArgsFunction: completeLetters(c),
 	}
 	selected.addTo(cmd)
 	cmd.Flags().BoolVar(&all, "all", false, "all that are open")
 	cmd.Flags().StringVar(&act.reason, "reason", "", "why; kept with the dead letter (required)")
 	cmd.Flags().BoolVar(&act.dryRun, "dry-run", false, "only tell which")
-	p.addTo(cmd, settleRPS)
-	out := addOutput(cmd, c.surroundings)
+	p.AddTo(cmd, settleRPS)
+	out := cli.AddOutput(cmd, c.Surroundings)
 	cmd.RunE = func(cmd *cobra.Command, ids []string) error {
-		if err := out.validate(); err != nil {
+		if err := out.Validate(); err != nil {
 			return err
 		}
 		selection, err := selected.selection()
@@ -360,17 +361,17 @@ terminal it goes on.`,
 		byFlags := selected != letterSelection{}
 		switch {
 		case act.reason == "":
-			return usage("--reason is missing: say why, it is kept")
+			return cli.Usage("--reason is missing: say why, it is kept")
 		case len(ids) == 0 && !byFlags && !all:
-			return usage("say which dead letters: ids, --topic, --consumer, --state, or --all")
+			return cli.Usage("say which dead letters: ids, --topic, --consumer, --state, or --all")
 		case len(ids) > 0 && (all || byFlags), all && byFlags:
-			return usage("ids, flags that select, and --all are three ways to say which: take one")
+			return cli.Usage("ids, flags that select, and --all are three ways to say which: take one")
 		}
-		if err := p.validate(); err != nil {
+		if err := p.Validate(); err != nil {
 			return err
 		}
-		act.actor = actor(c.getenv)
-		api, err := c.deadLetters(cmd.Context())
+		act.actor = c.Actor()
+		api, err := deadLetterService(cmd.Context(), c)
 		if err != nil {
 			return err
 		}
@@ -383,12 +384,12 @@ terminal it goes on.`,
 			if selection.State == "" {
 				selection.State = "open"
 			}
-			if err := c.confirmLetters(cmd.Context(), v, len(ids), act, p); err != nil {
+			if err := confirmLetters(cmd.Context(), c, v, len(ids), act, p); err != nil {
 				return err
 			}
 		}
-		view, err := settle(cmd.Context(), c, v, api, selection, ids, act, p.rps)
-		if printErr := out.print(settledResult(v, view)); err == nil {
+		view, err := settle(cmd.Context(), c, v, api, selection, ids, act, p)
+		if printErr := out.Print(settledResult(v, view)); err == nil {
 			err = printErr
 		}
 		if err != nil {
@@ -403,7 +404,7 @@ terminal it goes on.`,
 func idsOf(ctx context.Context, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection) (ids []string, err error) {
 	req := &deadletterv1.ListRequest{Selection: s, PageSize: 1000}
 	for {
-		answer, err := call(ctx, api.List, req)
+		answer, err := cli.Call(ctx, api.List, req)
 		if err != nil {
 			return nil, err
 		}
@@ -418,20 +419,20 @@ func idsOf(ctx context.Context, api deadletterv1connect.DeadLetterServiceClient,
 
 // confirmLetters asks before a verb goes through a selection. Without a terminal it goes on, as it always has: scripts rely on it, a
 // replay that was not needed changes nothing, and what is archived can be replayed.
-func (c *client) confirmLetters(ctx context.Context, v verb, letters int, act by, p pace) error {
-	if letters == 0 || act.dryRun || p.yes || !c.terminal {
+func confirmLetters(ctx context.Context, c *cli.Client, v verb, letters int, act by, p cli.Pace) error {
+	if letters == 0 || act.dryRun || p.Yes || !c.Terminal {
 		return nil
 	}
 	noun := "dead letters"
 	if letters == 1 {
 		noun = "dead letter"
 	}
-	c.err.say("%s %d %s, because: %s", v.name, letters, noun, act.reason)
-	return c.confirm(ctx)
+	c.Err.Say("%s %d %s, because: %s", v.name, letters, noun, act.reason)
+	return c.Confirm(ctx)
 }
 
 // settle does it batch by batch, at most rps a second. What was done is told also beside an error.
-func settle(ctx context.Context, c *client, v verb, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection, ids []string, act by, rps int) (settledView, error) {
+func settle(ctx context.Context, c *cli.Client, v verb, api deadletterv1connect.DeadLetterServiceClient, s *deadletterv1.Selection, ids []string, act by, p cli.Pace) (settledView, error) {
 	done, told := []string{}, 0
 	view := settledView{DryRun: act.dryRun, Refused: []refusalView{}}
 	if v.name == "replay" {
@@ -439,22 +440,22 @@ func settle(ctx context.Context, c *client, v verb, api deadletterv1connect.Dead
 	} else {
 		view.Archived = &done
 	}
-	size := min(settleBatch, rps)
-	next := time.NewTicker(time.Duration(size) * time.Second / time.Duration(rps))
+	size := min(settleBatch, p.RPS)
+	next := p.Ticker(size)
 	defer next.Stop()
 	for batch := range slices.Chunk(ids, size) {
 		if told > 0 {
 			select {
 			case <-next.C:
 			case <-ctx.Done():
-				return view, cutShort(ctx, "interrupted after %d of %d", told, len(ids))
+				return view, cli.CutShort(ctx, "interrupted after %d of %d", told, len(ids))
 			}
 		}
 		// An interrupt waits for this batch: one that is broken off may have been settled or not.
 		ok, refused, err := v.do(context.WithoutCancel(ctx), api, &deadletterv1.Selection{Ids: batch, Topic: s.Topic, Consumer: s.Consumer, State: s.State}, act)
 		if err != nil {
 			if told > 0 {
-				c.err.say("stopped after %d of %d", told, len(ids))
+				c.Err.Say("stopped after %d of %d", told, len(ids))
 			}
 			return view, err
 		}
@@ -463,7 +464,7 @@ func settle(ctx context.Context, c *client, v verb, api deadletterv1connect.Dead
 			view.Refused = append(view.Refused, refusalView{ID: r.Id, Why: r.Why})
 		}
 		if told += len(batch); len(ids) > size {
-			c.err.say("%d of %d", told, len(ids))
+			c.Err.Say("%d of %d", told, len(ids))
 		}
 	}
 	return view, nil
@@ -477,20 +478,20 @@ func (v settledView) done() []string {
 	return *v.Archived
 }
 
-func settledResult(v verb, view settledView) result {
-	return result{value: view, ids: view.done(), tables: func(bool) []table {
-		t := table{headings: []string{"ID", "WHAT", "WHY NOT"}}
+func settledResult(v verb, view settledView) cli.Result {
+	return cli.Result{Value: view, IDs: view.done(), Tables: func(bool) []cli.Table {
+		t := cli.Table{Headings: []string{"ID", "WHAT", "WHY NOT"}}
 		what := v.done
 		if view.DryRun {
 			what = "would be " + v.done
 		}
 		for _, id := range view.done() {
-			t.add(id, what, "-")
+			t.Add(id, what, "-")
 		}
 		for _, r := range view.Refused {
-			t.add(r.ID, "refused", r.Why)
+			t.Add(r.ID, "refused", r.Why)
 		}
-		return []table{t}
+		return []cli.Table{t}
 	}}
 }
 
@@ -502,28 +503,33 @@ func refusals(v verb, view settledView, named bool) error {
 		return nil
 	case named && !slices.ContainsFunc(view.Refused, func(r refusalView) bool { return !strings.HasPrefix(r.Why, "no such dead letter") }) &&
 		len(view.done()) == 0:
-		return exitWith(exitNotFound, "there is no such dead letter")
+		return cli.ExitWith(cli.ExitNotFound, "there is no such dead letter")
 	}
-	return exitWith(exitConflict, "%d of %d were refused, the others %s", len(view.Refused), all, v.done)
+	return cli.ExitWith(cli.ExitConflict, "%d of %d were refused, the others %s", len(view.Refused), all, v.done)
+}
+
+// deadLetterService is the API of dead letters at the server.
+func deadLetterService(ctx context.Context, c *cli.Client) (deadletterv1connect.DeadLetterServiceClient, error) {
+	return cli.Reach(ctx, c, deadletterv1connect.NewDeadLetterServiceClient)
 }
 
 // completeLetters offers the ids of open dead letters to the shell.
-func (c *client) completeLetters(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTimeout)
-	defer cancel()
-	api, err := c.deadLetters(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
+func completeLetters(c *cli.Client) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+		return cli.Complete(cmd.Context(), begun, func(ctx context.Context) ([]string, error) {
+			api, err := deadLetterService(ctx, c)
+			if err != nil {
+				return nil, err
+			}
+			answer, err := cli.Call(ctx, api.List, &deadletterv1.ListRequest{PageSize: 1000})
+			if err != nil {
+				return nil, err
+			}
+			var ids []string
+			for _, l := range answer.DeadLetters {
+				ids = append(ids, l.Id)
+			}
+			return ids, nil
+		})
 	}
-	answer, err := call(ctx, api.List, &deadletterv1.ListRequest{PageSize: 1000})
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var ids []string
-	for _, l := range answer.DeadLetters {
-		if strings.HasPrefix(l.Id, begun) && visible(l.Id) == l.Id {
-			ids = append(ids, l.Id)
-		}
-	}
-	return ids, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveKeepOrder
 }

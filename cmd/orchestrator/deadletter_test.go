@@ -20,6 +20,7 @@ import (
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 )
 
 // postOffice is a server of dead letters and events that answers what a test puts into it, and keeps what it was asked.
@@ -63,7 +64,7 @@ func openPostOffice(t *testing.T) *postOffice {
 
 func (p *postOffice) types(t *testing.T, line string) answer {
 	t.Helper()
-	return typed(t, "", map[string]string{serverVariable: p.url}, strings.Fields(line)...)
+	return typed(t, "", map[string]string{cli.ServerVariable: p.url}, strings.Fields(line)...)
 }
 
 func (p *postOffice) List(_ context.Context, req *connect.Request[deadletterv1.ListRequest]) (*connect.Response[deadletterv1.ListResponse], error) {
@@ -193,7 +194,7 @@ func TestDeadLetterShowPrintsTheMessageWhateverItIs(t *testing.T) {
 		})
 	}
 	p.refusal = connect.NewError(connect.CodeNotFound, errText(`no such dead letter: "dl-9"`))
-	require.Equal(t, answer{status: exitNotFound, err: "orchestrator: no such dead letter: \"dl-9\"\n"}, p.types(t, "dead-letter show dl-9"))
+	require.Equal(t, answer{status: cli.ExitNotFound, err: "orchestrator: no such dead letter: \"dl-9\"\n"}, p.types(t, "dead-letter show dl-9"))
 }
 
 func TestReplayAndArchiveTakeIDsFlagsOrAll(t *testing.T) {
@@ -241,7 +242,7 @@ func TestDeadLettersThatAreNotNamedAreAskedAboutOnATerminal(t *testing.T) {
 	at := func(stdin, line string) answer { return typedAtTerminal(t.Context(), stdin, p.url, line) }
 	for _, verb := range []string{"replay", "archive"} {
 		told := verb + " 2 dead letters, because: r\ngo on? [y/N] "
-		require.Equal(t, answer{status: exitUsage, err: told + "orchestrator: nothing was changed\n"}, at("n\n", "dead-letter "+verb+" --all --reason r"))
+		require.Equal(t, answer{status: cli.ExitUsage, err: told + "orchestrator: nothing was changed\n"}, at("n\n", "dead-letter "+verb+" --all --reason r"))
 		require.Empty(t, p.replayed)
 		require.Empty(t, p.archived)
 		require.Equal(t, answer{out: "dl-1\ndl-2\n", err: told}, at("y\n", "dead-letter "+verb+" --consumer orders --reason r -o ids"))
@@ -271,13 +272,13 @@ func TestWhatIsRefusedIsToldAndDecidesTheExitStatus(t *testing.T) {
 	p := openPostOffice(t)
 	p.refused = []*deadletterv1.Refusal{{Id: "dl-9", Why: "no such dead letter"}}
 	got := p.types(t, "dead-letter replay dl-9 --reason r")
-	require.Equal(t, exitNotFound, got.status)
+	require.Equal(t, cli.ExitNotFound, got.status)
 	require.Equal(t, "ID     WHAT      WHY NOT\ndl-9   refused   no such dead letter\n", got.out)
 	require.Equal(t, "orchestrator: there is no such dead letter\n", got.err)
 
 	p.refused[0].Why = "its event occurred 61 days ago"
 	got = p.types(t, "dead-letter replay dl-9 --reason r")
-	require.Equal(t, exitConflict, got.status)
+	require.Equal(t, cli.ExitConflict, got.status)
 	require.Contains(t, got.err, "1 of 1 were refused")
 }
 
@@ -291,7 +292,7 @@ func TestWrongUsageOfEventsAndDeadLettersIsExitStatusTwo(t *testing.T) {
 		"event republish", "event republish x", "event republish --topic nope", "event republish --dry-run",
 	} {
 		got := p.types(t, line)
-		require.Equal(t, exitUsage, got.status, "%q: %s", line, got.err)
+		require.Equal(t, cli.ExitUsage, got.status, "%q: %s", line, got.err)
 		require.Empty(t, got.out, line)
 	}
 	require.Empty(t, p.replayed)
@@ -342,7 +343,7 @@ func TestEventRepublishTellsHowManyAndWhoCouldNotBeTold(t *testing.T) {
 
 	p.events.republish.Unreachable = []string{"orders: gone"}
 	got := p.types(t, "event republish --unpublished -o json")
-	require.Equal(t, exitUnreachable, got.status)
+	require.Equal(t, cli.ExitUnreachable, got.status)
 	require.Equal(t, `{"events":3,"dry_run":false,"unreachable":["orders:gone"]}`, strings.Join(strings.Fields(got.out), ""))
 	require.Contains(t, got.err, "not all apps could be told: orders: gone")
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
 
@@ -26,7 +27,7 @@ type settingView struct {
 	Value string `json:"value"`
 }
 
-func newDoctor(c *client) *cobra.Command {
+func newDoctor(c *cli.Client) *cobra.Command {
 	var replayed bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
@@ -41,32 +42,32 @@ whether the new code fits every open checkout. A checkout that it does not fit w
 Exit status 8 if something is wrong, or does not fit.`,
 		Example: `  orchestrator doctor
   orchestrator doctor --replay -o json`,
-		Args: takes(),
+		Args: cli.Takes(),
 	}
 	cmd.Flags().BoolVar(&replayed, "replay", false, "instead of all other checks, run the histories of all open checkouts through this build's code")
-	out := addOutput(cmd, c.surroundings)
+	out := cli.AddOutput(cmd, c.Surroundings)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := out.validate(); err != nil {
+		if err := out.Validate(); err != nil {
 			return err
 		}
 		if replayed {
 			return doctorReplay(cmd.Context(), c, out)
 		}
-		address, source, err := c.server()
+		address, source, err := c.Server()
 		if err != nil {
 			return err
 		}
-		api, err := c.api(cmd.Context())
+		api, err := checkoutService(cmd.Context(), c)
 		if err != nil {
 			return err
 		}
-		answer, err := call(cmd.Context(), api.Doctor, &checkoutv1.DoctorRequest{})
+		answer, err := cli.Call(cmd.Context(), api.Doctor, &checkoutv1.DoctorRequest{})
 		if err != nil {
 			return err
 		}
 		view := doctorView{
 			Findings: []findingView{},
-			Settings: []settingView{{Name: serverVariable, Value: fmt.Sprintf("%s (%s)", redact.URL(address), source)}},
+			Settings: []settingView{{Name: cli.ServerVariable, Value: fmt.Sprintf("%s (%s)", redact.URL(address), source)}},
 		}
 		wrong := 0
 		for _, f := range answer.Findings {
@@ -78,37 +79,37 @@ Exit status 8 if something is wrong, or does not fit.`,
 		for _, s := range answer.Settings {
 			view.Settings = append(view.Settings, settingView{Name: s.Name, Value: s.Value})
 		}
-		if err := out.print(doctorResult(view)); err != nil {
+		if err := out.Print(doctorResult(view)); err != nil {
 			return err
 		}
 		if wrong > 0 {
-			return exitWith(exitFindings, "%d of %d checks found something wrong", wrong, len(view.Findings))
+			return cli.ExitWith(cli.ExitFindings, "%d of %d checks found something wrong", wrong, len(view.Findings))
 		}
 		return nil
 	}
 	return cmd
 }
 
-func doctorResult(view doctorView) result {
+func doctorResult(view doctorView) cli.Result {
 	var ids []string
 	for _, f := range view.Findings {
 		if !f.OK {
 			ids = append(ids, f.Check)
 		}
 	}
-	return result{value: view, ids: ids, tables: func(bool) []table {
-		findings := table{headings: []string{"CHECK", "WHAT", "DETAIL", "HOW TO MEND IT"}}
+	return cli.Result{Value: view, IDs: ids, Tables: func(bool) []cli.Table {
+		findings := cli.Table{Headings: []string{"CHECK", "WHAT", "DETAIL", "HOW TO MEND IT"}}
 		for _, f := range view.Findings {
 			word := "ok"
 			if !f.OK {
 				word = "WRONG"
 			}
-			findings.add(f.Check, word, f.Detail, orDash(f.Mend))
+			findings.Add(f.Check, word, f.Detail, cli.OrDash(f.Mend))
 		}
-		settings := table{headings: []string{"SETTING", "VALUE"}}
+		settings := cli.Table{Headings: []string{"SETTING", "VALUE"}}
 		for _, s := range view.Settings {
-			settings.add(s.Name, orDash(s.Value))
+			settings.Add(s.Name, cli.OrDash(s.Value))
 		}
-		return []table{findings, settings}
+		return []cli.Table{findings, settings}
 	}}
 }

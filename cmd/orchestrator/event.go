@@ -10,6 +10,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 )
 
@@ -49,29 +50,27 @@ type eventSelection struct {
 	since       string
 }
 
-func (e *eventSelection) addTo(c *client, cmd *cobra.Command) {
+func (e *eventSelection) addTo(c *cli.Client, cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringArrayVar(&e.orderIDs, "order-id", nil, "only those about this order; repeatable")
 	flags.StringVar(&e.topic, "topic", "", "only of this topic")
 	flags.BoolVar(&e.unpublished, "unpublished", false, "only those that were not published yet")
 	flags.StringVar(&e.since, "since", "", "only what occurred since: RFC 3339, a date, or a duration such as 1h")
-	complete(cmd, "topic", topicNames(event.Topics()))
-	if err := cmd.RegisterFlagCompletionFunc("order-id", c.completeIDs()); err != nil {
-		panic(err) // The flag stands above.
-	}
+	cli.CompleteFlag(cmd, "topic", topicNames(event.Topics()))
+	cli.CompleteFlagWith(cmd, "order-id", checkouts(c).CompleteIDs())
 }
 
 func (e *eventSelection) empty() bool {
 	return len(e.orderIDs) == 0 && e.topic == "" && !e.unpublished && e.since == ""
 }
 
-func (e *eventSelection) selection(now time.Time) (*eventv1.Selection, error) {
-	since, err := parseSince(e.since, now)
+func (e *eventSelection) selection(s cli.Surroundings) (*eventv1.Selection, error) {
+	since, err := s.ParseSince(e.since)
 	if err != nil {
 		return nil, err
 	}
 	if _, exists := event.Find(e.topic); e.topic != "" && !exists {
-		return nil, usage("--topic %q is none of %s", e.topic, strings.Join(topicNames(event.Topics()), ", "))
+		return nil, cli.Usage("--topic %q is none of %s", e.topic, strings.Join(topicNames(event.Topics()), ", "))
 	}
 	return &eventv1.Selection{OrderIds: e.orderIDs, Topic: e.topic, Unpublished: e.unpublished, Since: since}, nil
 }
@@ -84,7 +83,7 @@ func topicNames(topics []event.Topic) []string {
 	return names
 }
 
-func newEventList(c *client) *cobra.Command {
+func newEventList(c *cli.Client) *cobra.Command {
 	var selected eventSelection
 	var limit int32
 	cmd := &cobra.Command{
@@ -97,69 +96,69 @@ again); dead-letter; missing; or unknown where the consumer cannot be asked.
 The same by plain HTTP, as a GET:
   curl -G "$ORCHESTRATOR_SERVER/checkout.v1.CheckoutService/ListEvents" -d connect=v1 -d encoding=json \
     --data-urlencode 'message={"selection": {"order_ids": ["ord-1001"]}}'`,
-		Args: takes(),
+		Args: cli.Takes(),
 	}
 	selected.addTo(c, cmd)
 	cmd.Flags().Int32Var(&limit, "limit", 100, "how many at most, 1 to 1000")
-	out := addOutput(cmd, c.surroundings)
+	out := cli.AddOutput(cmd, c.Surroundings)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := out.validate(); err != nil {
+		if err := out.Validate(); err != nil {
 			return err
 		}
 		if limit < 1 {
-			return usage("--limit must be 1 to 1000")
+			return cli.Usage("--limit must be 1 to 1000")
 		}
-		selection, err := selected.selection(c.now())
+		selection, err := selected.selection(c.Surroundings)
 		if err != nil {
 			return err
 		}
-		api, err := c.api(cmd.Context())
+		api, err := checkoutService(cmd.Context(), c)
 		if err != nil {
 			return err
 		}
-		answer, err := call(cmd.Context(), api.ListEvents, &checkoutv1.ListEventsRequest{Selection: selection, Limit: limit})
+		answer, err := cli.Call(cmd.Context(), api.ListEvents, &checkoutv1.ListEventsRequest{Selection: selection, Limit: limit})
 		if err != nil {
 			return err
 		}
-		c.tellUnreachable(answer.Unreachable)
+		tellUnreachable(c, answer.Unreachable)
 		if answer.More {
-			c.err.say("there are older ones: see --limit and --since")
+			c.Err.Say("there are older ones: see --limit and --since")
 		}
-		return out.print(eventsResult(c.surroundings, answer.Events))
+		return out.Print(eventsResult(c.Surroundings, answer.Events))
 	}
 	return cmd
 }
 
 // tellUnreachable says whose part of an answer is missing.
-func (c *client) tellUnreachable(apps []string) {
+func tellUnreachable(c *cli.Client, apps []string) {
 	for _, app := range apps {
-		c.err.say("cannot be asked: %s", app)
+		c.Err.Say("cannot be asked: %s", app)
 	}
 }
 
-func eventsResult(s surroundings, events []*checkoutv1.TracedEvent) result {
+func eventsResult(s cli.Surroundings, events []*checkoutv1.TracedEvent) cli.Result {
 	views, ids := make([]eventView, len(events)), make([]string, len(events))
 	for i, e := range events {
 		views[i] = viewEvent(e)
 		ids[i] = views[i].EventID
 	}
-	return result{value: views, ids: ids, tables: func(wide bool) []table {
-		t := table{headings: []string{"AGE", "TOPIC", "ABOUT", "SEQ", "PUBLISHED", "RECEIVED"}}
+	return cli.Result{Value: views, IDs: ids, Tables: func(wide bool) []cli.Table {
+		t := cli.Table{Headings: []string{"AGE", "TOPIC", "ABOUT", "SEQ", "PUBLISHED", "RECEIVED"}}
 		if wide {
-			t.headings = append(t.headings, "EVENT ID", "COORDINATION")
+			t.Headings = append(t.Headings, "EVENT ID", "COORDINATION")
 		}
 		for _, v := range views {
 			var received []string
 			for _, d := range v.Deliveries {
 				received = append(received, d.Consumer+" "+d.Outcome)
 			}
-			row := []string{s.age(v.OccurredAt), v.Topic, v.OrderID + v.SKU, fmt.Sprint(v.Seq), s.age(v.PublishedAt), orDash(strings.Join(received, ", "))}
+			row := []string{s.Age(v.OccurredAt), v.Topic, v.OrderID + v.SKU, fmt.Sprint(v.Seq), s.Age(v.PublishedAt), cli.OrDash(strings.Join(received, ", "))}
 			if wide {
-				row = append(row, v.EventID, orDash(v.Coordination))
+				row = append(row, v.EventID, cli.OrDash(v.Coordination))
 			}
-			t.add(row...)
+			t.Add(row...)
 		}
-		return []table{t}
+		return []cli.Table{t}
 	}}
 }
 
@@ -167,20 +166,20 @@ func viewEvent(e *checkoutv1.TracedEvent) eventView {
 	h := e.GetEvent().GetHeader()
 	view := eventView{
 		EventID: h.GetEventId(), Topic: h.GetTopic(), Producer: h.GetProducer(), OrderID: h.GetOrderId(), SKU: h.GetSku(), Seq: h.GetSeq(),
-		SchemaVersion: h.GetSchemaVersion(), Coordination: h.GetCoordination(), OccurredAt: viewTime(h.GetOccurredAt()),
-		PublishedAt: viewTime(e.GetEvent().GetPublishedAt()), Traceparent: h.GetTraceparent(), Deliveries: []deliveryView{},
+		SchemaVersion: h.GetSchemaVersion(), Coordination: h.GetCoordination(), OccurredAt: cli.ViewTime(h.GetOccurredAt()),
+		PublishedAt: cli.ViewTime(e.GetEvent().GetPublishedAt()), Traceparent: h.GetTraceparent(), Deliveries: []deliveryView{},
 		Data: json.RawMessage("null"),
 	}
 	if data := e.GetEvent().GetData(); json.Valid([]byte(data)) {
 		view.Data = json.RawMessage(data)
 	}
 	for _, d := range e.GetDeliveries() {
-		view.Deliveries = append(view.Deliveries, deliveryView{Consumer: d.Consumer, Outcome: d.Outcome, ReceivedAt: viewTime(d.ReceivedAt)})
+		view.Deliveries = append(view.Deliveries, deliveryView{Consumer: d.Consumer, Outcome: d.Outcome, ReceivedAt: cli.ViewTime(d.ReceivedAt)})
 	}
 	return view
 }
 
-func newRepublish(c *client) *cobra.Command {
+func newRepublish(c *cli.Client) *cobra.Command {
 	var selected eventSelection
 	var reason string
 	var dryRun bool
@@ -190,53 +189,53 @@ func newRepublish(c *client) *cobra.Command {
 		Long: `Has the producers publish events again, with the ids that they have: consumers that received them take no notice, the
 others catch up. For what a broker lost, and for a consumer that was restored from a backup. Something must be selected.
 Exit status 6 if an app could not be told; the others were.`,
-		Args: takes(),
+		Args: cli.Takes(),
 	}
 	selected.addTo(c, cmd)
 	cmd.Flags().StringVar(&reason, "reason", "", "why; the server's log keeps it")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only tell how many there are")
-	out := addOutput(cmd, c.surroundings)
+	out := cli.AddOutput(cmd, c.Surroundings)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := out.validate(); err != nil {
+		if err := out.Validate(); err != nil {
 			return err
 		}
 		if selected.empty() {
-			return usage("say which events: --order-id, --topic, --unpublished or --since")
+			return cli.Usage("say which events: --order-id, --topic, --unpublished or --since")
 		}
-		selection, err := selected.selection(c.now())
+		selection, err := selected.selection(c.Surroundings)
 		if err != nil {
 			return err
 		}
-		api, err := c.api(cmd.Context())
+		api, err := checkoutService(cmd.Context(), c)
 		if err != nil {
 			return err
 		}
-		answer, err := call(cmd.Context(), api.RepublishEvents, &checkoutv1.RepublishEventsRequest{
-			Selection: selection, Reason: reason, Actor: actor(c.getenv), DryRun: dryRun,
+		answer, err := cli.Call(cmd.Context(), api.RepublishEvents, &checkoutv1.RepublishEventsRequest{
+			Selection: selection, Reason: reason, Actor: c.Actor(), DryRun: dryRun,
 		})
 		if err != nil {
 			return err
 		}
 		view := republishView{Events: answer.Events, DryRun: dryRun, Unreachable: append([]string{}, answer.Unreachable...)}
-		if err := out.print(republishResult(view)); err != nil {
+		if err := out.Print(republishResult(view)); err != nil {
 			return err
 		}
 		if len(view.Unreachable) > 0 {
-			return exitWith(exitUnreachable, "not all apps could be told: %s", strings.Join(view.Unreachable, "; "))
+			return cli.ExitWith(cli.ExitUnreachable, "not all apps could be told: %s", strings.Join(view.Unreachable, "; "))
 		}
 		return nil
 	}
 	return cmd
 }
 
-func republishResult(view republishView) result {
-	return result{value: view, tables: func(bool) []table {
-		t := table{headings: []string{"EVENTS", "WHAT"}}
+func republishResult(view republishView) cli.Result {
+	return cli.Result{Value: view, Tables: func(bool) []cli.Table {
+		t := cli.Table{Headings: []string{"EVENTS", "WHAT"}}
 		what := "published again"
 		if view.DryRun {
 			what = "would be published again"
 		}
-		t.add(fmt.Sprint(view.Events), what)
-		return []table{t}
+		t.Add(fmt.Sprint(view.Events), what)
+		return []cli.Table{t}
 	}}
 }

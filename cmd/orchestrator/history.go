@@ -11,10 +11,12 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
+	"github.com/checkoutsaga/orchestrator/internal/cli/sagaverbs"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
-func newHistory(c *client) *cobra.Command {
+func newHistory(k *sagaverbs.Kind) *cobra.Command {
 	var following bool
 	cmd := &cobra.Command{
 		Use:   "history ID",
@@ -24,48 +26,48 @@ why, each status and event; and what each participant recorded of it. With -o js
 sent, prices, what the events say, and how the checkout stands.`,
 		Example: `  orchestrator checkout history ord-1001 -o wide
   orchestrator checkout history ord-1001 --follow -o json`,
-		Args:              takes("ID"),
-		ValidArgsFunction: c.completeIDs(),
+		Args:              cli.Takes("ID"),
+		ValidArgsFunction: k.CompleteIDs(),
 	}
 	cmd.Flags().BoolVar(&following, "follow", false, "print entries as they come, until the checkout is final and its events are told; with -o json one entry a line")
-	out := addOutput(cmd, c.surroundings)
+	out := cli.AddOutput(cmd, k.Surroundings)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := out.validate(); err != nil {
+		if err := out.Validate(); err != nil {
 			return err
 		}
-		api, err := c.api(cmd.Context())
+		api, err := checkoutService(cmd.Context(), k.Client)
 		if err != nil {
 			return err
 		}
 		if following {
-			return followHistory(cmd.Context(), c, api, out, args[0])
+			return followHistory(cmd.Context(), k, api, out, args[0])
 		}
-		answer, err := call(cmd.Context(), api.History, &checkoutv1.HistoryRequest{OrderId: args[0]})
+		answer, err := cli.Call(cmd.Context(), api.History, &checkoutv1.HistoryRequest{OrderId: args[0]})
 		if err != nil {
 			return err
 		}
 		for _, app := range answer.Unreachable {
-			c.tellMissing(app)
+			tellMissing(k.Err, app)
 		}
-		return out.print(historyResult(c.surroundings, viewHistory(answer)))
+		return out.Print(historyResult(k, answer))
 	}
 	return cmd
 }
 
 // followHistory prints each entry once, as it comes. A server that comes back tells all from the first.
-func followHistory(ctx context.Context, c *client, api checkoutv1connect.CheckoutServiceClient, out *output, orderID string) error {
+func followHistory(ctx context.Context, k *sagaverbs.Kind, api checkoutv1connect.CheckoutServiceClient, out *cli.Output, orderID string) error {
 	printed := make(map[entryKey]bool)
 	var count map[entryKey]int
 	away := make(map[string]bool)
 	final := false
-	err := follow(ctx, orderID, mayNotExist, func() (*connect.ServerStreamForClient[checkoutv1.FollowHistoryResponse], error) {
+	err := sagaverbs.Follow(ctx, k, sagaverbs.Watched{ID: sagaverbs.ID{Key: orderID}}, func() (*connect.ServerStreamForClient[checkoutv1.FollowHistoryResponse], error) {
 		count = make(map[entryKey]int)
 		return api.FollowHistory(ctx, connect.NewRequest(&checkoutv1.FollowHistoryRequest{OrderId: orderID}))
 	}, func(m *checkoutv1.FollowHistoryResponse) error {
 		for _, app := range m.Unreachable {
 			if !away[app] {
 				away[app] = true
-				c.tellMissing(app)
+				tellMissing(k.Err, app)
 			}
 		}
 		for _, e := range m.Entries {
@@ -80,21 +82,21 @@ func followHistory(ctx context.Context, c *client, api checkoutv1connect.Checkou
 			}
 			printed[key] = true
 			final = final || view.Kind == "status" && journal.Status(view.Outcome).IsFinal()
-			if err := out.printOne(entryResult(c.surroundings, orderID, view)); err != nil {
+			if err := out.PrintOne(entryResult(k.Surroundings, orderID, view)); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if _, stopped := stoppedBy(ctx); stopped && err != nil && final {
-		return cutShort(ctx, "%s has ended; its last events were not waited for", orderID)
+	if cli.Stopped(ctx) && err != nil && final {
+		return cli.CutShort(ctx, "%s has ended; its last events were not waited for", orderID)
 	}
 	return err
 }
 
 // tellMissing says whose events are not among the entries.
-func (c *client) tellMissing(app string) {
-	c.err.say("events are missing here: %s", app)
+func tellMissing(prose cli.Printer, app string) {
+	prose.Say("events are missing here: %s", app)
 }
 
 // entryKey tells an entry from all others of a checkout.
@@ -119,66 +121,58 @@ func keyOf(e entryView) entryKey {
 	return key
 }
 
-func historyResult(s surroundings, h historyView) result {
-	return result{value: h, ids: []string{h.OrderID}, tables: func(wide bool) []table {
-		entries := table{headings: entryHeadings}
+func historyResult(k *sagaverbs.Kind, answer *checkoutv1.HistoryResponse) cli.Result {
+	h := viewHistory(answer)
+	return cli.Result{Value: h, IDs: []string{h.OrderID}, Tables: func(wide bool) []cli.Table {
+		entries := cli.Table{Headings: sagaverbs.EntryHeadings()}
 		for _, e := range h.Entries {
-			entries.add(s.entryRow(e)...)
+			entries.Add(entryRow(k.Surroundings, e)...)
 		}
-		operations := table{headings: []string{"PARTICIPANT", "STEP", "DO", "UNDO", "REFERENCE", "AMOUNT", "WHY"}}
+		operations := cli.Table{Headings: []string{"PARTICIPANT", "STEP", "DO", "UNDO", "REFERENCE", "AMOUNT", "WHY"}}
 		if wide {
-			operations.headings = append(operations.headings, "CREATED", "UPDATED")
+			operations.Headings = append(operations.Headings, "CREATED", "UPDATED")
 		}
 		for _, o := range h.Operations {
-			row := []string{o.Participant, o.Step, orDash(o.Do), orDash(o.Undo), orDash(o.Reference), amount(o.Amount), orDash(o.Reason)}
+			row := []string{o.Participant, o.Step, cli.OrDash(o.Do), cli.OrDash(o.Undo), cli.OrDash(o.Reference), cli.Amount(o.Amount), cli.OrDash(o.Reason)}
 			if wide {
-				row = append(row, s.age(o.CreatedAt), s.age(o.UpdatedAt))
+				row = append(row, k.Age(o.CreatedAt), k.Age(o.UpdatedAt))
 			}
-			operations.add(row...)
+			operations.Add(row...)
 		}
 		if !wide {
-			return []table{entries, operations}
+			return []cli.Table{entries, operations}
 		}
-		ordered := table{headings: []string{"ARTICLE", "QUANTITY", "UNIT PRICE"}}
+		ordered := cli.Table{Headings: []string{"ARTICLE", "QUANTITY", "UNIT PRICE"}}
 		for i, item := range h.Request.Items {
 			price := "-"
 			if i < len(h.Prices) {
-				price = amount(h.Prices[i].UnitPrice)
+				price = cli.Amount(h.Prices[i].UnitPrice)
 			}
-			ordered.add(item.SKU, fmt.Sprint(item.Quantity), price)
+			ordered.Add(item.SKU, fmt.Sprint(item.Quantity), price)
 		}
-		tables := []table{entries, operations, ordered}
-		if h.Checkout != nil {
-			tables = append(tables, s.checkoutTable([]checkoutView{*h.Checkout}, wide))
+		tables := []cli.Table{entries, operations, ordered}
+		if answer.Checkout != nil {
+			tables = append(tables, k.Table([]*sagaverbs.Standing{checkoutAPI{kind: k}.standing(answer.Checkout)}, wide))
 		}
 		return tables
 	}}
 }
 
 // entryResult is one entry of a stream, whose table is a line without headings.
-func entryResult(s surroundings, orderID string, e entryView) result {
-	return result{value: e, ids: []string{orderID}, tables: func(bool) []table {
-		return []table{{headings: []string{strings.Join(s.entryRow(e), "   ")}}}
+func entryResult(s cli.Surroundings, orderID string, e entryView) cli.Result {
+	return cli.Result{Value: e, IDs: []string{orderID}, Tables: func(bool) []cli.Table {
+		return []cli.Table{{Headings: []string{strings.Join(entryRow(s, e), "   ")}}}
 	}}
 }
 
-var entryHeadings = []string{"AGE", "WHAT", "STEP", "ATTEMPT", "OUTCOME", "TOOK", "BY", "WHY"}
-
-func (s surroundings) entryRow(e entryView) []string {
-	attempt, took := "-", "-"
-	if e.Attempt > 0 {
-		attempt = fmt.Sprint(e.Attempt)
+// entryRow is an entry in a line. What an event is about is its topic.
+func entryRow(s cli.Surroundings, e entryView) []string {
+	row := sagaverbs.EntryView{
+		At: e.At, Kind: e.Kind, Step: e.Step, Attempt: e.Attempt, Actor: e.Actor, Reason: e.Reason, DurationMS: e.DurationMS,
+		Outcome: e.Outcome, Error: e.Error,
 	}
-	if e.Kind == "attempt" {
-		took = fmt.Sprintf("%dms", e.DurationMS)
-	}
-	why := e.Reason
-	if e.Error != "" {
-		why = e.Error
-	}
-	step := e.Step
 	if e.Kind == "event" {
-		step = e.Topic
+		row.Step = e.Topic
 	}
-	return []string{s.age(e.At), e.Kind, orDash(step), attempt, orDash(e.Outcome), took, orDash(e.Actor), orDash(why)}
+	return row.Row(s)
 }

@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/protobuf/proto"
@@ -18,14 +17,9 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
+	"github.com/checkoutsaga/orchestrator/internal/clitest"
 )
-
-// hostile is what a text of the server may hold: a line that looks like one of ours, sequences that recolour, retitle and clear, the
-// same by C1, marks that turn the direction, line separators, what is not seen, and an astral format character.
-const hostile = "FORGED\nFORGED\r\x1b[31m\x1b]0;title\x07\x00\x08\t\x7f\u0085\u009b2J\u200e\u202e\u2066\u2028\u2029\u200b\ufeff\U000e0041!"
-
-// hostileBytes is the same with bytes that are no UTF-8.
-var hostileBytes = append([]byte(hostile), 0xff, 0x9b, 0xc3)
 
 // impostor is a server that answers every procedure, with hostile texts wherever a text fits.
 type impostor struct {
@@ -85,11 +79,11 @@ func enveloped(flags byte, message []byte) []byte {
 }
 
 func (i impostor) refusal(code string) []byte {
-	detail, err := proto.Marshal(&checkoutv1.BadField{Field: hostile, Problem: hostile})
+	detail, err := proto.Marshal(&checkoutv1.BadField{Field: clitest.Hostile, Problem: clitest.Hostile})
 	if err != nil {
 		panic(err)
 	}
-	refusal := map[string]any{"code": code, "message": hostile}
+	refusal := map[string]any{"code": code, "message": clitest.Hostile}
 	if len(i.bytes)%2 == 0 { // With and without a field.
 		refusal["details"] = []any{map[string]string{"type": "checkout.v1.BadField", "value": base64.RawStdEncoding.EncodeToString(detail)}}
 	}
@@ -115,10 +109,14 @@ func (impostor) endPages(method protoreflect.MethodDescriptor, body []byte, answ
 	}
 }
 
-// fill sets every field of a message, and of the messages below it so many deep: texts to what is hostile, enumerations to their last
+// fill sets every field of a message, and of the messages below it so many deep: texts to what is clitest.Hostile, enumerations to their last
 // value, lists to two of a kind.
 func (i impostor) fill(m protoreflect.Message, depth int) {
 	fields := m.Descriptor().Fields()
+	if m.Descriptor().FullName() == "google.protobuf.Value" { // Anything that JSON can say; a text is the worst of it.
+		m.Set(fields.ByName("string_value"), protoreflect.ValueOfString(clitest.Hostile))
+		return
+	}
 	for n := range fields.Len() {
 		f := fields.Get(n)
 		switch {
@@ -142,7 +140,7 @@ func (i impostor) fill(m protoreflect.Message, depth int) {
 func (i impostor) value(f protoreflect.FieldDescriptor, empty func() protoreflect.Value, depth int) protoreflect.Value {
 	switch f.Kind() {
 	case protoreflect.StringKind:
-		return protoreflect.ValueOfString(hostile)
+		return protoreflect.ValueOfString(clitest.Hostile)
 	case protoreflect.BytesKind:
 		return protoreflect.ValueOfBytes(i.bytes)
 	case protoreflect.BoolKind:
@@ -166,23 +164,10 @@ func (i impostor) value(f protoreflect.FieldDescriptor, empty func() protoreflec
 	return protoreflect.Value{}
 }
 
-// requireHarmless fails if a text could do anything to a terminal but show characters in lines that are ours.
-func requireHarmless(t *testing.T, text string) {
-	t.Helper()
-	require.True(t, utf8.ValidString(text), "it is not UTF-8: %q", text)
-	for _, r := range text {
-		control := r < 0x20 && r != '\n' && r != '\t' || r >= 0x7f && r < 0xa0
-		turning := r == 0x061c || r == 0x200e || r == 0x200f || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069
-		unseen := r == 0x2028 || r == 0x2029 || r == 0x200b || r == 0xfeff || r >= 0xe0000 && r <= 0xe007f
-		require.False(t, control || turning || unseen, "%U gets out: %q", r, text)
-	}
-	require.NotContains(t, "\n"+text, "\nFORGED\r", "a line of somebody else stands among ours")
-}
-
 func TestNothingThatComesFromElsewhereSteersTheTerminal(t *testing.T) {
 	t.Parallel()
 	for what, server := range map[string]impostor{
-		"answers":                {bytes: hostileBytes},
+		"answers":                {bytes: clitest.HostileBytes},
 		"answers in JSON":        {bytes: []byte("{\"a\": \"\u009b\u202e\U000e0041\xff\"}")},
 		"refuses":                {refuses: true, bytes: []byte("odd")},
 		"refuses field by field": {refuses: true, bytes: []byte("even")},
@@ -190,17 +175,17 @@ func TestNothingThatComesFromElsewhereSteersTheTerminal(t *testing.T) {
 		server.t = t
 		url := server.start()
 		for _, line := range everyVerb(t) {
-			for _, form := range forms() {
+			for _, form := range cli.Forms() {
 				t.Run(what+" "+line+" -o "+form, func(t *testing.T) {
 					t.Parallel()
-					told := typed(t, "", map[string]string{serverVariable: url}, strings.Fields(line+" -o "+form)...)
-					requireHarmless(t, told.out)
-					requireHarmless(t, told.err)
+					told := typed(t, "", map[string]string{cli.ServerVariable: url}, strings.Fields(line+" -o "+form)...)
+					clitest.RequireHarmless(t, told.out)
+					clitest.RequireHarmless(t, told.err)
 					require.NotRegexp(t, `(?m)^FORGED$`, told.out+told.err)
 					switch {
 					case server.refuses:
 						require.Contains(t, told.err, `FORGED\nFORGED\r\x1b[31m`, "it is told, and visibly")
-					case form == asWide:
+					case form == cli.AsWide:
 						require.Contains(t, told.out+told.err, `FORGED\nFORGED\r\x1b[31m`, "it is told, and visibly")
 					}
 				})

@@ -20,6 +20,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 )
 
@@ -63,7 +64,7 @@ func runProgram(t *testing.T, cmd *exec.Cmd, server string, env ...string) *prog
 	t.Helper()
 	p := &program{cmd: cmd, done: make(chan struct{})}
 	p.cmd.Dir = t.TempDir()
-	p.cmd.Env = append([]string{asProgram + "=1", serverVariable + "=" + server, "PATH=" + os.Getenv("PATH")}, env...)
+	p.cmd.Env = append([]string{asProgram + "=1", cli.ServerVariable + "=" + server, "PATH=" + os.Getenv("PATH")}, env...)
 	p.cmd.Stdout, p.cmd.Stderr = stream{&p.mu, &p.out}, stream{&p.mu, &p.err}
 	require.NoError(t, p.cmd.Start())
 	go func() {
@@ -222,14 +223,20 @@ func TestEveryVerbThatIsInterruptedSaysSoInAWord(t *testing.T) {
 			out, err := p.said()
 			require.Empty(t, out)
 			want := signal.word
-			switch fields := strings.Fields(line); {
-			case strings.HasPrefix(line, "checkout start"):
+			fields := strings.Fields(line)
+			group, verb, id := fields[0], fields[min(1, len(fields)-1)], "ord-1"
+			if group == "saga" {
+				id = "travel trip-1"
+			}
+			see := "; see: orchestrator " + group + " status " + id
+			switch {
+			case verb == "start":
 				// Nobody knows, so nothing is claimed.
-				want = "it is not known whether ord-1 was accepted; see: orchestrator checkout status ord-1"
-			case strings.Contains(line, " wait"), strings.Contains(line, "--watch"), strings.Contains(line, "--follow"):
-				want = "nothing was heard of ord-1 so far; see: orchestrator checkout status ord-1"
-			case strings.Contains(line, "--reason") && fields[2] == "ord-1":
-				want = fmt.Sprintf("it is not known whether the word to %s ord-1 arrived; see: orchestrator checkout status ord-1", fields[1])
+				want = "it is not known whether " + id + " was accepted" + see
+			case verb == "wait", strings.Contains(line, "--watch"), strings.Contains(line, "--follow"):
+				want = "nothing was heard of " + id + " so far" + see
+			case strings.Contains(line, " "+id+" ") && strings.Contains(line, "--reason"):
+				want = "it is not known whether the word to " + verb + " " + id + " arrived" + see
 			}
 			require.Equal(t, "orchestrator: "+want+"\n", err)
 		})

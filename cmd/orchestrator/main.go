@@ -1,49 +1,39 @@
 // Command orchestrator runs the orchestrator of checkouts (serve, dev) and is the command line of its API (all other
-// verbs). It wires and translates; what a checkout is and does lies below internal/ and workflows/.
+// verbs). It wires and translates; what a checkout is and does lies below internal/ and workflows/, and what every
+// program of this engine has at the command line is in internal/cli.
 package main
 
 import (
 	"os"
-	"time"
 
-	"github.com/checkoutsaga/orchestrator/internal/event"
-	"github.com/checkoutsaga/orchestrator/internal/process"
-	"github.com/checkoutsaga/orchestrator/internal/telemetry"
+	"github.com/spf13/cobra"
+
+	"github.com/checkoutsaga/orchestrator/internal/cli"
+	"github.com/checkoutsaga/orchestrator/internal/cli/participantverbs"
+	"github.com/checkoutsaga/orchestrator/internal/cli/sagaverbs"
 )
 
-func main() {
-	ctx := process.UntilSignal()
-	out, prose := printer{os.Stdout}, printer{os.Stderr}
-	traces, err := telemetry.StartTracing(ctx, "orchestrator", os.Getenv)
-	if err != nil {
-		prose.say("orchestrator: %v", err)
-		os.Exit(exitUsage)
+func main() { os.Exit(cli.Main(ourProgram())) }
+
+func ourProgram() cli.Program {
+	return cli.Program{
+		Name:  "orchestrator",
+		Short: "Runs checkouts as durable sagas, and shows and steers them",
+		Long: `orchestrator serve is the process; orchestrator dev is everything in one process. participant check asks a
+participant. All other verbs are clients of its API: --server, or ORCHESTRATOR_SERVER, or what .local/env says.`,
+		HowToStart: "`make up` starts one here",
+		Verbs:      verbs,
 	}
-	status := run(event.WithTrace(ctx, os.Getenv("TRACEPARENT")), os.Args[1:], surroundings{
-		in: os.Stdin, out: out, err: prose, getenv: os.Getenv, workDir: workDir(), now: time.Now,
-		colour: isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "", terminal: isTerminal(os.Stdin),
-	})
-	if err := traces.Stop(); err != nil {
-		prose.say("orchestrator: the last spans were not sent: %v", err)
-	}
-	os.Exit(status)
 }
 
-// workDir is where the search for .local/env begins; without one there is none.
-func workDir() string {
-	dir, err := os.Getwd()
-	if err != nil {
-		return ""
+func verbs(c *cli.Client) []*cobra.Command {
+	return []*cobra.Command{
+		newServe(c.Surroundings), newDev(c.Surroundings),
+		newCheckout(c), sagaverbs.Sagas(c),
+		cli.Group(&cobra.Command{Use: "dead-letter", Short: "See, replay and archive messages that a consumer could not take"},
+			newDeadLetterList(c), newDeadLetterShow(c), newReplay(c), newArchive(c)),
+		cli.Group(&cobra.Command{Use: "event", Short: "See events and who received them, and publish them again"},
+			newEventList(c), newRepublish(c)),
+		participantverbs.New(c.Surroundings), newAudit(c), newDoctor(c),
 	}
-	return dir
-}
-
-// isTerminal tells a terminal from files, pipes, and the null device, which is a character device, too.
-func isTerminal(f *os.File) bool {
-	info, err := f.Stat()
-	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return false
-	}
-	null, err := os.Stat(os.DevNull)
-	return err != nil || !os.SameFile(info, null)
 }

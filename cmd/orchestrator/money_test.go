@@ -7,6 +7,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 )
 
 // inCurrencies are confirmed checkouts, each of so much in a currency of its own kind.
@@ -26,11 +27,11 @@ func TestMoneyHasTheDecimalsOfItsCurrencyInEveryTable(t *testing.T) {
 	t.Parallel()
 	s := openShop(t)
 	s.list = &checkoutv1.ListResponse{Checkouts: inCurrencies()}
-	for _, form := range []string{asTable, asWide} {
+	for _, form := range []string{cli.AsTable, cli.AsWide} {
 		out := s.types(t, "checkout", "list", "-o", form).out
 		for _, amount := range []string{"129.97 EUR", "5000 JPY", "1.234 KWD", "77 minor units of ZZZ"} {
 			require.Contains(t, out, "CONFIRMED   "+amount+" ", form)
-			if form == asWide {
+			if form == cli.AsWide {
 				require.Contains(t, out, amount+" captured\n")
 			}
 		}
@@ -44,6 +45,6 @@ func TestMoneyHasTheDecimalsOfItsCurrencyInEveryTable(t *testing.T) {
 func TestASumOverAQueryHasTheDecimalsOfItsCurrency(t *testing.T) {
 	t.Parallel()
 	b := openBridge(t, append(inCurrencies(), inCurrencies()...))
-	told := typed(t, "", map[string]string{serverVariable: b.url}, "checkout", "cancel", "--customer", "cus-17", "--reason", "x", "--dry-run").err
+	told := typed(t, "", map[string]string{cli.ServerVariable: b.url}, "checkout", "cancel", "--customer", "cus-17", "--reason", "x", "--dry-run").err
 	require.Contains(t, told, "8 checkouts (8 CONFIRMED), 259.94 EUR and 10000 JPY and 2.468 KWD and 154 minor units of ZZZ in all")
 }

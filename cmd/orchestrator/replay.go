@@ -11,6 +11,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/replay"
 )
@@ -42,8 +43,8 @@ type unreadableView struct {
 }
 
 // doctorReplay tells whether the code of this very build fits the open checkouts of the server.
-func doctorReplay(ctx context.Context, c *client, out *output) error {
-	api, err := c.api(ctx)
+func doctorReplay(ctx context.Context, c *cli.Client, out *cli.Output) error {
+	api, err := checkoutService(ctx, c)
 	if err != nil {
 		return err
 	}
@@ -51,19 +52,19 @@ func doctorReplay(ctx context.Context, c *client, out *output) error {
 	if err != nil {
 		return err
 	}
-	if err := out.print(replayResult(view)); err != nil {
+	if err := out.Print(replayResult(view)); err != nil {
 		return err
 	}
-	c.err.say("%d of %d open checkouts fit this build", view.Replayed-len(view.Differences), view.Replayed+len(view.Unreadable))
+	c.Err.Say("%d of %d open checkouts fit this build", view.Replayed-len(view.Differences), view.Replayed+len(view.Unreadable))
 	if view.without > 0 {
-		c.err.say("%d more have no history: the engine has not begun their run, or has lost it, and the sweeper sees to that", view.without)
+		c.Err.Say("%d more have no history: the engine has not begun their run, or has lost it, and the sweeper sees to that", view.without)
 	}
 	switch {
 	case len(view.Differences) > 0:
-		return exitWith(exitFindings, "%d open checkouts do not fit this build: deployed, it stops each of them, which then needs attention; "+
+		return cli.ExitWith(cli.ExitFindings, "%d open checkouts do not fit this build: deployed, it stops each of them, which then needs attention; "+
 			"wait until they have ended", len(view.Differences))
 	case len(view.Unreadable) > 0:
-		return exitWith(exitFindings, "%d histories could not be read, so that nobody knows whether they fit", len(view.Unreadable))
+		return cli.ExitWith(cli.ExitFindings, "%d histories could not be read, so that nobody knows whether they fit", len(view.Unreadable))
 	}
 	return nil
 }
@@ -119,20 +120,20 @@ func readHistory(events [][]byte) ([]*protos.HistoryEvent, error) {
 	return history, nil
 }
 
-func replayResult(view *replayView) result {
+func replayResult(view *replayView) cli.Result {
 	var ids []string
 	for _, d := range view.Differences {
 		ids = append(ids, d.OrderID)
 	}
-	return result{value: view, ids: ids, tables: func(bool) []table {
-		differences := table{headings: []string{"ORDER ID", "RUN", "STEP", "DIFFERENCE"}}
+	return cli.Result{Value: view, IDs: ids, Tables: func(bool) []cli.Table {
+		differences := cli.Table{Headings: []string{"ORDER ID", "RUN", "STEP", "DIFFERENCE"}}
 		for _, d := range view.Differences {
-			differences.add(d.OrderID, fmt.Sprint(d.Run), orDash(d.Step), d.Difference)
+			differences.Add(d.OrderID, fmt.Sprint(d.Run), cli.OrDash(d.Step), d.Difference)
 		}
-		unreadable := table{headings: []string{"ORDER ID", "RUN", "STEP", "NOT READ, BECAUSE"}}
+		unreadable := cli.Table{Headings: []string{"ORDER ID", "RUN", "STEP", "NOT READ, BECAUSE"}}
 		for _, u := range view.Unreadable {
-			unreadable.add(u.OrderID, fmt.Sprint(u.Run), orDash(u.Step), u.Why)
+			unreadable.Add(u.OrderID, fmt.Sprint(u.Run), cli.OrDash(u.Step), u.Why)
 		}
-		return []table{differences, unreadable}
+		return []cli.Table{differences, unreadable}
 	}}
 }

@@ -27,13 +27,15 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
-	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/attempts"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
 // reserving has stock for everybody, and payment is down: every checkout stays open at authorize-payment.
@@ -73,9 +75,9 @@ func deploy(t *testing.T, register func(*task.TaskRegistry, *store.Store) error)
 	pool, err := pgxpool.New(t.Context(), url)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()...))
+	require.NoError(t, pg.Migrate(t.Context(), pool, checkouttest.Migrations()...))
 	log := slog.New(slog.DiscardHandler)
-	s := store.New(pool, outbox.New("orchestrator", pool, log))
+	s := checkouttest.Store(pool)
 	registry := task.NewTaskRegistry()
 	require.NoError(t, register(registry, s))
 	engine, err := embedded.Open(t.Context(), embedded.Config{DatabaseURL: url, Registry: registry, Log: log})
@@ -87,7 +89,8 @@ func deploy(t *testing.T, register func(*task.TaskRegistry, *store.Store) error)
 	t.Cleanup(func() { stop(); <-stopped })
 
 	service := orchestrator.New(orchestrator.Config{
-		Store: s, Pool: pool, Engine: engine, Plan: checkouttest.PlanWithApproval(), Warehouse: reserving{}, Payment: down{}, Log: log, Metrics: prometheus.NewRegistry(),
+		Store: s, Orders: checkouttest.Orders(pool), Pool: pool, Engine: engine, Plan: checkouttest.PlanWithApproval(), Warehouse: reserving{}, Payment: down{},
+		Desk: checkouttest.Desk(s, engine, reserving{}, down{}), Log: log, Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service))
@@ -106,7 +109,7 @@ func (d *deployed) start(t *testing.T, orderID string) {
 
 func (d *deployed) types(t *testing.T, args ...string) answer {
 	t.Helper()
-	return typed(t, "", map[string]string{serverVariable: d.url}, args...)
+	return typed(t, "", map[string]string{cli.ServerVariable: d.url}, args...)
 }
 
 // replayed is `doctor --replay -o json`.
@@ -120,7 +123,9 @@ func (d *deployed) replayed(t *testing.T) (view replayView, got answer) {
 func TestReplayTellsThatOpenCheckoutsOfThisBuildFitIt(t *testing.T) {
 	d := deploy(t, func(registry *task.TaskRegistry, s *store.Store) error {
 		return errors.Join(saga.Register(registry, saga.Policy{}),
-			activities.Register(registry, s, activities.Participants{Warehouse: reserving{}, Payment: down{}}, open{}))
+			attempts.Register(registry, s, map[string]participant.Participant{
+				checkout.Warehouse: activities.Warehouse(reserving{}), checkout.Payment: activities.Payment(down{}),
+			}, open{}))
 	})
 	view, got := d.replayed(t)
 	require.Zero(t, got.status, got.err)
@@ -153,7 +158,7 @@ func TestReplayNamesOpenCheckoutsThatThisBuildDoesNotFit(t *testing.T) {
 			if err := ctx.GetInput(&input); err != nil {
 				return nil, err
 			}
-			call := saga.Call{Key: input.Key, Run: input.Run, Step: input.Plan.Steps[1].Name, Round: 1}
+			call := saga.Call{Definition: checkout.Definition, Key: input.Key, Run: input.Run, Step: input.Plan.Steps[1].Name, Round: 1}
 			if err := ctx.CallActivity(call.Step, task.WithActivityInput(call)).Await(nil); err != nil {
 				return nil, err
 			}
@@ -168,7 +173,7 @@ func TestReplayNamesOpenCheckoutsThatThisBuildDoesNotFit(t *testing.T) {
 	})
 	d.start(t, "ord-1")
 	d.start(t, "ord-2")
-	_, err := d.pool.Exec(t.Context(), `UPDATE checkouts SET at_step = 'authorize-payment' WHERE order_id = 'ord-2'`)
+	_, err := d.pool.Exec(t.Context(), `UPDATE sagas SET at_step = 'authorize-payment' WHERE key = 'ord-2'`)
 	require.NoError(t, err)
 	var view replayView
 	var got answer
@@ -177,7 +182,7 @@ func TestReplayNamesOpenCheckoutsThatThisBuildDoesNotFit(t *testing.T) {
 		return len(view.Differences) == 2
 	}, 20*time.Second, 50*time.Millisecond)
 
-	require.Equal(t, exitFindings, got.status)
+	require.Equal(t, cli.ExitFindings, got.status)
 	require.Contains(t, got.err, "0 of 2 open checkouts fit this build\n")
 	require.Contains(t, got.err, "2 open checkouts do not fit this build")
 	require.Equal(t, 2, view.Replayed)
@@ -215,7 +220,7 @@ func (s told) types(t *testing.T, args ...string) answer {
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(s))
 	server := httptest.NewServer(mux)
 	defer server.Close()
-	return typed(t, "", map[string]string{serverVariable: server.URL}, args...)
+	return typed(t, "", map[string]string{cli.ServerVariable: server.URL}, args...)
 }
 
 func TestReplayDoesNotPassOverWhatCannotBeRead(t *testing.T) {
@@ -225,7 +230,7 @@ func TestReplayDoesNotPassOverWhatCannotBeRead(t *testing.T) {
 		{OrderId: "ord-3", Run: 1, InstanceId: "ord-3-1"}, // Not begun.
 	}}
 	got := s.types(t, "doctor", "--replay")
-	require.Equal(t, exitFindings, got.status)
+	require.Equal(t, cli.ExitFindings, got.status)
 	require.Contains(t, got.out, `ORDER ID   RUN   STEP              NOT READ, BECAUSE
 ord-1      2     capture-payment   the engine sleeps
 ord-2      1     -                 read event 0: `)
@@ -235,5 +240,5 @@ ord-2      1     -                 read event 0: `)
 	s.histories = s.histories[2:]
 	require.Zero(t, s.types(t, "doctor", "--replay").status)
 	s.end = connect.NewError(connect.CodeUnavailable, errors.New("going down"))
-	require.Equal(t, exitUnreachable, s.types(t, "doctor", "--replay").status, "a list that broke off says nothing of the rest")
+	require.Equal(t, cli.ExitUnreachable, s.types(t, "doctor", "--replay").status, "a list that broke off says nothing of the rest")
 }

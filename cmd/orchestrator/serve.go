@@ -2,67 +2,65 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/internal/node"
 	"github.com/checkoutsaga/orchestrator/internal/process"
-	"github.com/checkoutsaga/orchestrator/internal/telemetry"
 )
 
-func newServe(s surroundings) *cobra.Command {
-	config := node.FromEnv(s.getenv)
+func newServe(s cli.Surroundings) *cobra.Command {
+	config := node.FromEnv(s.Getenv)
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the orchestrator: API, workflow worker and sweeper",
 		Long: `Runs the orchestrator until an interrupt, SIGTERM or SIGHUP, which finishes what is in hand. Each flag has an environment
 variable; the sidecar's ports come from DAPR_HTTP_PORT and DAPR_GRPC_PORT, which "dapr run" sets, and where
 they are set, engine "auto" is Dapr. "orchestrator doctor" shows what a running process was given.`,
-		Args: takes(),
+		Args: cli.Takes(),
 	}
 	flags := cmd.Flags()
 	configFlags(flags, &config)
 	flags.StringVar(&config.Engine, "engine", config.Engine, "auto, dapr or embedded (ORCHESTRATOR_ENGINE)")
 	for _, name := range node.Participants() {
 		upper := strings.ToUpper(name)
-		flags.Var(entry{config.URLs, name}, name+"-url", fmt.Sprintf("where %s is called, without Dapr (%s_URL)", name, upper))
-		flags.Var(entry{config.AppIDs, name}, name+"-app-id", fmt.Sprintf("whom the sidecar calls for %s (%s_APP_ID)", name, upper))
+		flags.Var(cli.Entry(config.URLs, name), name+"-url", fmt.Sprintf("where %s is called, without Dapr (%s_URL)", name, upper))
+		flags.Var(cli.Entry(config.AppIDs, name), name+"-app-id", fmt.Sprintf("whom the sidecar calls for %s (%s_APP_ID)", name, upper))
 	}
-	hideDefaults(flags)
-	complete(cmd, "engine", []string{node.Auto, node.Dapr, node.Embedded})
+	cli.HideDefaults(flags)
+	cli.CompleteFlag(cmd, "engine", []string{node.Auto, node.Dapr, node.Embedded})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := config.Validate(); err != nil {
-			return usage("wrong configuration:\n%w", err)
+			return cli.Usage("wrong configuration:\n%w", err)
 		}
-		log, err := s.logger("orchestrator")
+		log, err := s.Logger("orchestrator")
 		if err != nil {
 			return err
 		}
 		n, err := process.Opened(cmd.Context(), log, func(ctx context.Context) (*node.Node, error) { return node.Open(ctx, config, log) })
 		if err != nil {
-			return notOpened(cmd.Context(), err)
+			return cli.NotOpened(cmd.Context(), err)
 		}
 		defer n.Close()
 		log.Info("serving", "url", n.URL(), "engine", config.Engine)
-		return runToTheEnd(cmd.Context(), log, n)
+		return cli.RunToTheEnd(cmd.Context(), log, n)
 	}
 	return cmd
 }
 
-func newDev(s surroundings) *cobra.Command {
-	config := node.DevFromEnv(s.getenv)
+func newDev(s cli.Surroundings) *cobra.Command {
+	config := node.DevFromEnv(s.Getenv)
 	cmd := &cobra.Command{
 		Use:   "dev",
 		Short: "Run everything in one process: orchestrator, embedded engine and all participants",
 		Long: `Runs the orchestrator with the embedded engine, and warehouse, payment, orders, notification and pricing beside it,
 each on its own database and its own address, with their events handed from one to the other, until an interrupt,
 SIGTERM or SIGHUP. "make up" starts it with a private PostgreSQL.`,
-		Args: takes(),
+		Args: cli.Takes(),
 	}
 	flags := cmd.Flags()
 	configFlags(flags, &config.Config)
@@ -71,29 +69,29 @@ SIGTERM or SIGHUP. "make up" starts it with a private PostgreSQL.`,
 		upper := strings.ToUpper(name)
 		told := config.Participants[name]
 		databases[name], addresses[name], hosts[name] = told.DatabaseURL, told.Listen, told.Hosts
-		flags.Var(entry{databases, name}, name+"-database-url", fmt.Sprintf("the database of %s (%s_DATABASE_URL)", name, upper))
-		flags.Var(entry{addresses, name}, name+"-listen", fmt.Sprintf("the address of %s (%s_LISTEN)", name, upper))
-		flags.Var(entry{hosts, name}, name+"-hosts", fmt.Sprintf("what %s may be called, as --hosts (%s_HOSTS)", name, upper))
+		flags.Var(cli.Entry(databases, name), name+"-database-url", fmt.Sprintf("the database of %s (%s_DATABASE_URL)", name, upper))
+		flags.Var(cli.Entry(addresses, name), name+"-listen", fmt.Sprintf("the address of %s (%s_LISTEN)", name, upper))
+		flags.Var(cli.Entry(hosts, name), name+"-hosts", fmt.Sprintf("what %s may be called, as --hosts (%s_HOSTS)", name, upper))
 	}
-	hideDefaults(flags)
+	cli.HideDefaults(flags)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		for _, name := range node.Participants() {
 			config.Participants[name] = process.Settings{DatabaseURL: databases[name], Listen: addresses[name], Hosts: hosts[name]}
 		}
 		if err := config.Validate(); err != nil {
-			return usage("wrong configuration:\n%w", err)
+			return cli.Usage("wrong configuration:\n%w", err)
 		}
-		log, err := s.logger("dev")
+		log, err := s.Logger("dev")
 		if err != nil {
 			return err
 		}
 		d, err := process.Opened(cmd.Context(), log, func(ctx context.Context) (*node.Dev, error) { return node.OpenDev(ctx, config, log) })
 		if err != nil {
-			return notOpened(cmd.Context(), err)
+			return cli.NotOpened(cmd.Context(), err)
 		}
 		defer d.Close()
 		log.Info("serving", "url", d.URL(), "warehouse_url", d.ParticipantURL("warehouse"), "payment_url", d.ParticipantURL("payment"), "engine", config.Engine)
-		return runToTheEnd(cmd.Context(), log, d)
+		return cli.RunToTheEnd(cmd.Context(), log, d)
 	}
 	return cmd
 }
@@ -110,54 +108,4 @@ func configFlags(flags *pflag.FlagSet, config *node.Config) {
 		"how long the engine keeps workflows of checkouts that ended (ORCHESTRATOR_KEEP_WORKFLOWS, 24h)")
 	flags.DurationVar(&config.KeepCheckouts, "keep-checkouts", config.KeepCheckouts,
 		"how long checkouts that ended are kept, at least 1464h; 0: for ever (ORCHESTRATOR_KEEP_CHECKOUTS)")
-}
-
-// entry is a flag that sets one entry of a map.
-type entry struct {
-	of   map[string]string
-	name string
-}
-
-func (e entry) String() string         { return e.of[e.name] }
-func (e entry) Set(value string) error { e.of[e.name] = value; return nil }
-func (e entry) Type() string           { return "string" }
-
-// hideDefaults keeps help from showing what the environment holds, which may be a database's password.
-func hideDefaults(flags *pflag.FlagSet) {
-	flags.VisitAll(func(f *pflag.Flag) {
-		f.DefValue = ""
-		if f.Value.Type() == "duration" {
-			f.DefValue = "0s" // What pflag takes for "none".
-		}
-	})
-}
-
-// logger writes to stderr: stdout is for results.
-func (s surroundings) logger(service string) (*slog.Logger, error) {
-	log, err := telemetry.NewLogger(s.err.to, service, s.getenv("LOG_LEVEL"))
-	if err != nil {
-		return nil, usage("%w", err)
-	}
-	return log, nil
-}
-
-// notOpened says that a process could not begin: almost always something that it needs cannot be reached.
-func notOpened(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return errors.New("stopped before it had begun")
-	}
-	return fmt.Errorf("cannot begin: %w", err)
-}
-
-type runnable interface {
-	Run(context.Context) error
-}
-
-// runToTheEnd runs a process until it is told to stop; having been told is a good end.
-func runToTheEnd(ctx context.Context, log *slog.Logger, r runnable) error {
-	if err := r.Run(ctx); err != nil {
-		return exitWith(exitFailed, "did not stop in order: %w", err)
-	}
-	log.Info("stopped: nothing is in hand any more")
-	return nil
 }

@@ -8,20 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/types/known/durationpb"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
+	"github.com/checkoutsaga/orchestrator/internal/cli/sagaverbs"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 )
-
-// maxOrderFile bounds order.json.
-const maxOrderFile = 1 << 20
 
 // What an order given by flags alone takes where nothing is said.
 const (
@@ -39,11 +36,10 @@ type startOptions struct {
 	deadline      time.Duration
 	approval      time.Duration
 	coordination  string
-	wait          bool
-	timeout       time.Duration
+	wait          sagaverbs.WaitFlags
 }
 
-func newStart(c *client) *cobra.Command {
+func newStart(k *sagaverbs.Kind) *cobra.Command {
 	var o startOptions
 	cmd := &cobra.Command{
 		Use:   "start [-f order.json | -]",
@@ -65,7 +61,7 @@ order.json: {"order_id": "ord-1001", "customer_id": "cus-17", "currency": "EUR",
 			o.file = "-"
 			return nil
 		}
-		return takes()(cmd, args)
+		return cli.Takes()(cmd, args)
 	}
 	flags := cmd.Flags()
 	flags.StringVarP(&o.file, "file", "f", "", "order.json, or - for stdin; at most 1 MiB")
@@ -77,53 +73,42 @@ order.json: {"order_id": "ord-1001", "customer_id": "cus-17", "currency": "EUR",
 	flags.DurationVar(&o.deadline, "deadline", 0, "how long it may take before it is undone, 1s to 720h; 0 means 15m")
 	flags.DurationVar(&o.approval, "approval-deadline", 0, "how long it may await approval, where it needs one, 1s to 720h; 0 means 24h")
 	flags.StringVar(&o.coordination, "coordination", "", "orchestrated (the default): a workflow calls the participants; choreographed: they react to events")
-	flags.BoolVar(&o.wait, "wait", false, "wait for the end; the exit status tells it")
-	flags.DurationVar(&o.timeout, "timeout", defaultWait, "how long --wait waits; 0 means without end")
-	complete(cmd, "coordination", []string{event.Orchestrated, event.Choreographed})
-	out := addOutput(cmd, c.surroundings)
+	o.wait.AddTo(cmd)
+	cli.CompleteFlag(cmd, "coordination", []string{event.Orchestrated, event.Choreographed})
+	out := cli.AddOutput(cmd, k.Surroundings)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := errors.Join(out.validate(), validateTimeout(o.timeout)); err != nil {
+		if err := o.wait.Validate(cmd, out); err != nil {
 			return err
 		}
-		if flags.Changed("timeout") && !o.wait {
-			return usage("--timeout is for --wait")
-		}
-		order, err := o.order(c.in, flags.Changed)
+		order, err := o.order(k.In, flags.Changed)
 		if err != nil {
 			return err
 		}
-		return start(cmd.Context(), c, out, order, o)
+		return start(cmd.Context(), k, out, order, o.wait)
 	}
 	return cmd
 }
 
-func start(ctx context.Context, c *client, out *output, order *checkoutv1.StartRequest, o startOptions) error {
-	api, err := c.api(ctx)
+func start(ctx context.Context, k *sagaverbs.Kind, out *cli.Output, order *checkoutv1.StartRequest, wait sagaverbs.WaitFlags) error {
+	service, err := checkoutService(ctx, k.Client)
 	if err != nil {
 		return err
 	}
 	if order.OrderId == "" {
 		order.OrderId = "ord-" + strings.ToLower(rand.Text()[:16])
-		c.err.say("order id %s", order.OrderId)
+		k.Err.Say("order id %s", order.OrderId)
 	}
-	answer, err := call(ctx, api.Start, order)
-	if _, stopped := stoppedBy(ctx); stopped && isCancelled(err) {
-		return cutShort(ctx, "it is not known whether %s was accepted; see: orchestrator checkout status %s", order.OrderId, order.OrderId)
-	}
-	if err != nil {
-		if exitStatus(err) == exitUnreachable {
-			c.err.say("it is not known whether %s was accepted; the same start with --order-id %s finds out and does nothing twice",
-				order.OrderId, order.OrderId)
-		}
-		return err
-	}
-	if !answer.Created {
-		c.err.say("%s was accepted before", order.OrderId)
-	}
-	if !o.wait {
-		return out.print(checkoutResult(out.surroundings, answer.Checkout))
-	}
-	return waitAndPrint(ctx, c, api, out, order.OrderId, exists, o.timeout)
+	api := checkoutAPI{k, service}
+	return k.Begin(ctx, api, out, sagaverbs.Beginning{
+		ID: sagaverbs.ID{Key: order.OrderId}, Again: "--order-id " + order.OrderId,
+		Start: func(ctx context.Context) (*sagaverbs.Standing, bool, error) {
+			answer, err := cli.Call(ctx, service.Start, order)
+			if err != nil {
+				return nil, false, err
+			}
+			return api.standing(answer.Checkout), answer.Created, nil
+		},
+	}, wait)
 }
 
 // order is the request that file and flags make together.
@@ -135,7 +120,7 @@ func (o startOptions) order(in io.Reader, given func(flag string) bool) (*checko
 			return nil, err
 		}
 		if len(o.items) > 0 && len(view.Items) > 0 {
-			return nil, usage("items: given in %s and by --item; give them once", fileName(o.file))
+			return nil, cli.Usage("items: given in %s and by --item; give them once", sagaverbs.DocumentName(o.file, "an order"))
 		}
 		if given("customer") {
 			view.CustomerID = o.customer
@@ -146,7 +131,7 @@ func (o startOptions) order(in io.Reader, given func(flag string) bool) (*checko
 	}
 	if given("order-id") {
 		if o.orderID == "" {
-			return nil, usage("order_id: --order-id is empty; leave it out to have one made")
+			return nil, cli.Usage("order_id: --order-id is empty; leave it out to have one made")
 		}
 		view.OrderID = o.orderID
 	}
@@ -165,7 +150,7 @@ func (o startOptions) order(in io.Reader, given func(flag string) bool) (*checko
 	for i, text := range o.items {
 		item, err := parseItem(text)
 		if err != nil {
-			return nil, usage("items[%d]: --item %q %w", i, text, err)
+			return nil, cli.Usage("items[%d]: --item %q %w", i, text, err)
 		}
 		view.Items = append(view.Items, item)
 	}
@@ -186,37 +171,22 @@ func parseItem(text string) (itemView, error) {
 
 // readOrder reads order.json strictly: what it does not understand it refuses.
 func readOrder(path string, in io.Reader) (orderView, error) {
-	name := fileName(path)
-	if path != "-" {
-		file, err := os.Open(path)
-		if err != nil {
-			return orderView{}, usage("%w", err)
-		}
-		defer file.Close()
-		in = file
-	}
-	text, err := io.ReadAll(io.LimitReader(in, maxOrderFile+1))
+	text, name, err := sagaverbs.ReadDocument(path, in, "an order")
 	if err != nil {
-		return orderView{}, usage("read %s: %w", name, err)
-	}
-	if len(text) > maxOrderFile {
-		return orderView{}, usage("%s is larger than 1 MiB; an order is far smaller", name)
+		return orderView{}, err
 	}
 	text = bytes.TrimSpace(text)
-	if len(text) == 0 {
-		return orderView{}, usage("%s is empty; it must hold an order as JSON", name)
-	}
 	if text[0] != '{' {
-		return orderView{}, usage("%s is not a JSON object", name)
+		return orderView{}, cli.Usage("%s is not a JSON object", name)
 	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	var view orderView
 	if err := decoder.Decode(&view); err != nil {
-		return orderView{}, usage("%s: %w", name, plainJSONError(err))
+		return orderView{}, cli.Usage("%s: %w", name, plainJSONError(err))
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return orderView{}, usage("%s holds more than one JSON object", name)
+		return orderView{}, cli.Usage("%s holds more than one JSON object", name)
 	}
 	return view, nil
 }
@@ -239,13 +209,6 @@ func plainJSONError(err error) error {
 	return err
 }
 
-func fileName(path string) string {
-	if path == "-" {
-		return "the order on stdin"
-	}
-	return path
-}
-
 // request is the order as the API takes it. What is wrong with its values is for the API to say, all at once.
 func (v orderView) request() (*checkoutv1.StartRequest, error) {
 	req := &checkoutv1.StartRequest{
@@ -256,34 +219,9 @@ func (v orderView) request() (*checkoutv1.StartRequest, error) {
 		req.Items = append(req.Items, &checkoutv1.Item{Sku: item.SKU, Quantity: item.Quantity})
 	}
 	var err error
-	if req.Deadline, err = parseDeadline("deadline", v.Deadline); err != nil {
+	if req.Deadline, err = sagaverbs.ParseDeadline("deadline", v.Deadline); err != nil {
 		return nil, err
 	}
-	req.ApprovalDeadline, err = parseDeadline("approval_deadline", v.ApprovalDeadline)
+	req.ApprovalDeadline, err = sagaverbs.ParseDeadline("approval_deadline", v.ApprovalDeadline)
 	return req, err
-}
-
-// parseDeadline reads how long something may take; empty and zero leave it to the server.
-func parseDeadline(field, text string) (*durationpb.Duration, error) {
-	if text == "" {
-		return nil, nil
-	}
-	d, err := time.ParseDuration(text)
-	switch {
-	case err != nil:
-		return nil, usage("%s: %q is not a duration such as 15m", field, text)
-	case d == 0:
-		return nil, nil
-	}
-	return durationpb.New(d), nil
-}
-
-// defaultWait is how long the verbs that wait do so where nothing is said.
-const defaultWait = time.Minute
-
-func validateTimeout(d time.Duration) error {
-	if d < 0 {
-		return usage("--timeout must not be negative")
-	}
-	return nil
 }

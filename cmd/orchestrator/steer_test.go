@@ -22,6 +22,7 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
 )
 
 // bridge is a server that takes every verb by which checkouts are steered, and keeps what it was asked.
@@ -110,7 +111,7 @@ func (b *bridge) Redrive(_ context.Context, req *connect.Request[checkoutv1.Redr
 // types runs one command line where nobody can be asked.
 func (b *bridge) types(t *testing.T, line string) answer {
 	t.Helper()
-	return typed(t, "", map[string]string{serverVariable: b.url}, strings.Fields(line)...)
+	return typed(t, "", map[string]string{cli.ServerVariable: b.url}, strings.Fields(line)...)
 }
 
 // typesAtTerminal runs one where somebody types in.
@@ -120,9 +121,9 @@ func (b *bridge) typesAtTerminal(ctx context.Context, stdin, line string) answer
 
 func typedAtTerminal(ctx context.Context, stdin, server, line string) answer {
 	var out, err bytes.Buffer
-	status := run(ctx, strings.Fields(line), surroundings{
-		in: strings.NewReader(stdin), out: printer{&out}, err: printer{&err}, now: func() time.Time { return noon }, terminal: true,
-		getenv: func(name string) string { return map[string]string{serverVariable: server}[name] },
+	status := ourProgram().Run(ctx, strings.Fields(line), cli.Surroundings{
+		In: strings.NewReader(stdin), Out: cli.Printer{To: &out}, Err: cli.Printer{To: &err}, Now: func() time.Time { return noon }, Terminal: true,
+		Getenv: func(name string) string { return map[string]string{cli.ServerVariable: server}[name] },
 	})
 	return answer{status: status, out: out.String(), err: err.String()}
 }
@@ -209,10 +210,10 @@ func TestAVerbThatTheStateDoesNotAllowEndsWithFourAndTheServersSentence(t *testi
 	} {
 		for _, code := range []connect.Code{connect.CodeFailedPrecondition, connect.CodeAlreadyExists} {
 			b.refusals["x"] = connect.NewError(code, errText("x ended CONFIRMED"))
-			require.Equal(t, answer{status: exitConflict, err: "orchestrator: x ended CONFIRMED\n"}, b.types(t, "checkout "+line+" --reason r"), line)
+			require.Equal(t, answer{status: cli.ExitConflict, err: "orchestrator: x ended CONFIRMED\n"}, b.types(t, "checkout "+line+" --reason r"), line)
 		}
 		b.refusals["x"] = connect.NewError(connect.CodeNotFound, errText("there is no x"))
-		require.Equal(t, exitNotFound, b.types(t, "checkout "+line+" --reason r").status, line)
+		require.Equal(t, cli.ExitNotFound, b.types(t, "checkout "+line+" --reason r").status, line)
 	}
 }
 
@@ -248,8 +249,8 @@ func TestI9AVerbThatIsNotSaidRightAsksNobody(t *testing.T) {
 		strings.Fields("resolve x --attention --step release-stock --as retry --reason r"), strings.Fields("resolve --as retry --reason r --yes"),
 		strings.Fields("resolve --attention --as retry --reason r --yes"),
 	} {
-		got := typed(t, "", map[string]string{serverVariable: b.url}, append([]string{"checkout"}, args...)...)
-		require.Equal(t, exitUsage, got.status, "%q: %s", args, got.err)
+		got := typed(t, "", map[string]string{cli.ServerVariable: b.url}, append([]string{"checkout"}, args...)...)
+		require.Equal(t, cli.ExitUsage, got.status, "%q: %s", args, got.err)
 		require.Empty(t, got.out, args)
 		require.NotEmpty(t, got.err, args)
 	}
@@ -318,11 +319,11 @@ func TestAVerbOverAQueryAsksFirst(t *testing.T) {
 	const line = "checkout cancel --attention --reason r --rps 1000 -o ids"
 
 	got := b.types(t, line)
-	require.Equal(t, exitUsage, got.status)
+	require.Equal(t, cli.ExitUsage, got.status)
 	require.Contains(t, got.err, told+"orchestrator: nobody can be asked here, so nothing was changed; --yes")
 	for _, no := range []string{"\n", "n\n", "yes please\n", "", "no"} {
 		got = b.typesAtTerminal(t.Context(), no, line)
-		require.Equal(t, answer{status: exitUsage, err: told + "go on? [y/N] orchestrator: nothing was changed\n"}, got, "%q", no)
+		require.Equal(t, answer{status: cli.ExitUsage, err: told + "go on? [y/N] orchestrator: nothing was changed\n"}, got, "%q", no)
 	}
 	require.Empty(t, b.asked)
 
@@ -340,7 +341,7 @@ func TestOneOfManyThatItsStateDoesNotAllowIsPassedOver(t *testing.T) {
 	b.refusals["ord-2"] = connect.NewError(connect.CodeFailedPrecondition, errText("too late: it is CONFIRMED"))
 	b.refusals["ord-3"] = connect.NewError(connect.CodeNotFound, errText("there is no checkout ord-3"))
 	got := b.types(t, "checkout cancel --attention --reason r --yes --rps 1000")
-	require.Equal(t, exitConflict, got.status)
+	require.Equal(t, cli.ExitConflict, got.status)
 	require.Equal(t, `ORDER ID   RESULT    WHY
 ord-1      done      undone: authorize-payment; still to undo: reserve-stock
 ord-2      refused   too late: it is CONFIRMED
@@ -351,7 +352,7 @@ ord-4      done      undone: authorize-payment; still to undo: reserve-stock
 	require.Equal(t, "ord-1\nord-4\n", b.types(t, "checkout cancel --attention --reason r --yes --rps 1000 -o ids").out)
 	require.Contains(t, strings.Join(strings.Fields(b.types(t, "checkout cancel --attention --reason r --yes --rps 1000 -o json").out), " "),
 		`{ "order_id": "ord-2", "done": false, "dry_run": false, "status": "NEEDS_ATTENTION", "what": "", "error": "too late: it is CONFIRMED" }`)
-	require.Equal(t, exitConflict, b.types(t, "checkout cancel --attention --reason r --dry-run --rps 1000").status)
+	require.Equal(t, cli.ExitConflict, b.types(t, "checkout cancel --attention --reason r --dry-run --rps 1000").status)
 }
 
 func TestWhatWouldMeetTheRestTooEndsItAndTellsHowFarItCame(t *testing.T) {
@@ -363,10 +364,10 @@ func TestWhatWouldMeetTheRestTooEndsItAndTellsHowFarItCame(t *testing.T) {
 		status int
 		word   string
 	}{
-		"bad input":   {connect.CodeInvalidArgument, exitUsage, "failed"},
-		"not allowed": {connect.CodePermissionDenied, exitForbidden, "failed"},
-		"unreachable": {connect.CodeUnavailable, exitUnreachable, "not known"},
-		"our error":   {connect.CodeInternal, exitFailed, "failed"},
+		"bad input":   {connect.CodeInvalidArgument, cli.ExitUsage, "failed"},
+		"not allowed": {connect.CodePermissionDenied, cli.ExitForbidden, "failed"},
+		"unreachable": {connect.CodeUnavailable, cli.ExitUnreachable, "not known"},
+		"our error":   {connect.CodeInternal, cli.ExitFailed, "failed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b.ids, b.refusals["ord-3"] = nil, connect.NewError(c.code, errText("oops"))
@@ -385,7 +386,7 @@ func TestWhatWouldMeetTheRestTooEndsItAndTellsHowFarItCame(t *testing.T) {
 		}
 	}
 	got := b.types(t, line)
-	require.Equal(t, exitUnreachable, got.status, got.err)
+	require.Equal(t, cli.ExitUnreachable, got.status, got.err)
 	require.Contains(t, got.err, "stopped at ord-2, after 1 of 4")
 	require.Regexp(t, `\nord-2 +not known +`, got.out)
 }
@@ -399,7 +400,7 @@ func TestAnInterruptStopsBetweenTwoCheckouts(t *testing.T) {
 		}
 	}
 	got := b.typesAtTerminal(ctx, "", "checkout cancel --attention --reason r --yes -o ids --rps 1000")
-	require.Equal(t, exitFailed, got.status)
+	require.Equal(t, cli.ExitFailed, got.status)
 	require.Equal(t, "ord-1\nord-2\n", got.out, "the one that is under way is waited for")
 	require.Contains(t, got.err, "orchestrator: interrupted after 2 of 4\n")
 	require.Equal(t, []string{"ord-1", "ord-2"}, b.ids)
@@ -411,10 +412,10 @@ func TestAnInterruptEndsTheQuestion(t *testing.T) {
 	var out bytes.Buffer
 	prompt := &watched{upon: "[y/N] ", call: interrupt}
 	stdin := blocked{t.Context()}
-	status := run(ctx, strings.Fields("checkout cancel --attention --reason r --server "+b.url), surroundings{
-		in: stdin, out: printer{&out}, err: printer{prompt}, now: func() time.Time { return noon }, terminal: true, getenv: func(string) string { return "" },
+	status := ourProgram().Run(ctx, strings.Fields("checkout cancel --attention --reason r --server "+b.url), cli.Surroundings{
+		In: stdin, Out: cli.Printer{To: &out}, Err: cli.Printer{To: prompt}, Now: func() time.Time { return noon }, Terminal: true, Getenv: func(string) string { return "" },
 	})
-	require.Equal(t, exitFailed, status)
+	require.Equal(t, cli.ExitFailed, status)
 	require.Contains(t, prompt.String(), "nothing was changed")
 	require.Empty(t, b.asked)
 }

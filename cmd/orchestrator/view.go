@@ -2,22 +2,15 @@ package main
 
 import (
 	"encoding/json"
-	"strings"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
-	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/internal/cli"
+	"github.com/checkoutsaga/orchestrator/internal/cli/sagaverbs"
 )
 
 // The views are what -o json and -o yaml print. Scripts rely on them: fields are added, never changed; what is not there
 // is null or empty, but named.
-
-type moneyView struct {
-	Currency   string `json:"currency"`
-	MinorUnits int64  `json:"minor_units"`
-}
 
 type itemView struct {
 	SKU      string `json:"sku"`
@@ -25,54 +18,33 @@ type itemView struct {
 }
 
 type checkoutView struct {
-	OrderID          string         `json:"order_id"`
-	Status           string         `json:"status"`
-	Phase            string         `json:"phase"`
-	Coordination     string         `json:"coordination"`
-	Engine           string         `json:"engine"`
-	Run              int32          `json:"run"`
-	CustomerID       string         `json:"customer_id"`
-	Amount           *moneyView     `json:"amount"`
-	StartedAt        *time.Time     `json:"started_at"`
-	UpdatedAt        *time.Time     `json:"updated_at"`
-	EndedAt          *time.Time     `json:"ended_at"`
-	Deadline         *time.Time     `json:"deadline"`
-	ApprovalDeadline *time.Time     `json:"approval_deadline"`
-	Reason           string         `json:"reason"`
-	ReasonCode       string         `json:"reason_code"`
-	Held             heldView       `json:"held"`
-	Attention        *attentionView `json:"attention"`
-	Steps            []stepView     `json:"steps"`
+	OrderID          string                   `json:"order_id"`
+	Status           string                   `json:"status"`
+	Phase            string                   `json:"phase"`
+	Coordination     string                   `json:"coordination"`
+	Engine           string                   `json:"engine"`
+	Run              int32                    `json:"run"`
+	CustomerID       string                   `json:"customer_id"`
+	Amount           *cli.MoneyView           `json:"amount"`
+	StartedAt        *time.Time               `json:"started_at"`
+	UpdatedAt        *time.Time               `json:"updated_at"`
+	EndedAt          *time.Time               `json:"ended_at"`
+	Deadline         *time.Time               `json:"deadline"`
+	ApprovalDeadline *time.Time               `json:"approval_deadline"`
+	Reason           string                   `json:"reason"`
+	ReasonCode       string                   `json:"reason_code"`
+	Held             heldView                 `json:"held"`
+	Attention        *sagaverbs.AttentionView `json:"attention"`
+	Steps            []sagaverbs.StepView     `json:"steps"`
+	// What a verb did, where it did something.
+	*sagaverbs.Done
 }
 
 type heldView struct {
-	Stock           []itemView `json:"stock"`
-	Authorized      *moneyView `json:"authorized"`
-	AuthorizedUntil *time.Time `json:"authorized_until"`
-	Captured        *moneyView `json:"captured"`
-}
-
-type attentionView struct {
-	Step      string     `json:"step"`
-	Cause     string     `json:"cause"`
-	Since     *time.Time `json:"since"`
-	Attempts  int32      `json:"attempts"`
-	LastError string     `json:"last_error"`
-	// Next is what an operator can do, in words; NextAttempt is when it is tried again by itself.
-	Next        string     `json:"next"`
-	NextAttempt *time.Time `json:"next_attempt"`
-	Code        string     `json:"code"`
-}
-
-type stepView struct {
-	Name         string     `json:"name"`
-	Participant  string     `json:"participant"`
-	State        string     `json:"state"`
-	Attempts     int32      `json:"attempts"`
-	StartedAt    *time.Time `json:"started_at"`
-	EndedAt      *time.Time `json:"ended_at"`
-	Error        string     `json:"error"`
-	Compensation string     `json:"compensation"`
+	Stock           []itemView     `json:"stock"`
+	Authorized      *cli.MoneyView `json:"authorized"`
+	AuthorizedUntil *time.Time     `json:"authorized_until"`
+	Captured        *cli.MoneyView `json:"captured"`
 }
 
 // orderView is order.json: what `start -f` reads and `history` shows.
@@ -99,8 +71,8 @@ type historyView struct {
 }
 
 type priceView struct {
-	SKU       string     `json:"sku"`
-	UnitPrice *moneyView `json:"unit_price"`
+	SKU       string         `json:"sku"`
+	UnitPrice *cli.MoneyView `json:"unit_price"`
 }
 
 type entryView struct {
@@ -120,43 +92,30 @@ type entryView struct {
 }
 
 type operationView struct {
-	Participant string     `json:"participant"`
-	Step        string     `json:"step"`
-	Do          string     `json:"do"`
-	Undo        string     `json:"undo"`
-	Reference   string     `json:"reference"`
-	Reason      string     `json:"reason"`
-	Amount      *moneyView `json:"amount"`
-	CreatedAt   *time.Time `json:"created_at"`
-	UpdatedAt   *time.Time `json:"updated_at"`
+	Participant string         `json:"participant"`
+	Step        string         `json:"step"`
+	Do          string         `json:"do"`
+	Undo        string         `json:"undo"`
+	Reference   string         `json:"reference"`
+	Reason      string         `json:"reason"`
+	Amount      *cli.MoneyView `json:"amount"`
+	CreatedAt   *time.Time     `json:"created_at"`
+	UpdatedAt   *time.Time     `json:"updated_at"`
 }
 
 func viewCheckout(c *checkoutv1.Checkout) checkoutView {
-	view := checkoutView{
-		OrderID: c.GetOrderId(), Status: statusWord(c.GetStatus()), Phase: c.GetPhase(), Coordination: c.GetCoordination(),
-		Engine: c.GetEngine(), Run: c.GetRun(), CustomerID: c.GetCustomerId(), Amount: viewMoney(c.GetAmount()),
-		StartedAt: viewTime(c.GetStartedAt()), UpdatedAt: viewTime(c.GetUpdatedAt()), EndedAt: viewTime(c.GetEndedAt()),
-		Deadline: viewTime(c.GetDeadline()), ApprovalDeadline: viewTime(c.GetApprovalDeadline()),
+	return checkoutView{
+		OrderID: c.GetOrderId(), Status: sagaverbs.StatusWord(c.GetStatus()), Phase: c.GetPhase(), Coordination: c.GetCoordination(),
+		Engine: c.GetEngine(), Run: c.GetRun(), CustomerID: c.GetCustomerId(), Amount: cli.ViewMoney(c.GetAmount()),
+		StartedAt: cli.ViewTime(c.GetStartedAt()), UpdatedAt: cli.ViewTime(c.GetUpdatedAt()), EndedAt: cli.ViewTime(c.GetEndedAt()),
+		Deadline: cli.ViewTime(c.GetDeadline()), ApprovalDeadline: cli.ViewTime(c.GetApprovalDeadline()),
 		Reason: c.GetReason(), ReasonCode: c.GetReasonCode(),
 		Held: heldView{
-			Stock: viewItems(c.GetHeld().GetStock()), Authorized: viewMoney(c.GetHeld().GetAuthorized()),
-			AuthorizedUntil: viewTime(c.GetHeld().GetAuthorizedUntil()), Captured: viewMoney(c.GetHeld().GetCaptured()),
+			Stock: viewItems(c.GetHeld().GetStock()), Authorized: cli.ViewMoney(c.GetHeld().GetAuthorized()),
+			AuthorizedUntil: cli.ViewTime(c.GetHeld().GetAuthorizedUntil()), Captured: cli.ViewMoney(c.GetHeld().GetCaptured()),
 		},
-		Steps: []stepView{},
+		Attention: sagaverbs.ViewAttention(c.GetAttention()), Steps: sagaverbs.ViewSteps(c.GetSteps()),
 	}
-	if a := c.GetAttention(); a != nil {
-		view.Attention = &attentionView{
-			Step: a.Step, Cause: a.Cause, Since: viewTime(a.Since), Attempts: a.Attempts, LastError: a.LastError,
-			Next: a.Advice, NextAttempt: viewTime(a.Next), Code: a.Code,
-		}
-	}
-	for _, s := range c.GetSteps() {
-		view.Steps = append(view.Steps, stepView{
-			Name: s.Name, Participant: s.Participant, State: s.State, Attempts: s.Attempts,
-			StartedAt: viewTime(s.StartedAt), EndedAt: viewTime(s.EndedAt), Error: s.Error, Compensation: s.Compensation,
-		})
-	}
-	return view
 }
 
 func viewHistory(h *checkoutv1.HistoryResponse) historyView {
@@ -180,7 +139,7 @@ func viewHistory(h *checkoutv1.HistoryResponse) historyView {
 		view.Request.ApprovalDeadline = d.AsDuration().String()
 	}
 	for _, p := range h.GetPrices() {
-		view.Prices = append(view.Prices, priceView{SKU: p.Sku, UnitPrice: viewMoney(p.UnitPrice)})
+		view.Prices = append(view.Prices, priceView{SKU: p.Sku, UnitPrice: cli.ViewMoney(p.UnitPrice)})
 	}
 	for _, e := range h.GetEntries() {
 		view.Entries = append(view.Entries, viewEntry(e))
@@ -188,7 +147,7 @@ func viewHistory(h *checkoutv1.HistoryResponse) historyView {
 	for _, o := range h.GetOperations() {
 		view.Operations = append(view.Operations, operationView{
 			Participant: o.Participant, Step: o.Step, Do: o.Do, Undo: o.Undo, Reference: o.Reference,
-			Reason: o.Reason, Amount: viewMoney(o.Amount), CreatedAt: viewTime(o.CreatedAt), UpdatedAt: viewTime(o.UpdatedAt),
+			Reason: o.Reason, Amount: cli.ViewMoney(o.Amount), CreatedAt: cli.ViewTime(o.CreatedAt), UpdatedAt: cli.ViewTime(o.UpdatedAt),
 		})
 	}
 	return view
@@ -196,7 +155,7 @@ func viewHistory(h *checkoutv1.HistoryResponse) historyView {
 
 func viewEntry(e *checkoutv1.Entry) entryView {
 	view := entryView{
-		At: viewTime(e.At), Kind: e.Kind, Step: e.Step, Attempt: e.Attempt, Actor: e.Actor, Reason: e.Reason, Topic: e.Topic,
+		At: cli.ViewTime(e.At), Kind: e.Kind, Step: e.Step, Attempt: e.Attempt, Actor: e.Actor, Reason: e.Reason, Topic: e.Topic,
 		EventID: e.EventId, DurationMS: e.DurationMs, Outcome: e.Outcome, Error: e.Error, Data: json.RawMessage("null"),
 	}
 	if json.Valid([]byte(e.Data)) {
@@ -205,30 +164,10 @@ func viewEntry(e *checkoutv1.Entry) entryView {
 	return view
 }
 
-func viewMoney(m *operationv1.Money) *moneyView {
-	if m == nil {
-		return nil
-	}
-	return &moneyView{Currency: m.Currency, MinorUnits: m.MinorUnits}
-}
-
 func viewItems(items []*checkoutv1.Item) []itemView {
 	views := make([]itemView, len(items))
 	for i, item := range items {
 		views[i] = itemView{SKU: item.Sku, Quantity: item.Quantity}
 	}
 	return views
-}
-
-func viewTime(t *timestamppb.Timestamp) *time.Time {
-	if t == nil {
-		return nil
-	}
-	utc := t.AsTime()
-	return &utc
-}
-
-// statusWord is a status as people and scripts read it.
-func statusWord(s checkoutv1.Status) string {
-	return strings.TrimPrefix(s.String(), "STATUS_")
 }

@@ -2,7 +2,12 @@
 // knows nobody's database, wire format or engine.
 package checkout
 
-import "github.com/checkoutsaga/orchestrator/saga/journal"
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/checkoutsaga/orchestrator/saga"
+)
 
 // Names that live in stored histories and rows. Renaming one is a migration.
 const (
@@ -23,31 +28,43 @@ const (
 	Payment   = "payment"
 )
 
-// Money is an amount in minor units (cents) of an ISO 4217 currency.
-type Money struct {
-	Currency   string `json:"currency"`
-	MinorUnits int64  `json:"minor_units"`
-}
+// Money is an order's amount.
+type Money = saga.Money
 
-// Item is a number of pieces of one article.
+// Item is a number of pieces of one article, as priced when the order was accepted.
 type Item struct {
 	SKU      string `json:"sku"`
 	Quantity int32  `json:"quantity"`
+	// UnitPrice is in minor units of the order's currency.
+	UnitPrice int64 `json:"unit_price"`
 }
 
-// Order is what the participants are asked for.
+// Order is what the participants are asked for: the input of a checkout's saga. As JSON it is a stored format.
 type Order struct {
-	ID            string
-	CustomerID    string
-	Items         []Item
-	Amount        Money
-	PaymentMethod string
-	// TraceParent is the W3C trace context of the checkout's start.
-	TraceParent string
+	ID            string `json:"-"` // The saga's key.
+	CustomerID    string `json:"customer_id"`
+	Items         []Item `json:"items"`
+	Amount        Money  `json:"amount"`
+	PaymentMethod string `json:"payment_method"`
 }
 
-// Pass is what a fence hands out: the order goes with journal.Go.
-type Pass struct {
-	journal.Pass
-	Order Order
+// OrderOf reads a checkout's input.
+func OrderOf(orderID string, input json.RawMessage) (Order, error) {
+	o := Order{ID: orderID}
+	if err := json.Unmarshal(input, &o); err != nil {
+		return Order{}, fmt.Errorf("read order %s: %w", orderID, err)
+	}
+	return o, nil
 }
+
+// Input is the order as its saga keeps it.
+func (o Order) Input() json.RawMessage {
+	input, err := json.Marshal(o)
+	if err != nil {
+		panic(err) // Texts and numbers can always be written.
+	}
+	return input
+}
+
+// Saga is the id of an order's checkout.
+func Saga(orderID string) saga.ID { return saga.ID{Definition: Definition, Key: orderID} }

@@ -4,20 +4,16 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/bus"
-	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/eventtest"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
 	"github.com/checkoutsaga/orchestrator/internal/node"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
-	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 )
@@ -40,10 +36,10 @@ func TestEveryConsumerReadsEveryPayloadEverPublished(t *testing.T) {
 
 	t.Run("orchestrator", func(t *testing.T) {
 		pool := pgtest.Pool(t)
-		require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()...))
-		s := store.New(pool, outbox.New("orchestrator", pool, log))
+		require.NoError(t, pg.Migrate(t.Context(), pool, checkouttest.Migrations()...))
+		s := checkouttest.Store(pool)
 		in := inbox.New("orchestrator", pool, log)
-		orchestrator.Hear(in, s)
+		orchestrator.Hear(in, s, checkouttest.Orders(pool))
 		subscriptions, err := in.Subscriptions()
 		require.NoError(t, err)
 		handlers := make(map[string]bus.Handler)
@@ -54,11 +50,9 @@ func TestEveryConsumerReadsEveryPayloadEverPublished(t *testing.T) {
 			t.Run(g.Name, func(t *testing.T) {
 				// It takes events about orders that it has accepted; of others it can make nothing.
 				about := strings.ReplaceAll(g.Name, "/", "-")
-				_, _, err := s.Accept(t.Context(), store.NewCheckout{
-					OrderID: about, IdempotencyKey: about, Digest: "v1:x", Request: []byte("{}"), Engine: "embedded", CustomerID: "cus-1",
-					Items: []checkout.Item{{SKU: "CHAIR-OAK", Quantity: 1}}, Amount: checkout.Money{Currency: "EUR", MinorUnits: 4999},
-					PaymentMethod: "tok_visa", Deadline: time.Hour, Coordination: event.Choreographed, Plan: checkouttest.Plan(),
-				})
+				start := checkouttest.Start(checkouttest.Order(about, 1))
+				start.Elsewhere = true
+				_, _, err := s.Accept(t.Context(), start)
 				require.NoError(t, err)
 				require.Equal(t, bus.Success, handlers[g.Topic](t.Context(), g.Delivery(t, about)))
 			})

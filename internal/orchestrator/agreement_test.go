@@ -18,9 +18,12 @@ import (
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	pricingv1 "github.com/checkoutsaga/orchestrator/gen/pricing/v1"
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 )
 
 const most = 1_000_000_000_000
@@ -59,10 +62,15 @@ func TestI9WhatStartAcceptsEveryParticipantAccepts(t *testing.T) {
 		if len(contract.Check(req)) > 0 {
 			return
 		}
-		order, err := s.priceBy(list, req, "")
+		start, err := s.priceBy(list, req, "")
 		if err != nil {
 			return
 		}
+		order, err := checkout.OrderOf(start.Key, start.Input)
+		if err != nil {
+			t.Fatalf("what was accepted cannot be read: %v", err)
+		}
+		coordination := orders.Coordination(store.Saga{Elsewhere: start.Elsewhere})
 		accepted++
 
 		money := &operationv1.Money{Currency: order.Amount.Currency, MinorUnits: order.Amount.MinorUnits}
@@ -72,11 +80,11 @@ func TestI9WhatStartAcceptsEveryParticipantAccepts(t *testing.T) {
 		}
 		told := &checkoutv1.Order{CustomerId: req.CustomerId, Items: req.Items, Amount: money, PaymentMethod: req.PaymentMethod}
 		for _, request := range []proto.Message{
-			&warehousev1.ReserveRequest{OrderId: order.OrderID, Lines: lines},
-			&warehousev1.ReleaseRequest{OrderId: order.OrderID}, &warehousev1.CommitRequest{OrderId: order.OrderID},
-			&paymentv1.AuthorizeRequest{OrderId: order.OrderID, CustomerId: req.CustomerId, Amount: money, PaymentMethod: req.PaymentMethod},
-			&paymentv1.VoidRequest{OrderId: order.OrderID}, &paymentv1.CaptureRequest{OrderId: order.OrderID, Amount: money},
-			&paymentv1.RefundRequest{OrderId: order.OrderID},
+			&warehousev1.ReserveRequest{OrderId: order.ID, Lines: lines},
+			&warehousev1.ReleaseRequest{OrderId: order.ID}, &warehousev1.CommitRequest{OrderId: order.ID},
+			&paymentv1.AuthorizeRequest{OrderId: order.ID, CustomerId: req.CustomerId, Amount: money, PaymentMethod: req.PaymentMethod},
+			&paymentv1.VoidRequest{OrderId: order.ID}, &paymentv1.CaptureRequest{OrderId: order.ID, Amount: money},
+			&paymentv1.RefundRequest{OrderId: order.ID},
 		} {
 			if bad := contract.Check(request); len(bad) > 0 {
 				t.Fatalf("%T is refused: %s", request, contract.Sentence(bad))
@@ -93,7 +101,7 @@ func TestI9WhatStartAcceptsEveryParticipantAccepts(t *testing.T) {
 			&paymentv1.PaymentFailed{Amount: money, Step: "authorize-payment", Reason: "card_declined"},
 			&ordersv1.OrderStatusChanged{CustomerId: req.CustomerId, Status: "placed", Amount: money},
 		} {
-			if err := arrives(m, &eventv1.Header{OrderId: order.OrderID, Coordination: order.Coordination}); err != nil {
+			if err := arrives(m, &eventv1.Header{OrderId: order.ID, Coordination: coordination}); err != nil {
 				t.Fatalf("%T is refused: %v", m, err)
 			}
 		}

@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"maps"
 	"math"
 	"slices"
@@ -13,8 +14,8 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 )
 
 const (
@@ -136,7 +137,7 @@ func (a *audit) allNotes() []string {
 }
 
 func (a *audit) one(ctx context.Context, orderID string) error {
-	kept, err := a.store.Kept(ctx, []string{orderID})
+	kept, err := a.kept(ctx, []string{orderID})
 	if err != nil {
 		return err
 	}
@@ -145,17 +146,17 @@ func (a *audit) one(ctx context.Context, orderID string) error {
 		return a.noLongerKept(ctx, orderID)
 	}
 	if !c.Status.IsFinal() {
-		open, err := a.store.OpenOf(ctx, []string{orderID})
+		open, err := a.store.OpenOf(ctx, checkout.Definition, []string{orderID})
 		if err != nil {
 			return err
 		}
 		if err := a.compareOpen(ctx, open); err != nil {
 			return err
 		}
-	} else if err := a.comparePage(ctx, []store.Checkout{c}); err != nil {
+	} else if err := a.comparePage(ctx, []orders.Checkout{c}); err != nil {
 		return err
 	}
-	acts, err := a.store.ActsOn(ctx, []string{orderID})
+	acts, err := a.store.ActsOn(ctx, checkout.Definition, []string{orderID})
 	if err != nil {
 		return err
 	}
@@ -167,7 +168,11 @@ func (a *audit) one(ctx context.Context, orderID string) error {
 
 func (a *audit) all(ctx context.Context) error {
 	for place := (store.Ended{At: a.since}); ; {
-		page, err := a.store.Finals(ctx, place, auditPage)
+		ended, err := a.store.Finals(ctx, checkout.Definition, place, auditPage)
+		if err != nil {
+			return err
+		}
+		page, err := orders.OfAll(ended)
 		if err != nil {
 			return err
 		}
@@ -179,7 +184,7 @@ func (a *audit) all(ctx context.Context) error {
 			break
 		}
 		last := page[len(page)-1]
-		place = store.Ended{At: *last.EndedAt, OrderID: last.Key}
+		place = store.Ended{At: *last.EndedAt, Key: last.Key}
 	}
 	if err := a.lookAtOpen(ctx); err != nil {
 		return err
@@ -193,6 +198,21 @@ func (a *audit) all(ctx context.Context) error {
 		}
 	}
 	return a.tellOtherActs(ctx)
+}
+
+// kept reads those of some checkouts that are there, by order id.
+func (a *audit) kept(ctx context.Context, orderIDs []string) (map[string]orders.Checkout, error) {
+	sagas, err := a.store.Kept(ctx, checkout.Definition, orderIDs)
+	if err != nil {
+		return nil, err
+	}
+	kept := make(map[string]orders.Checkout, len(sagas))
+	for id, s := range sagas {
+		if kept[id], err = orders.Of(s); err != nil {
+			return nil, err
+		}
+	}
+	return kept, nil
 }
 
 // finding is something that is wrong with a checkout, as one look shows it.
@@ -215,7 +235,7 @@ func (f findings) add(orderID string, found ...finding) {
 
 // comparePage compares final checkouts. What differs is looked at again on fresh rows and fresh records before it is called a
 // violation: the first reading of several databases is no snapshot. While events are on their way it waits for them.
-func (a *audit) comparePage(ctx context.Context, page []store.Checkout) error {
+func (a *audit) comparePage(ctx context.Context, page []orders.Checkout) error {
 	if len(page) == 0 {
 		return nil
 	}
@@ -242,7 +262,7 @@ func (a *audit) comparePage(ctx context.Context, page []store.Checkout) error {
 		if err := rest(ctx, eventsAgain); err != nil {
 			return err
 		}
-		kept, err := a.store.Kept(ctx, slices.Collect(maps.Keys(found)))
+		kept, err := a.kept(ctx, slices.Collect(maps.Keys(found)))
 		if err != nil {
 			return err
 		}
@@ -328,7 +348,7 @@ func rest(ctx context.Context, d time.Duration) error {
 
 // look tells, by order id, what is wrong with checkouts at this moment, and apart from that what is wrong where an operator said
 // that it is right.
-func (a *audit) look(ctx context.Context, page []store.Checkout, acts map[string][]store.Act) (found, accepted findings, err error) {
+func (a *audit) look(ctx context.Context, page []orders.Checkout, acts map[string][]store.Act) (found, accepted findings, err error) {
 	found, accepted = make(findings), make(findings)
 	if len(page) == 0 {
 		return found, accepted, nil

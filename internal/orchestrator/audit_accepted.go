@@ -11,25 +11,27 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 )
 
 // An operator may take a step as done although no participant's record says so, and then the books differ for ever. Every audit
 // tells each such act with what differs because of it, and calls nothing of that a violation; what else is wrong with the order is one.
 
 // actsOn are the acts without proof on the checkouts of a page, by order id.
-func (a *audit) actsOn(ctx context.Context, page []store.Checkout) (map[string][]store.Act, error) {
+func (a *audit) actsOn(ctx context.Context, page []orders.Checkout) (map[string][]store.Act, error) {
 	ids := make([]string, len(page))
 	for i, c := range page {
 		ids[i] = c.Key
 	}
-	acts, err := a.store.ActsOn(ctx, ids)
+	acts, err := a.store.ActsOn(ctx, checkout.Definition, ids)
 	if err != nil {
 		return nil, err
 	}
 	byOrder := make(map[string][]store.Act)
 	for _, act := range acts {
-		byOrder[act.OrderID] = append(byOrder[act.OrderID], act)
+		byOrder[act.Saga.Key] = append(byOrder[act.Saga.Key], act)
 	}
 	return byOrder, nil
 }
@@ -70,14 +72,14 @@ func (a *audit) tellAct(act store.Act, what string) error {
 	}
 	a.told[act.ID] = true
 	return a.send(&checkoutv1.AuditResponse{Checked: a.checked, Accepted: []*checkoutv1.Accepted{{
-		OrderId: act.OrderID, Step: act.Step, Actor: act.Actor, Reason: act.Reason, At: timestamppb.New(act.At), What: what,
+		OrderId: act.Saga.Key, Step: act.Step, Actor: act.Actor, Reason: act.Reason, At: timestamppb.New(act.At), What: what,
 	}}})
 }
 
 // tellOtherActs tells the acts within the audit's time that no compared page has shown.
 func (a *audit) tellOtherActs(ctx context.Context) error {
 	for after := (store.Act{}); ; {
-		acts, err := a.store.ActsSince(ctx, a.since, after, auditPage)
+		acts, err := a.store.ActsSince(ctx, checkout.Definition, a.since, after, auditPage)
 		if err != nil || len(acts) == 0 {
 			return err
 		}
@@ -94,13 +96,13 @@ func (a *audit) tellActs(ctx context.Context, acts []store.Act) error {
 	acts = slices.DeleteFunc(acts, func(act store.Act) bool { return a.told[act.ID] })
 	var ids []string
 	for _, act := range acts {
-		ids = append(ids, act.OrderID)
+		ids = append(ids, act.Saga.Key)
 	}
-	kept, err := a.store.Kept(ctx, ids)
+	kept, err := a.kept(ctx, ids)
 	if err != nil {
 		return err
 	}
-	var ended []store.Checkout
+	var ended []orders.Checkout
 	for _, c := range kept {
 		if c.Status.IsFinal() {
 			ended = append(ended, c)
@@ -111,9 +113,9 @@ func (a *audit) tellActs(ctx context.Context, acts []store.Act) error {
 	}
 	for _, act := range acts {
 		what := ""
-		if c, isKept := kept[act.OrderID]; isKept {
+		if c, isKept := kept[act.Saga.Key]; isKept {
 			what = fmt.Sprintf("its checkout is %s in phase %s: it is compared once it has ended", c.Status, c.Phase)
-		} else if what, err = a.whatIsLeft(ctx, act.OrderID); err != nil {
+		} else if what, err = a.whatIsLeft(ctx, act.Saga.Key); err != nil {
 			return err
 		}
 		if err := a.tellAct(act, what); err != nil {
@@ -125,7 +127,7 @@ func (a *audit) tellActs(ctx context.Context, acts []store.Act) error {
 
 // whatIsLeft tells what is known of a checkout that is no longer kept.
 func (a *audit) whatIsLeft(ctx context.Context, orderID string) (string, error) {
-	f, err := a.store.ForgottenCheckout(ctx, orderID)
+	f, err := a.store.Forgotten(ctx, checkout.Saga(orderID))
 	if errors.Is(err, store.ErrNotFound) {
 		return "there is no such checkout any more", nil
 	}
@@ -134,7 +136,7 @@ func (a *audit) whatIsLeft(ctx context.Context, orderID string) (string, error) 
 
 // noLongerKept is the audit of one order of which there is no checkout.
 func (a *audit) noLongerKept(ctx context.Context, orderID string) error {
-	f, err := a.store.ForgottenCheckout(ctx, orderID)
+	f, err := a.store.Forgotten(ctx, checkout.Saga(orderID))
 	if errors.Is(err, store.ErrNotFound) {
 		return noSuchCheckout(orderID)
 	}
@@ -142,7 +144,7 @@ func (a *audit) noLongerKept(ctx context.Context, orderID string) error {
 		return err
 	}
 	a.note("forgotten", "%s is no longer kept: it ended %s at %s", orderID, f.Status, f.EndedAt.UTC().Format(time.RFC3339))
-	acts, err := a.store.ActsOn(ctx, []string{orderID})
+	acts, err := a.store.ActsOn(ctx, checkout.Definition, []string{orderID})
 	if err != nil {
 		return err
 	}

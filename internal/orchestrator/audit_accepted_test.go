@@ -16,8 +16,8 @@ import (
 func (f *fixture) takenAsDone(t *testing.T, orderID, step string, at time.Time) {
 	t.Helper()
 	_, err := f.pool.Exec(t.Context(), `
-		INSERT INTO commands (order_id, at, kind, step, actor, reason, outcome, without_proof)
-		VALUES ($1, $2, 'resolve', $3, 'ann', 'counted by hand', 'done', true)`, orderID, at, step)
+		INSERT INTO commands (definition, key, at, kind, step, actor, reason, outcome, without_proof)
+		VALUES ('checkout', $1, $2, 'resolve', $3, 'ann', 'counted by hand', 'done', true)`, orderID, at, step)
 	require.NoError(t, err)
 }
 
@@ -81,7 +81,7 @@ func TestWhatAnOperatorTookAsDoneIsToldAndNoViolation(t *testing.T) {
 func TestWhatWasTakenAsDoneIsToldAlsoWhereTheCheckoutIsNoLongerKept(t *testing.T) {
 	t.Parallel()
 	f := ended(t)
-	_, err := f.pool.Exec(t.Context(), `INSERT INTO forgotten_checkouts (order_id, idempotency_key, status, ended_at) VALUES ('old', 'old', 'CANCELLED', '2020-01-02Z')`)
+	_, err := f.pool.Exec(t.Context(), `INSERT INTO forgotten_sagas (definition, key, idempotency_key, status, ended_at) VALUES ('checkout', 'old', 'old', 'CANCELLED', '2020-01-02Z')`)
 	require.NoError(t, err)
 	f.takenAsDone(t, "old", checkout.ReleaseStock, time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC))
 	const old = "old release-stock by ann (counted by hand): its checkout is no longer kept: it ended CANCELLED at 2020-01-02T00:00:00Z"

@@ -19,8 +19,8 @@ import (
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/event"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
@@ -107,7 +107,7 @@ func aboutOrders() []string {
 }
 
 // compareEvents adds to what was found what is wrong with the events of a page, given what the participants recorded.
-func (a *audit) compareEvents(ctx context.Context, page []store.Checkout, books books, found findings) error {
+func (a *audit) compareEvents(ctx context.Context, page []orders.Checkout, books books, found findings) error {
 	if len(a.events) == 0 {
 		a.note("events", "events were not looked at: this orchestrator was told of no app that it could ask")
 		return nil
@@ -150,7 +150,7 @@ func (a *audit) compareEvents(ctx context.Context, page []store.Checkout, books 
 }
 
 // writtenWrong compares what a producer told of a checkout with what is so.
-func (a *audit) writtenWrong(c store.Checkout, producer string, written []*eventv1.Event, b books) []finding {
+func (a *audit) writtenWrong(c orders.Checkout, producer string, written []*eventv1.Event, b books) []finding {
 	var wrong []finding
 	// A finding about a topic concerns the steps whose outcome the topic tells.
 	differs := func(invariant, topic, format string, args ...any) {
@@ -195,7 +195,7 @@ func (a *audit) writtenWrong(c store.Checkout, producer string, written []*event
 
 // keptFromTheFirst tells whether all events of a checkout must still be there: it is young enough, and was accepted after events
 // began to be written.
-func (a *audit) keptFromTheFirst(c store.Checkout) bool {
+func (a *audit) keptFromTheFirst(c orders.Checkout) bool {
 	const early = time.Hour // Before it is pruned, because clocks differ.
 	return c.StartedAt.After(a.eventsBegan) && time.Since(c.StartedAt) < outbox.Keep-early
 }
@@ -211,7 +211,7 @@ const (
 )
 
 // demands tells whether what is on record demands an event of a topic, and what that is in words.
-func demands(topic string, c store.Checkout, b books) (is truth, because string) {
+func demands(topic string, c orders.Checkout, b books) (is truth, because string) {
 	warehouse, payment := b.warehouse[c.Key], b.payment[c.Key]
 	reserve, commit := warehouse[checkout.ReserveStock], warehouse[checkout.CommitStock]
 	authorize, capture := payment[checkout.AuthorizePayment], payment[checkout.CapturePayment]
@@ -281,7 +281,7 @@ func undid(op *operationv1.Operation) truth {
 }
 
 // contradicts tells in what an event says other than the checkout; empty if in nothing.
-func contradicts(c store.Checkout, e *eventv1.Event) string {
+func contradicts(c orders.Checkout, e *eventv1.Event) string {
 	m, err := event.Decode(e.Header.Topic, []byte(e.Data))
 	if errors.Is(err, event.ErrBad) {
 		if topic, known := event.Find(e.Header.Topic); !known || e.Header.SchemaVersion > topic.Version {

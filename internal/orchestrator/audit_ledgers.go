@@ -15,8 +15,8 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/money"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
@@ -27,7 +27,7 @@ type books struct {
 	reservations       map[string]*warehousev1.Reservation
 }
 
-func (a *audit) books(ctx context.Context, page []store.Checkout) (b books, err error) {
+func (a *audit) books(ctx context.Context, page []orders.Checkout) (b books, err error) {
 	ids := make([]string, len(page))
 	for i, c := range page {
 		ids[i] = c.Key
@@ -99,7 +99,7 @@ func (a *audit) eachPage(ctx context.Context, participant string, req *operation
 }
 
 // disagreements compares the end of a checkout with both participants' books. Rules, not requests: see I1.
-func disagreements(c store.Checkout, b books) []finding {
+func disagreements(c orders.Checkout, b books) []finding {
 	var wrong []finding
 	differs := func(step, format string, args ...any) {
 		wrong = append(wrong, finding{invariant: invariantAgrees, steps: []string{step}, what: fmt.Sprintf(format, args...)})
@@ -172,7 +172,7 @@ func describe(op *operationv1.Operation) string {
 
 // beingForgotten tells whether a participant has forgotten a checkout's operations because it was told to. One participant does so
 // before the other, and a checkout is there until both have.
-func (a *audit) beingForgotten(ctx context.Context, c store.Checkout) (bool, error) {
+func (a *audit) beingForgotten(ctx context.Context, c orders.Checkout) (bool, error) {
 	if time.Since(*c.EndedAt) < outbox.Keep {
 		return false, nil // Checkouts are kept longer than their events.
 	}
@@ -215,7 +215,7 @@ func shipped(r *warehousev1.Reservation) string {
 	return goods(r.GetLines(), func(l *warehousev1.Line) (string, int32) { return l.Sku, l.Quantity })
 }
 
-func ordered(c store.Checkout) string {
+func ordered(c orders.Checkout) string {
 	return goods(c.Items, func(i checkout.Item) (string, int32) { return i.SKU, i.Quantity })
 }
 
@@ -248,7 +248,7 @@ func (a *audit) lookForStrangers(ctx context.Context, participant string) error 
 			ids[i] = op.OrderId
 		}
 		slices.Sort(ids)
-		accepted, err := a.store.EverAccepted(ctx, slices.Compact(ids))
+		accepted, err := a.store.EverAccepted(ctx, checkout.Definition, slices.Compact(ids))
 		if err != nil {
 			return err
 		}
@@ -295,7 +295,7 @@ func (a *audit) checkBooks(ctx context.Context, participant, orderID string) err
 	for i, d := range first {
 		before[[2]string{d.About, d.Figure}], abouts[i] = true, d.About
 	}
-	isOrder, err := a.store.EverAccepted(ctx, abouts)
+	isOrder, err := a.store.EverAccepted(ctx, checkout.Definition, abouts)
 	if err != nil {
 		return err
 	}

@@ -14,9 +14,8 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
-	"github.com/checkoutsaga/orchestrator/internal/event"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/runs"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
@@ -81,14 +80,14 @@ type suspect struct {
 func (a *audit) lookAtOpen(ctx context.Context) error {
 	var suspects []suspect
 	for after := ""; ; {
-		page, err := a.store.Open(ctx, after, auditPage)
+		page, err := a.store.Open(ctx, checkout.Definition, after, auditPage)
 		if err != nil {
 			return err
 		}
 		if len(page) == 0 {
 			break
 		}
-		after = page[len(page)-1].OrderID
+		after = page[len(page)-1].Key
 		found, err := a.suspectsOf(ctx, page)
 		if err != nil {
 			return err
@@ -137,9 +136,9 @@ func (a *audit) lookAgain(ctx context.Context, suspects []suspect) error {
 func (a *audit) confirm(ctx context.Context, suspects []suspect) error {
 	before := make(map[string]suspect, len(suspects))
 	for _, s := range suspects {
-		before[s.OrderID] = s
+		before[s.Key] = s
 	}
-	page, err := a.store.OpenOf(ctx, slices.Collect(maps.Keys(before)))
+	page, err := a.store.OpenOf(ctx, checkout.Definition, slices.Collect(maps.Keys(before)))
 	if err != nil {
 		return err
 	}
@@ -148,17 +147,17 @@ func (a *audit) confirm(ctx context.Context, suspects []suspect) error {
 		return err
 	}
 	for _, s := range still {
-		was := before[s.OrderID]
+		was := before[s.Key]
 		s.found = slices.DeleteFunc(s.found, func(f finding) bool { return !f.confirms(was, s.Open) })
-		if err := a.report(violationsOf(s.OrderID, string(s.Status), s.found)); err != nil {
+		if err := a.report(violationsOf(s.Key, string(s.Status), s.found)); err != nil {
 			return err
 		}
 	}
 	for _, o := range page {
-		delete(before, o.OrderID)
+		delete(before, o.Key)
 	}
 	// What has ended since was compared with its end, or not at all: its page may have been before.
-	ended, err := a.store.Kept(ctx, slices.Collect(maps.Keys(before)))
+	ended, err := a.kept(ctx, slices.Collect(maps.Keys(before)))
 	if err != nil {
 		return err
 	}
@@ -181,7 +180,7 @@ func (f finding) confirms(was suspect, is store.Open) bool {
 func (a *audit) suspectsOf(ctx context.Context, page []store.Open) ([]suspect, error) {
 	var ids []string
 	for _, o := range page {
-		ids = append(ids, o.OrderID)
+		ids = append(ids, o.Key)
 	}
 	if len(ids) == 0 {
 		return nil, nil
@@ -205,7 +204,7 @@ func (a *audit) suspectsOf(ctx context.Context, page []store.Open) ([]suspect, e
 			found = append(found, finding{invariant: invariantEndsSeen, what: fmt.Sprintf("is %s in phase %s, and nothing has been written since %s",
 				o.Status, o.Phase, o.UpdatedAt.UTC().Format(time.RFC3339))})
 		}
-		if what := takenWrongly(o, payments[o.OrderID][checkout.CapturePayment]); what != "" {
+		if what := takenWrongly(o, payments[o.Key][checkout.CapturePayment]); what != "" {
 			found = append(found, finding{invariant: invariantAgrees, what: what})
 		}
 		if len(found) > 0 {
@@ -223,7 +222,7 @@ func hangs(o store.Open) bool {
 			since = t
 		}
 	}
-	if o.Coordination == event.Choreographed {
+	if o.Elsewhere {
 		later(o.CheckAt) // It is left to its events until its time to be looked at.
 	}
 	if o.Status == journal.AwaitingApproval && o.ApprovalDeadline != nil {
@@ -237,10 +236,10 @@ func takenWrongly(o store.Open, capture *operationv1.Operation) string {
 	switch {
 	case !stands(capture):
 		return ""
-	case moneyOf(capture) != o.Amount:
-		return fmt.Sprintf("payment has captured %s and the order is for %s", inWords(moneyOf(capture)), inWords(o.Amount))
+	case moneyOf(capture) != o.Money:
+		return fmt.Sprintf("payment has captured %s and the order is for %s", inWords(moneyOf(capture)), inWords(o.Money))
 	// Nobody may be asked to capture before the pivot. In a choreographed checkout the event that tells of it is on its way.
-	case o.Phase == saga.Forward && o.Coordination == event.Orchestrated:
+	case o.Phase == saga.Forward && !o.Elsewhere:
 		return fmt.Sprintf("payment has captured %s while it is in phase %s", inWords(moneyOf(capture)), o.Phase)
 	}
 	return ""
@@ -269,7 +268,7 @@ func wantsRun(o store.Open) bool {
 	switch {
 	case o.Attention == journal.AttentionStopped, o.Attention == journal.AttentionNoProgress:
 		return false // Somebody is called because of that already.
-	case o.Coordination == event.Choreographed:
+	case o.Elsewhere:
 		// Its events drive it, and once it is captured again, when the run that was to undo it has ended.
 		return o.StartedRun >= o.Run && o.Phase == saga.Undoing
 	case o.StartedRun == 0:
@@ -283,7 +282,7 @@ func (a *audit) lostRun(ctx context.Context, o store.Open) (string, error) {
 		a.deaf.add(nil)
 		return "", nil
 	}
-	id, name := runs.ID(o.OrderID, o.Run), a.engine.Name()
+	id, name := runs.ID(o.ID, o.Run), a.engine.Name()
 	instance, err := within(ctx, inspectTimeout, func(ctx context.Context) (engine.Instance, error) { return a.engine.Inspect(ctx, id) })
 	switch {
 	case errors.Is(err, engine.ErrGone) && o.StartedRun == 0:

@@ -46,33 +46,33 @@ func TestI3ACheckoutWithoutAWorkflowIsFound(t *testing.T) {
 		want string // what is said; empty if nothing is
 	}{
 		"runs":      {is: engine.Running},
-		"lost":      {is: gone, want: "is RUNNING, but engine embedded does not know its run 1 (lost-1); the sweeper looks at it at 20"},
-		"failed":    {is: engine.Failed, want: "is RUNNING, but engine embedded says that its run 1 (failed-1) is failed: boom; the"},
-		"completed": {is: engine.Completed, want: "is RUNNING, but engine embedded says that its run 1 (completed-1) is completed; the"},
-		"stalled":   {is: engine.Stalled, want: "is RUNNING, but engine embedded says that its run 1 (stalled-1) is stalled; the"},
-		"later-run": {is: gone, set: `run = 3, started_run = 3`, want: "is RUNNING, but engine embedded does not know its run 3 (later-run-3); the"},
+		"lost":      {is: gone, want: "is RUNNING, but engine embedded does not know its run 1 (checkout.lost-1); the sweeper looks at it at 20"},
+		"failed":    {is: engine.Failed, want: "is RUNNING, but engine embedded says that its run 1 (checkout.failed-1) is failed: boom; the"},
+		"completed": {is: engine.Completed, want: "is RUNNING, but engine embedded says that its run 1 (checkout.completed-1) is completed; the"},
+		"stalled":   {is: engine.Stalled, want: "is RUNNING, but engine embedded says that its run 1 (checkout.stalled-1) is stalled; the"},
+		"later-run": {is: gone, set: `run = 3, started_run = 3`, want: "is RUNNING, but engine embedded does not know its run 3 (checkout.later-run-3); the"},
 		// The sweeper is about to start these.
 		"next-run":  {is: gone, set: `run = 2`},
 		"first-run": {is: gone, set: `started_run = 0`},
 		"never-started": {is: gone, set: `started_run = 0, started_at = now() - interval '3 minutes'`,
-			want: "is RUNNING, but engine embedded has not begun its run 1 (never-started-1), although it was accepted 3m"},
+			want: "is RUNNING, but engine embedded has not begun its run 1 (checkout.never-started-1), although it was accepted 3m"},
 		// Somebody is called because of that already.
 		"stopped":     {is: gone, set: fmt.Sprintf(attention, "stopped")},
 		"no-progress": {is: gone, set: fmt.Sprintf(attention, "no_progress")},
-		"failing":     {is: gone, set: fmt.Sprintf(attention, "failing"), want: "is NEEDS_ATTENTION, but engine embedded does not know its run 1 (failing-1); the"},
+		"failing":     {is: gone, set: fmt.Sprintf(attention, "failing"), want: "is NEEDS_ATTENTION, but engine embedded does not know its run 1 (checkout.failing-1); the"},
 		"awaits-approval": {is: gone, set: `status = 'AWAITING_APPROVAL', approval_deadline = now() + interval '1 day'`,
-			want: "is AWAITING_APPROVAL, but engine embedded does not know its run 1 (awaits-approval-1); the"},
-		"driven-by-events": {is: gone, set: `coordination = 'choreographed', started_run = 0, started_at = now() - interval '3 minutes'`},
-		"events-going-on":  {is: engine.Completed, set: `coordination = 'choreographed', phase = 'pivoted'`},
-		"choreographed-undone": {is: gone, set: `coordination = 'choreographed', phase = 'undoing', verdict = 'EXPIRED', status = 'COMPENSATING'`,
-			want: "is COMPENSATING, but engine embedded does not know its run 1 (choreographed-undone-1); the"},
+			want: "is AWAITING_APPROVAL, but engine embedded does not know its run 1 (checkout.awaits-approval-1); the"},
+		"driven-by-events": {is: gone, set: `elsewhere = true, started_run = 0, started_at = now() - interval '3 minutes'`},
+		"events-going-on":  {is: engine.Completed, set: `elsewhere = true, phase = 'pivoted'`},
+		"choreographed-undone": {is: gone, set: `elsewhere = true, phase = 'undoing', verdict = 'EXPIRED', status = 'COMPENSATING'`,
+			want: "is COMPENSATING, but engine embedded does not know its run 1 (checkout.choreographed-undone-1); the"},
 	}
 	f := setup(t)
 	for id, c := range cases {
 		f.openOne(t, id, c.set)
 	}
 	f.engineSays(func(instance string) (engine.Instance, error) {
-		switch is := cases[instance[:strings.LastIndex(instance, "-")]].is; is {
+		switch is := cases[strings.TrimPrefix(instance[:strings.LastIndex(instance, "-")], "checkout.")].is; is {
 		case gone:
 			return engine.Instance{}, engine.ErrGone
 		case engine.Failed:
@@ -97,7 +97,7 @@ func (f *fixture) openOne(t *testing.T, id, set string) {
 	f.start(t, order(withID(id)))
 	f.do(t, id, checkout.ReserveStock, false, saga.Applied, "")
 	if set != "" {
-		_, err := f.pool.Exec(t.Context(), `UPDATE checkouts SET `+set+` WHERE order_id = $1`, id)
+		_, err := f.pool.Exec(t.Context(), `UPDATE sagas SET `+set+` WHERE key = $1`, id)
 		require.NoError(t, err)
 	}
 }
@@ -171,8 +171,8 @@ func TestI3ACheckoutInWhichNothingHappensIsFound(t *testing.T) {
 		"slow":                    {`updated_at = now() - interval '9 minutes'`, ""},
 		"hangs":                   {old, "is RUNNING in phase forward, and nothing has been written since 20"},
 		"is-called":               {old + `, status = 'NEEDS_ATTENTION', attention = '{"code": "failing"}'`, ""},
-		"choreographed-in-time":   {old + `, coordination = 'choreographed', check_at = now() + interval '1 minute'`, ""},
-		"choreographed-and-hangs": {old + `, coordination = 'choreographed', check_at = now() - interval '11 minutes'`, "is RUNNING in phase forward, and nothing"},
+		"choreographed-in-time":   {old + `, elsewhere = true, check_at = now() + interval '1 minute'`, ""},
+		"choreographed-and-hangs": {old + `, elsewhere = true, check_at = now() - interval '11 minutes'`, "is RUNNING in phase forward, and nothing"},
 		"awaits-approval":         {awaits + `now() + interval '1 day'`, ""},
 		"awaited-approval":        {awaits + `now() - interval '1 minute'`, ""},
 		"approval-hangs":          {awaits + `now() - interval '11 minutes'`, "is AWAITING_APPROVAL in phase forward, and nothing has been written since 20"},

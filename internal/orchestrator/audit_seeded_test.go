@@ -27,15 +27,16 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	checkoutorders "github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/eventrpc"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/internal/process"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/participants/notification"
 	"github.com/checkoutsaga/orchestrator/participants/orders"
 	"github.com/checkoutsaga/orchestrator/participants/payment"
@@ -58,9 +59,9 @@ func newShop(t *testing.T) *shop {
 	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	f := &fixture{pool: pgtest.Pool(t), engine: &fakeEngine{}}
-	require.NoError(t, pg.Migrate(t.Context(), f.pool, store.Migrations()...))
+	require.NoError(t, pg.Migrate(t.Context(), f.pool, checkouttest.Migrations()...))
 	own := outbox.New("orchestrator", f.pool, log)
-	f.store = store.New(f.pool, own)
+	f.store = store.New(f.pool, map[string]store.Guest{checkout.Definition: checkoutorders.New(f.pool, own)})
 	s := &shop{fixture: f, pools: map[string]*pgxpool.Pool{"orchestrator": f.pool}, urls: make(map[string]string)}
 
 	carrier := embedded.New()
@@ -98,7 +99,8 @@ func newShop(t *testing.T) *shop {
 func (f *fixture) serve(t *testing.T, goods warehousev1connect.WarehouseServiceClient, money paymentv1connect.PaymentServiceClient, events map[string]eventv1connect.EventServiceClient) {
 	t.Helper()
 	service := orchestrator.New(orchestrator.Config{
-		Store: f.store, Pool: f.pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: goods, Payment: money, Events: events, HasBus: true,
+		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: goods, Payment: money,
+		Desk: checkouttest.Desk(f.store, f.engine, goods, money), Events: events, HasBus: true,
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()
@@ -142,16 +144,18 @@ func (s *shop) call(t *testing.T, o checkout.Order, step string, undo bool) {
 // something else; an edit that returns false has it not be asked at all.
 func (s *shop) step(t *testing.T, orderID, step string, undo bool, edits ...func(*checkout.Order) bool) {
 	t.Helper()
-	attempt := journal.Attempt{Call: saga.Call{Key: orderID, Run: 1, Step: step, Undo: undo, Round: 1}}
+	attempt := journal.Attempt{Call: saga.Call{Definition: checkout.Definition, Key: orderID, Run: 1, Step: step, Undo: undo, Round: 1}}
 	pass, err := s.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
 	require.Equal(t, journal.Go, pass.Leave, pass.Reason)
+	o, err := checkout.OrderOf(orderID, pass.Input)
+	require.NoError(t, err)
 	ask := true
 	for _, edit := range edits {
-		ask = ask && edit(&pass.Order)
+		ask = ask && edit(&o)
 	}
 	if ask {
-		s.call(t, pass.Order, step, undo)
+		s.call(t, o, step, undo)
 	}
 	_, err = s.store.Record(t.Context(), attempt, journal.Learned{Outcome: saga.Applied})
 	require.NoError(t, err)
@@ -181,7 +185,7 @@ func (s *shop) cancelled(t *testing.T, orderID string, without ...string) {
 	s.walk(t, orderID, checkout.AuthorizePayment, nil)
 	_, err := s.cancel(t, &checkoutv1.CancelRequest{OrderId: orderID, Reason: "r"})
 	require.NoError(t, err)
-	pass, err := s.store.Fence(t.Context(), journal.Attempt{Call: saga.Call{Key: orderID, Run: 1, Step: checkout.CapturePayment, Round: 1}})
+	pass, err := s.store.Fence(t.Context(), journal.Attempt{Call: saga.Call{Definition: checkout.Definition, Key: orderID, Run: 1, Step: checkout.CapturePayment, Round: 1}})
 	require.NoError(t, err)
 	require.Equal(t, journal.TurnBack, pass.Leave, pass.Reason)
 	for _, step := range []string{checkout.AuthorizePayment, checkout.ReserveStock} {
@@ -266,12 +270,12 @@ func TestI1I3I4I5AuditFindsEverySeededWrongStateOnRealParticipants(t *testing.T)
 
 	s.walk(t, "lost", checkout.ReserveStock, nil)
 	s.engineSays(func(id string) (engine.Instance, error) {
-		if id == "lost-1" {
+		if id == "checkout.lost-1" {
 			return engine.Instance{}, engine.ErrGone
 		}
 		return engine.Instance{State: engine.Running}, nil
 	})
-	seed("lost", "I3: is RUNNING, but engine embedded does not know its run 1 (lost-1); the sweeper looks at it at 20")
+	seed("lost", "I3: is RUNNING, but engine embedded does not know its run 1 (checkout.lost-1); the sweeper looks at it at 20")
 
 	s.start(t, order(withID("hangs")))
 	s.sql(t, "orchestrator", `UPDATE checkouts SET updated_at = now() - interval '11 minutes' WHERE order_id = 'hangs'`)
@@ -343,7 +347,7 @@ func TestI1ARefundedCheckoutIsInOrder(t *testing.T) {
 	require.EqualValues(t, 1, h.checked)
 
 	s.sql(t, "payment", `UPDATE operations SET undo_state = 'started', undo_key = 'k', ask_at = now() + interval '1 hour'
-		WHERE order_id = 'refunded' AND step = 'capture-payment'`)
+		WHERE key = 'refunded' AND step = 'capture-payment'`)
 	h = s.auditAll(t, &checkoutv1.AuditRequest{OrderId: "refunded"})
 	require.Contains(t, h.violations[0], "refunded I1: CANCELLED, but payment has captured 129.97 EUR and not given it back (capture-payment applied, undo unknown)")
 }
@@ -388,7 +392,7 @@ func TestI1ACheckoutThatOneParticipantHasForgottenIsNoViolation(t *testing.T) {
 	forgotten, err := s.goods.ForgetOperations(t.Context(), connect.NewRequest(&operationv1.ForgetOperationsRequest{OrderIds: []string{"old"}}))
 	require.NoError(t, err)
 	require.Equal(t, []string{"old"}, forgotten.Msg.ForgottenOrderIds)
-	s.sql(t, "warehouse", `DELETE FROM operations WHERE order_id = 'lost'`)
+	s.sql(t, "warehouse", `DELETE FROM operations WHERE key = 'lost'`)
 	h := s.auditAll(t, &checkoutv1.AuditRequest{})
 	require.NotEmpty(t, h.violations)
 	for _, v := range h.violations {

@@ -302,7 +302,7 @@ func TestI1AnOperationOfAnOrderThatNobodyAcceptedIsFound(t *testing.T) {
 	h := f.auditAll(t, &checkoutv1.AuditRequest{})
 	require.Equal(t, []string{"stranger I1: warehouse has a record of reserve-stock (applied) for an order that was never accepted here"}, h.violations)
 
-	_, err := f.pool.Exec(t.Context(), `INSERT INTO forgotten_checkouts (order_id, idempotency_key, status, ended_at) VALUES ('stranger', 'stranger', 'CONFIRMED', now())`)
+	_, err := f.pool.Exec(t.Context(), `INSERT INTO forgotten_sagas (definition, key, idempotency_key, status, ended_at) VALUES ('checkout', 'stranger', 'stranger', 'CONFIRMED', now())`)
 	require.NoError(t, err)
 	h = f.auditAll(t, &checkoutv1.AuditRequest{})
 	require.Empty(t, h.violations, "its checkout is no longer kept, and this is what is left of it")
@@ -315,7 +315,7 @@ func TestI1ACheckoutThatIsBeingForgottenIsNotHeldToWhatIsForgotten(t *testing.T)
 		delete(f.warehouse.operations, opKey("confirmed", step.Name))
 		delete(f.payment.operations, opKey("confirmed", step.Name))
 	}
-	_, err := f.pool.Exec(t.Context(), `INSERT INTO forgotten_checkouts (order_id, idempotency_key, status, ended_at) VALUES ('confirmed', 'confirmed', 'CONFIRMED', '2020-01-02Z')`)
+	_, err := f.pool.Exec(t.Context(), `INSERT INTO forgotten_sagas (definition, key, idempotency_key, status, ended_at) VALUES ('checkout', 'confirmed', 'confirmed', 'CONFIRMED', '2020-01-02Z')`)
 	require.NoError(t, err)
 	h := f.auditAll(t, &checkoutv1.AuditRequest{})
 	require.Empty(t, h.violations)
@@ -344,15 +344,15 @@ func TestAnAuditAsksAFewQuestionsForEachPage(t *testing.T) {
 	asked := &counting{calls: make(map[string]int)}
 	s.serve(t, warehousev1connect.NewWarehouseServiceClient(asked, s.urls["warehouse"]), paymentv1connect.NewPaymentServiceClient(asked, s.urls["payment"]), nil)
 	_, err := s.pool.Exec(t.Context(), `
-		INSERT INTO checkouts (order_id, idempotency_key, digest, request, customer_id, currency, amount, payment_method, items, engine, phase, status,
-		                       verdict, deadline, ended_at, plan, progress)
-		SELECT 'ord-' || n, 'ord-' || n, 'v1:x', '{}', 'cus-1', 'EUR', 1, 'tok_visa', '[]', 'embedded', 'final', 'CANCELLED', 'CANCELLED', now(), now(), '{}', '[]'
+		INSERT INTO sagas (definition, key, idempotency_key, digest, request, about, currency, amount, input, engine, phase, status,
+		                   verdict, deadline, ended_at, plan, progress)
+		SELECT 'checkout', 'ord-' || n, 'ord-' || n, 'v1:x', '{}', 'cus-1', 'EUR', 1, '{}', 'embedded', 'final', 'CANCELLED', 'CANCELLED', now(), now(), '{"definition": "checkout"}', '[]'
 		FROM generate_series(1, $1) AS n`, 200*pages-1)
 	require.NoError(t, err)
 	_, err = s.pool.Exec(t.Context(), `
-		INSERT INTO checkouts (order_id, idempotency_key, digest, request, customer_id, currency, amount, payment_method, items, engine, phase, status,
-		                       deadline, check_at, plan, progress)
-		SELECT 'open-' || n, 'open-' || n, 'v1:x', '{}', 'cus-1', 'EUR', 1, 'tok_visa', '[]', 'embedded', 'forward', 'RUNNING', now(), now(), '{}', '[]'
+		INSERT INTO sagas (definition, key, idempotency_key, digest, request, about, currency, amount, input, engine, phase, status,
+		                   deadline, check_at, plan, progress)
+		SELECT 'checkout', 'open-' || n, 'open-' || n, 'v1:x', '{}', 'cus-1', 'EUR', 1, '{}', 'embedded', 'forward', 'RUNNING', now(), now(), '{"definition": "checkout"}', '[]'
 		FROM generate_series(1, $1) AS n`, 200*pages)
 	require.NoError(t, err)
 	h := s.auditAll(t, &checkoutv1.AuditRequest{})

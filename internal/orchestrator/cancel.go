@@ -4,49 +4,39 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"connectrpc.com/connect"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/event"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
-	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
-
-// wakeTimeout bounds the word to the engine while a caller waits. The row has been written by then.
-const wakeTimeout = 3 * time.Second
 
 // Cancel asks that a checkout be undone. The row decides whether that is still possible; a checkout that is being undone,
 // or ended cancelled, is fine.
 func (s *Service) Cancel(ctx context.Context, req *connect.Request[checkoutv1.CancelRequest]) (*connect.Response[checkoutv1.CancelResponse], error) {
-	answer, err := s.cancel(ctx, req.Msg)
+	answer, err := s.desk.Cancel(ctx, wish(req.Msg))
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, noSuchCheckout(req.Msg.OrderId)
 	}
 	if err != nil {
 		return nil, err
 	}
+	c, err := orders.Of(answer.Saga)
+	if err != nil {
+		return nil, err
+	}
 	if answer.Outcome == journal.CancelTooLate {
-		return nil, tooLate(answer.Checkout)
+		return nil, tooLate(c)
 	}
-	if answer.Outcome == journal.CancelAccepted && !req.Msg.DryRun && answer.Checkout.Coordination == event.Orchestrated {
-		s.wake(ctx, store.Steered{Checkout: answer.Checkout, CommandID: answer.CommandID}, journal.CommandCancel)
-	}
-	return connect.NewResponse(whatBecomes(answer.Checkout)), nil
-}
-
-func (s *Service) cancel(ctx context.Context, req *checkoutv1.CancelRequest) (store.CancelAnswer, error) {
-	if req.DryRun {
-		return s.store.WouldCancel(ctx, req.OrderId)
-	}
-	return s.store.Cancel(ctx, req.OrderId, req.Reason, actorOf(req))
+	return connect.NewResponse(whatBecomes(c)), nil
 }
 
 // tooLate says why a checkout cannot be cancelled, and what is so instead.
-func tooLate(c store.Checkout) error {
+func tooLate(c orders.Checkout) error {
 	amount := inWords(c.Amount)
 	var why string
 	switch {
@@ -64,23 +54,9 @@ func tooLate(c store.Checkout) error {
 }
 
 // whatBecomes sorts the steps by what undoing means to each.
-func whatBecomes(c store.Checkout) *checkoutv1.CancelResponse {
-	answer := &checkoutv1.CancelResponse{Checkout: toWire(c)}
-	for _, s := range c.Steps {
-		if s.Decision || s.Name == checkout.AuthorizePayment && captured(c) {
-			continue // Nobody did anything, or the capture has used it up.
-		}
-		tried := s.InPlace() || s.State == journal.StateFailing || s.State == journal.StateUnknown || s.State == journal.StateRunning
-		switch {
-		case s.CompensationState == journal.CompensationDone, s.CompensationState == journal.CompensationResolved:
-			answer.Undone = append(answer.Undone, s.Name)
-		case s.CompensationState != journal.CompensationNotNeeded,
-			// Whoever is still in the phase forward has not tried to capture.
-			tried && s.Compensation != "" && !s.Pivot && c.Phase == saga.Forward:
-			answer.ToUndo = append(answer.ToUndo, s.Name)
-		case s.InPlace():
-			answer.CannotUndo = append(answer.CannotUndo, s.Name)
-		}
-	}
-	return answer
+func whatBecomes(c orders.Checkout) *checkoutv1.CancelResponse {
+	u := operator.UndoingOf(c.Saga, func(s journal.Step) bool {
+		return s.Name == checkout.AuthorizePayment && captured(c) // The capture has used it up.
+	})
+	return &checkoutv1.CancelResponse{Checkout: toWire(c), Undone: u.Undone, ToUndo: u.ToUndo, CannotUndo: u.CannotUndo}
 }

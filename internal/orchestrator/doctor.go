@@ -16,7 +16,6 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/breaker"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/redact"
@@ -32,7 +31,7 @@ const (
 
 // DoctorConfig is what only Doctor looks at. What is zero is not looked at.
 type DoctorConfig struct {
-	// Migrations are those of the process's database beside the store's.
+	// Migrations are those of the process's database.
 	Migrations []pg.Migrations
 	// Sidecar is this process's own.
 	Sidecar SidecarAPI
@@ -101,7 +100,7 @@ func (s *Service) checkDatabase(ctx context.Context) *checkoutv1.Finding {
 }
 
 func (s *Service) checkMigrations(ctx context.Context) *checkoutv1.Finding {
-	pending, err := pg.Pending(ctx, s.pool, slices.Concat(store.Migrations(), s.doctor.Migrations)...)
+	pending, err := pg.Pending(ctx, s.pool, s.doctor.Migrations...)
 	if err != nil {
 		return wrong("migrations", "cannot be read: "+err.Error(), mendDatabase)
 	}

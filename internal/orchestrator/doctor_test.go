@@ -23,11 +23,12 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/breaker"
 	"github.com/checkoutsaga/orchestrator/internal/bus"
 	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
-	"github.com/checkoutsaga/orchestrator/internal/deadletter"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 )
 
 // findings are by the name of their check.
@@ -53,8 +54,9 @@ func (f findings) requireWrong(t *testing.T, check, detail, mend string) {
 func (f *fixture) examined(t *testing.T, config orchestrator.DoctorConfig) findings {
 	t.Helper()
 	service := orchestrator.New(orchestrator.Config{
-		Store: f.store, Pool: f.pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
-		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Doctor: config,
+		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
+		Desk: checkouttest.Desk(f.store, f.engine, f.warehouse, f.payment),
+		Log:  slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Doctor: config,
 	})
 	answer, err := service.Doctor(t.Context(), connect.NewRequest(&checkoutv1.DoctorRequest{}))
 	require.NoError(t, err)
@@ -181,9 +183,11 @@ func TestDoctorNamesSettingsThatLoseData(t *testing.T) {
 
 func TestDoctorCountsTheMigrationsOfAllTables(t *testing.T) {
 	f := setup(t)
-	config := orchestrator.DoctorConfig{Migrations: []pg.Migrations{deadletter.Migrations()}}
+	f.pool = pgtest.Pool(t)
+	require.NoError(t, pg.Migrate(t.Context(), f.pool, store.Migrations())) // Those of the sagas, which are not all.
+	config := orchestrator.DoctorConfig{Migrations: checkouttest.Migrations()}
 	f.examined(t, config).requireWrong(t, "migrations", "are not applied", "restart")
-	require.NoError(t, pg.Migrate(t.Context(), f.pool, deadletter.Migrations()))
+	require.NoError(t, pg.Migrate(t.Context(), f.pool, checkouttest.Migrations()...))
 	f.examined(t, config).requireFine(t, "migrations", "all applied")
 }
 

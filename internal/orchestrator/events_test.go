@@ -145,7 +145,7 @@ func newWorld(t *testing.T) *world {
 		}
 		a.Service = eventrpc.Service{Outbox: outbox.New(name, a.pool, log), Inbox: inbox.New(name, a.pool, log)}
 	}
-	orchestrator.Hear(w.apps["orchestrator"].Inbox, w.store)
+	orchestrator.Hear(w.apps["orchestrator"].Inbox, w.store, checkouttest.Orders(w.pool))
 	warehouse, payment, orders, notification := w.apps["warehouse"], w.apps["payment"], w.apps["orders"], w.apps["notification"]
 	inbox.On(warehouse.Inbox, effect[*checkoutv1.OrderCreated](warehouse, nil))
 	inbox.On(warehouse.Inbox, effect[*paymentv1.PaymentCompleted](warehouse, nil))
@@ -186,7 +186,8 @@ func newWorld(t *testing.T) *world {
 	w.bus.Subscribe(w.letters.Subscriptions()...)
 
 	service := orchestrator.New(orchestrator.Config{
-		Store: w.store, Pool: w.pool, Engine: w.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: w.fixture.warehouse, Payment: w.fixture.payment,
+		Store: w.store, Orders: checkouttest.Orders(w.pool), Pool: w.pool, Engine: w.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: w.fixture.warehouse, Payment: w.fixture.payment,
+		Desk:   checkouttest.Desk(w.store, w.engine, w.fixture.warehouse, w.fixture.payment),
 		Events: clients, DeadLetters: w.letters, HasBus: true, Log: log, Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()

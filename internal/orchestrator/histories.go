@@ -12,8 +12,9 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/runs"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
+	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 const (
@@ -29,7 +30,7 @@ const (
 // it does not know the runs of another.
 func (s *Service) ListOpenHistories(ctx context.Context, _ *connect.Request[checkoutv1.ListOpenHistoriesRequest],
 	stream *connect.ServerStream[checkoutv1.ListOpenHistoriesResponse]) error {
-	after := ""
+	after := saga.ID{}
 	for {
 		page, err := s.store.OpenRuns(ctx, s.engine.Name(), after, historiesPage)
 		if err != nil {
@@ -38,7 +39,7 @@ func (s *Service) ListOpenHistories(ctx context.Context, _ *connect.Request[chec
 		if len(page) == 0 {
 			return nil
 		}
-		after = page[len(page)-1].OrderID
+		after = page[len(page)-1].ID
 
 		answers := make([]*checkoutv1.ListOpenHistoriesResponse, len(page))
 		var reading errgroup.Group
@@ -62,7 +63,7 @@ func (s *Service) historyOf(ctx context.Context, run store.OpenRun) *checkoutv1.
 	ctx, cancel := context.WithTimeout(ctx, historyTimeout)
 	defer cancel()
 	answer := &checkoutv1.ListOpenHistoriesResponse{
-		OrderId: run.OrderID, Run: int32(run.Run), InstanceId: runs.ID(run.OrderID, run.Run), Step: run.Step,
+		OrderId: run.Key, Run: int32(run.Run), InstanceId: runs.ID(run.ID, run.Run), Step: run.Step,
 	}
 	history, err := s.engine.History(ctx, answer.InstanceId)
 	if errors.Is(err, engine.ErrGone) {

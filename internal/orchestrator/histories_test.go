@@ -36,8 +36,9 @@ func (e remembering) History(_ context.Context, id string) ([]*protos.HistoryEve
 func (f *fixture) openHistories(t *testing.T, history func(id string) ([]*protos.HistoryEvent, error)) []*checkoutv1.ListOpenHistoriesResponse {
 	t.Helper()
 	service := orchestrator.New(orchestrator.Config{
-		Store: f.store, Pool: f.pool, Engine: remembering{f.engine, history}, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
-		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: remembering{f.engine, history}, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
+		Desk: checkouttest.Desk(f.store, remembering{f.engine, history}, f.warehouse, f.payment),
+		Log:  slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service))
@@ -60,23 +61,22 @@ func TestHistoriesOfAllOpenRunsAreSentAndOfNoOther(t *testing.T) {
 	var want []string
 	for n := range open {
 		id := fmt.Sprintf("ord-%03d", n)
-		want = append(want, id+"-1")
+		want = append(want, "checkout."+id+"-1")
 		f.start(t, order(withID(id)))
 	}
 	for _, other := range []string{"ended", "elsewhere", "waiting"} {
 		f.start(t, order(withID(other)))
 	}
 	f.decline(t, "ended")
-	_, err := f.pool.Exec(t.Context(), `UPDATE checkouts SET engine = CASE order_id WHEN 'elsewhere' THEN 'dapr' ELSE engine END,
-		coordination = CASE order_id WHEN 'waiting' THEN 'choreographed' ELSE coordination END`)
+	_, err := f.pool.Exec(t.Context(), `UPDATE sagas SET engine = CASE key WHEN 'elsewhere' THEN 'dapr' ELSE engine END, elsewhere = key = 'waiting'`)
 	require.NoError(t, err)
 
 	event := &protos.HistoryEvent{EventId: 7, EventType: &protos.HistoryEvent_WorkflowStarted{WorkflowStarted: &protos.WorkflowStartedEvent{}}}
 	all := f.openHistories(t, func(id string) ([]*protos.HistoryEvent, error) {
 		switch id {
-		case "ord-001-1":
+		case "checkout.ord-001-1":
 			return nil, engine.ErrGone
-		case "ord-002-1":
+		case "checkout.ord-002-1":
 			return nil, errors.New("the engine\nsleeps")
 		}
 		return []*protos.HistoryEvent{event}, nil

@@ -3,6 +3,7 @@ package orchestrator
 import (
 	"context"
 	"fmt"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"slices"
 	"sync"
 	"time"
@@ -15,7 +16,7 @@ import (
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
@@ -29,7 +30,7 @@ func (s *Service) History(ctx context.Context, req *connect.Request[checkoutv1.H
 	if err != nil {
 		return nil, err
 	}
-	h, err := s.store.History(ctx, req.Msg.OrderId)
+	h, err := s.store.History(ctx, checkout.Saga(req.Msg.OrderId))
 	if err != nil {
 		return nil, err
 	}
@@ -37,8 +38,9 @@ func (s *Service) History(ctx context.Context, req *connect.Request[checkoutv1.H
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(h.Request, answer.Request); err != nil {
 		return nil, fmt.Errorf("decode stored request of %s: %w", req.Msg.OrderId, err)
 	}
-	for _, p := range h.Prices {
-		answer.Prices = append(answer.Prices, &checkoutv1.Price{Sku: p.SKU, UnitPrice: toWireMoney(p.Unit)})
+	for _, item := range c.Items {
+		price := checkout.Money{Currency: c.Amount.Currency, MinorUnits: item.UnitPrice}
+		answer.Prices = append(answer.Prices, &checkoutv1.Price{Sku: item.SKU, UnitPrice: toWireMoney(price)})
 	}
 	var asking sync.WaitGroup
 	asking.Go(func() { answer.Operations = s.operations(ctx, c) })
@@ -81,7 +83,7 @@ const (
 // FollowHistory sends what happens to a checkout as it becomes known, until it is final and its events have come.
 func (s *Service) FollowHistory(ctx context.Context, req *connect.Request[checkoutv1.FollowHistoryRequest], stream *connect.ServerStream[checkoutv1.FollowHistoryResponse]) error {
 	// Subscribed before the first read: what happens between the two is seen by the next look.
-	changed, unsubscribe := s.store.Subscribe(req.Msg.OrderId, store.AnyChange)
+	changed, unsubscribe := s.store.Subscribe(checkout.Saga(req.Msg.OrderId), store.AnyChange)
 	defer unsubscribe()
 	again := time.NewTicker(followAgain)
 	defer again.Stop()
@@ -92,7 +94,7 @@ func (s *Service) FollowHistory(ctx context.Context, req *connect.Request[checko
 		if err != nil {
 			return err
 		}
-		h, err := s.store.History(ctx, req.Msg.OrderId)
+		h, err := s.store.History(ctx, checkout.Saga(req.Msg.OrderId))
 		if err != nil {
 			return err
 		}
@@ -133,7 +135,7 @@ func identity(e *checkoutv1.Entry) string {
 }
 
 // operations asks each participant what it recorded of each step, all at once.
-func (s *Service) operations(ctx context.Context, c store.Checkout) []*checkoutv1.ParticipantOperation {
+func (s *Service) operations(ctx context.Context, c orders.Checkout) []*checkoutv1.ParticipantOperation {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	steps := slices.DeleteFunc(slices.Clone(c.Plan.Steps), func(s saga.Step) bool { return s.Decision })

@@ -18,20 +18,27 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // Config is what the API works with. Every field is required but Settings and what Doctor alone looks at.
 type Config struct {
 	Store *store.Store
+	// Orders are what checkouts have beside their sagas.
+	Orders *orders.Orders
 	// Pool is the store's database; Doctor looks at it.
 	Pool   *pgxpool.Pool
 	Engine engine.Engine
 	// Plan is the list of steps that checkouts get which are accepted now.
-	Plan      saga.Plan
+	Plan saga.Plan
+	// Desk is where operators steer checkouts.
+	Desk      operator.Desk
 	Warehouse warehousev1connect.WarehouseServiceClient
 	Payment   paymentv1connect.PaymentServiceClient
 	// Events are asked about events, by app, this one included. One that is missing is told as one that cannot be asked.
@@ -55,6 +62,8 @@ type Config struct {
 // Service answers checkout.v1.CheckoutService. Its methods may be called from many goroutines.
 type Service struct {
 	store     *store.Store
+	orders    *orders.Orders
+	desk      operator.Desk
 	pool      *pgxpool.Pool
 	engine    engine.Engine
 	plan      saga.Plan
@@ -76,7 +85,8 @@ var _ checkoutv1connect.CheckoutServiceHandler = (*Service)(nil)
 // New returns the service.
 func New(c Config) *Service {
 	s := &Service{
-		store: c.Store, pool: c.Pool, engine: c.Engine, plan: c.Plan, warehouse: c.Warehouse, payment: c.Payment,
+		store: c.Store, orders: c.Orders, desk: c.Desk, pool: c.Pool,
+		engine: c.Engine, plan: c.Plan, warehouse: c.Warehouse, payment: c.Payment,
 		events: c.Events, deadLetters: c.DeadLetters, hasBus: c.HasBus, approval: c.ApprovalAbove, log: c.Log, settings: c.Settings, doctor: c.Doctor,
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "checkouts_started_total", Help: "Checkouts that this process accepted.",
@@ -116,7 +126,11 @@ func (s *Service) List(ctx context.Context, req *connect.Request[checkoutv1.List
 		return nil, err
 	}
 	answer := &checkoutv1.ListResponse{NextPageToken: next}
-	for _, c := range page {
+	checkouts, err := orders.OfAll(page)
+	if err != nil {
+		return nil, err
+	}
+	for _, c := range checkouts {
 		answer.Checkouts = append(answer.Checkouts, toWire(c))
 	}
 	return connect.NewResponse(answer), nil
@@ -124,7 +138,7 @@ func (s *Service) List(ctx context.Context, req *connect.Request[checkoutv1.List
 
 func (s *Service) toFilter(req *checkoutv1.ListRequest) (store.Filter, error) {
 	f := store.Filter{
-		CustomerID: req.CustomerId, Step: req.Step, AmountOver: req.AmountOver, OlderThan: req.OlderThan.AsDuration(),
+		Definition: checkout.Definition, About: req.CustomerId, Step: req.Step, AmountOver: req.AmountOver, OlderThan: req.OlderThan.AsDuration(),
 		Attention: req.Attention, ReasonCode: req.ReasonCode, Limit: int(req.Limit), PageToken: req.PageToken,
 	}
 	if req.Since != nil {
@@ -147,15 +161,15 @@ func (s *Service) toFilter(req *checkoutv1.ListRequest) (store.Filter, error) {
 }
 
 // find reads a checkout, or says that there is none.
-func (s *Service) find(ctx context.Context, orderID string) (store.Checkout, error) {
-	c, err := s.store.Checkout(ctx, orderID)
+func (s *Service) find(ctx context.Context, orderID string) (orders.Checkout, error) {
+	found, err := s.store.Saga(ctx, checkout.Saga(orderID))
 	if errors.Is(err, store.ErrNotFound) {
-		return c, noSuchCheckout(orderID)
+		return orders.Checkout{}, noSuchCheckout(orderID)
 	}
 	if err != nil {
-		return c, err
+		return orders.Checkout{}, err
 	}
-	return c, nil
+	return orders.Of(found)
 }
 
 func noSuchCheckout(orderID string) error {

@@ -27,10 +27,9 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
-	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
@@ -48,9 +47,9 @@ type fixture struct {
 func setup(t *testing.T) *fixture {
 	t.Helper()
 	pool := pgtest.Pool(t)
-	require.NoError(t, pg.Migrate(t.Context(), pool, store.Migrations()...))
+	require.NoError(t, pg.Migrate(t.Context(), pool, checkouttest.Migrations()...))
 	f := &fixture{
-		pool: pool, store: store.New(pool, outbox.New("orchestrator", pool, slog.New(slog.DiscardHandler))), engine: &fakeEngine{},
+		pool: pool, store: checkouttest.Store(pool), engine: &fakeEngine{},
 		warehouse: &fakeWarehouse{operations: operations{}, reservations: make(map[string][]*warehousev1.Line)},
 		payment:   &fakePayment{operations: operations{}},
 	}
@@ -63,9 +62,11 @@ func setup(t *testing.T) *fixture {
 	t.Cleanup(func() { stop(); <-done })
 
 	service := orchestrator.New(orchestrator.Config{
-		Store: f.store, Pool: pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
-		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		Store: f.store, Orders: checkouttest.Orders(pool), Pool: pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
+		Desk: checkouttest.Desk(f.store, f.engine, f.warehouse, f.payment),
+		Log:  slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 		Settings: []*checkoutv1.Setting{{Name: "ORCHESTRATOR_LISTEN", Value: "127.0.0.1:0"}},
+		Doctor:   orchestrator.DoctorConfig{Migrations: checkouttest.Migrations()},
 	})
 	mux := http.NewServeMux()
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service, connect.WithInterceptors(contract.Interceptor{})))
@@ -101,11 +102,13 @@ func (f *fixture) start(t *testing.T, req *checkoutv1.StartRequest) *checkoutv1.
 // do drives a step of the first run as the activities would, and keeps the participant's record of it.
 func (f *fixture) do(t *testing.T, orderID, step string, undo bool, outcome saga.Outcome, reason string) journal.Standing {
 	t.Helper()
-	attempt := journal.Attempt{Call: saga.Call{Key: orderID, Run: 1, Step: step, Undo: undo, Round: 1}}
+	attempt := journal.Attempt{Call: saga.Call{Definition: checkout.Definition, Key: orderID, Run: 1, Step: step, Undo: undo, Round: 1}}
 	pass, err := f.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
 	require.Equal(t, journal.Go, pass.Leave, pass.Reason)
-	f.remember(pass.Order, step, undo, outcome)
+	asked, err := checkout.OrderOf(orderID, pass.Input)
+	require.NoError(t, err)
+	f.remember(asked, step, undo, outcome)
 	standing, err := f.store.Record(t.Context(), attempt, journal.Learned{Outcome: outcome, Reason: reason})
 	require.NoError(t, err)
 	return standing

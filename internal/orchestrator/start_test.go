@@ -166,7 +166,7 @@ func TestStartPricesTheOrderAndStartsItsFirstRun(t *testing.T) {
 	require.Equal(t, checkoutv1.Status_STATUS_RUNNING, answer.Checkout.Status)
 	require.EqualValues(t, 2*4999+2999, answer.Checkout.Amount.MinorUnits)
 	require.Equal(t, 15*time.Minute, answer.Checkout.Deadline.AsTime().Sub(answer.Checkout.StartedAt.AsTime()))
-	require.Equal(t, []string{"ord-1-1"}, f.engine.started)
+	require.Equal(t, []string{"checkout.ord-1-1"}, f.engine.started)
 }
 
 func TestI7TheSameStartAgainIsTheSameCheckout(t *testing.T) {

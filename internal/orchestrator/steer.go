@@ -8,33 +8,32 @@ import (
 	"connectrpc.com/connect"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
-	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
-	"github.com/checkoutsaga/orchestrator/internal/engine"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
-	"github.com/checkoutsaga/orchestrator/saga"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // Approve lets a checkout that awaits approval go on.
 func (s *Service) Approve(ctx context.Context, req *connect.Request[checkoutv1.ApproveRequest]) (*connect.Response[checkoutv1.ApproveResponse], error) {
-	steered, err := s.steer(ctx, req.Msg, s.store.Approve)
+	steered, err := s.desk.Approve(ctx, wish(req.Msg))
+	c, err := answeredFor(req.Msg.OrderId, steered, err)
 	if err != nil {
 		return nil, err
 	}
-	s.wake(ctx, steered, journal.CommandApprove)
-	return connect.NewResponse(&checkoutv1.ApproveResponse{Checkout: toWire(steered.Checkout)}), nil
+	return connect.NewResponse(&checkoutv1.ApproveResponse{Checkout: toWire(c)}), nil
 }
 
 // Reject turns back a checkout that awaits approval.
 func (s *Service) Reject(ctx context.Context, req *connect.Request[checkoutv1.RejectRequest]) (*connect.Response[checkoutv1.RejectResponse], error) {
-	steered, err := s.steer(ctx, req.Msg, s.store.Reject)
+	steered, err := s.desk.Reject(ctx, wish(req.Msg))
+	c, err := answeredFor(req.Msg.OrderId, steered, err)
 	if err != nil {
 		return nil, err
 	}
-	s.wake(ctx, steered, journal.CommandReject)
-	return connect.NewResponse(&checkoutv1.RejectResponse{Checkout: toWire(steered.Checkout)}), nil
+	return connect.NewResponse(&checkoutv1.RejectResponse{Checkout: toWire(c)}), nil
 }
 
 // Resolve settles what a checkout cannot settle by itself.
@@ -42,53 +41,31 @@ func (s *Service) Resolve(ctx context.Context, req *connect.Request[checkoutv1.R
 	if err := s.validateResolve(ctx, req.Msg); err != nil {
 		return nil, err
 	}
-	steered, err := s.steer(ctx, req.Msg, func(ctx context.Context, w store.Wish) (store.Steered, error) {
-		switch req.Msg.As {
-		case checkoutv1.Resolution_RESOLUTION_RETRY:
-			return s.store.Retry(ctx, w, req.Msg.Step)
-		case checkoutv1.Resolution_RESOLUTION_REFUND:
-			return s.store.Refund(ctx, w, req.Msg.Step)
-		}
-		if req.Msg.WithoutProof {
-			return s.store.Settle(ctx, w, req.Msg.Step, journal.ProofWord)
-		}
-		// Nobody is asked for a record of what the state refuses anyway.
-		look := w
-		look.DryRun = true
-		if allowed, err := s.store.Settle(ctx, look, req.Msg.Step, journal.ProofRecord); err == nil {
-			against, err := s.recordAgainst(ctx, allowed.Checkout, req.Msg.Step)
-			if err != nil {
-				return store.Steered{}, err
-			}
-			if against != "" {
-				return s.store.Contradict(ctx, w, req.Msg.Step, against)
-			}
-		}
-		return s.store.Settle(ctx, w, req.Msg.Step, journal.ProofRecord)
-	})
+	var steered store.Steered
+	var err error
+	switch w := wish(req.Msg); req.Msg.As {
+	case checkoutv1.Resolution_RESOLUTION_RETRY:
+		steered, err = s.desk.Retry(ctx, w, req.Msg.Step)
+	case checkoutv1.Resolution_RESOLUTION_REFUND:
+		steered, err = s.desk.Refund(ctx, w, req.Msg.Step)
+	default:
+		steered, err = s.desk.Settle(ctx, w, req.Msg.Step, req.Msg.WithoutProof)
+	}
+	c, err := answeredFor(req.Msg.OrderId, steered, err)
 	if err != nil {
 		return nil, err
 	}
-	if req.Msg.As == checkoutv1.Resolution_RESOLUTION_REFUND && !req.Msg.DryRun {
-		s.begin(ctx, steered.Checkout)
-	} else {
-		s.wake(ctx, steered, journal.CommandRetry)
-	}
-	return connect.NewResponse(&checkoutv1.ResolveResponse{Checkout: toWire(steered.Checkout), What: steered.What}), nil
+	return connect.NewResponse(&checkoutv1.ResolveResponse{Checkout: toWire(c), What: steered.What}), nil
 }
 
 // Redrive hands a checkout to a new run.
 func (s *Service) Redrive(ctx context.Context, req *connect.Request[checkoutv1.RedriveRequest]) (*connect.Response[checkoutv1.RedriveResponse], error) {
-	steered, err := s.steer(ctx, req.Msg, func(ctx context.Context, w store.Wish) (store.Steered, error) {
-		return s.store.Redrive(ctx, w, req.Msg.Engine)
-	})
+	steered, err := s.desk.Redrive(ctx, wish(req.Msg), req.Msg.Engine)
+	c, err := answeredFor(req.Msg.OrderId, steered, err)
 	if err != nil {
 		return nil, err
 	}
-	if !req.Msg.DryRun {
-		s.begin(ctx, steered.Checkout)
-	}
-	return connect.NewResponse(&checkoutv1.RedriveResponse{Checkout: toWire(steered.Checkout), What: steered.What}), nil
+	return connect.NewResponse(&checkoutv1.RedriveResponse{Checkout: toWire(c), What: steered.What}), nil
 }
 
 // steering is what the requests of operators have in common.
@@ -99,47 +76,29 @@ type steering interface {
 	GetDryRun() bool
 }
 
-// steer has a wish fulfilled, and gives its errors their codes.
-func (s *Service) steer(ctx context.Context, req steering, fulfil func(context.Context, store.Wish) (store.Steered, error)) (store.Steered, error) {
-	steered, err := fulfil(ctx, store.Wish{OrderID: req.GetOrderId(), Actor: actorOf(req), Reason: req.GetReason(), DryRun: req.GetDryRun()})
-	refusal := new(journal.Refusal)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return steered, noSuchCheckout(req.GetOrderId())
-	case errors.As(err, &refusal):
-		return steered, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s: %s", req.GetOrderId(), refusal.Why))
-	case err != nil:
-		return steered, err
+// wish is what an operator's request asks for.
+func wish(req steering) store.Wish {
+	actor := req.GetActor()
+	if actor == "" {
+		actor = "api"
 	}
-	return steered, nil
+	return store.Wish{Saga: checkout.Saga(req.GetOrderId()), Actor: actor, Reason: req.GetReason(), DryRun: req.GetDryRun()}
 }
 
-// recordAgainst asks the participant whether its record says that a step, or its undoing, is done; where it does not, it returns
-// what the record says.
-func (s *Service) recordAgainst(ctx context.Context, c store.Checkout, name string) (against string, err error) {
-	const orYourWord = "`--without-proof` takes your word, which is kept for ever"
-	step, undo, known := c.Plan.Named(name)
-	if !known {
-		return "", fmt.Errorf("look for the record of %s: the plan of %s has no such step", name, c.Key)
+// answeredFor is what became of a wish about an order; errors get their codes.
+func answeredFor(orderID string, steered store.Steered, err error) (orders.Checkout, error) {
+	refusal, unreachable := new(journal.Refusal), new(operator.UnreachableError)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return orders.Checkout{}, noSuchCheckout(orderID)
+	case errors.As(err, &refusal):
+		return orders.Checkout{}, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s: %s", orderID, refusal.Why))
+	case errors.As(err, &unreachable):
+		return orders.Checkout{}, connect.NewError(connect.CodeUnavailable, unreachable)
+	case err != nil:
+		return orders.Checkout{}, err
 	}
-	if a := c.Attention; a != nil && a.Step == name && a.Code == journal.AttentionForgotten {
-		return fmt.Sprintf("%s, so its record proves nothing; %s", a.Cause, orYourWord), nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	op, err := s.recorded(ctx, c.Key, step)
-	if err != nil {
-		return "", connect.NewError(connect.CodeUnavailable, fmt.Errorf("%s cannot be asked for its record: %w", step.Participant, err))
-	}
-	agrees := op.GetDo() == operationv1.Outcome_OUTCOME_APPLIED && op.GetUndo() != operationv1.Outcome_OUTCOME_APPLIED
-	if undo {
-		agrees = op.GetUndo() == operationv1.Outcome_OUTCOME_APPLIED || op.GetDo() == operationv1.Outcome_OUTCOME_REJECTED
-	}
-	if agrees {
-		return "", nil
-	}
-	return fmt.Sprintf("the record of %s says of %s: %s; `--as retry` tries it again, and %s",
-		step.Participant, step.Name, describe(op), orYourWord), nil
+	return orders.Of(steered.Saga)
 }
 
 func (s *Service) validateResolve(ctx context.Context, req *checkoutv1.ResolveRequest) error {
@@ -162,34 +121,10 @@ func (s *Service) hasStep(ctx context.Context, orderID, name string) (bool, erro
 	if _, _, known := s.plan.Named(name); known {
 		return true, nil
 	}
-	c, err := s.store.Checkout(ctx, orderID)
+	c, err := s.store.Saga(ctx, checkout.Saga(orderID))
 	if err != nil && !errors.Is(err, store.ErrNotFound) {
 		return false, err
 	}
 	_, _, known := c.Plan.Named(name)
 	return known, nil
-}
-
-// actorOf is who asks.
-func actorOf(req steering) string {
-	if actor := req.GetActor(); actor != "" {
-		return actor
-	}
-	return "api"
-}
-
-// wake tells a run that waits that there is something to be read from the row. A word that is lost costs time only: the run's next
-// attempt reads the row all the same, and the sweeper sees to it that there is one.
-func (s *Service) wake(ctx context.Context, steered store.Steered, kind string) {
-	c := steered.Checkout
-	if steered.CommandID == "" || c.Engine != s.engine.Name() {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), wakeTimeout)
-	defer cancel()
-	id := runs.ID(c.Key, c.Run)
-	err := s.engine.Raise(ctx, id, saga.CommandEvent, saga.Command{ID: steered.CommandID, Kind: kind})
-	if err != nil && !errors.Is(err, engine.ErrGone) {
-		s.log.Warn("the run was not woken; its next attempt sees what is asked", "order_id", c.Key, "workflow_id", id, "error", err)
-	}
 }

@@ -148,7 +148,7 @@ func TestWhoWaitsForTheEndAloneIsSentHowItStandsAndTheEnd(t *testing.T) {
 func TestWatchUntilSettledEndsWithAttention(t *testing.T) {
 	f := setup(t)
 	f.start(t, order())
-	attempt := journal.Attempt{Call: saga.Call{Key: "ord-1", Run: 1, Step: checkout.ReserveStock, Round: 12, Stuck: true}}
+	attempt := journal.Attempt{Call: saga.Call{Definition: checkout.Definition, Key: "ord-1", Run: 1, Step: checkout.ReserveStock, Round: 12, Stuck: true}}
 	_, err := f.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
 	_, err = f.store.Record(t.Context(), attempt, journal.Learned{Outcome: saga.Unknown, Detail: "no answer"})
@@ -179,9 +179,9 @@ func TestCancelTellsWhatIsUndoneAndWakesTheRun(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, answer.ToUndo, checkout.ReserveStock)
 	require.Empty(t, answer.Undone)
-	require.Equal(t, []string{"ord-1-1 cancel"}, f.engine.raised)
+	require.Equal(t, []string{"checkout.ord-1-1 cancel"}, f.engine.raised)
 
-	_, err = f.store.Fence(t.Context(), journal.Attempt{Call: saga.Call{Key: "ord-1", Run: 1, Step: checkout.AuthorizePayment, Round: 1}})
+	_, err = f.store.Fence(t.Context(), journal.Attempt{Call: saga.Call{Definition: checkout.Definition, Key: "ord-1", Run: 1, Step: checkout.AuthorizePayment, Round: 1}})
 	require.NoError(t, err)
 	for _, step := range []string{checkout.AuthorizePayment, checkout.ReserveStock} {
 		f.do(t, "ord-1", step, true, saga.Applied, "")
@@ -319,7 +319,7 @@ func TestTheRecordOfWhoeverForgotProvesNothing(t *testing.T) {
 	f.do(t, "ord-1", checkout.AuthorizePayment, false, saga.Applied, "")
 	_, err := f.cancel(t, &checkoutv1.CancelRequest{OrderId: "ord-1", Reason: "called"})
 	require.NoError(t, err)
-	pass, err := f.store.Fence(t.Context(), journal.Attempt{Call: saga.Call{Key: "ord-1", Run: 1, Step: checkout.CapturePayment, Round: 1}})
+	pass, err := f.store.Fence(t.Context(), journal.Attempt{Call: saga.Call{Definition: checkout.Definition, Key: "ord-1", Run: 1, Step: checkout.CapturePayment, Round: 1}})
 	require.NoError(t, err)
 	require.Equal(t, journal.TurnBack, pass.Leave)
 	require.Equal(t, journal.Doubted, f.do(t, "ord-1", checkout.AuthorizePayment, true, saga.Applied, "unseen"))

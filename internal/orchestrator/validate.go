@@ -12,7 +12,6 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
 	"github.com/checkoutsaga/orchestrator/internal/requests"
 )
 
@@ -64,14 +63,13 @@ func validate(req *checkoutv1.StartRequest, key string, list priceList) []*contr
 
 // unacceptable tells why a priced order cannot be carried out: what participants will be asked and told of it, held to the rules
 // that they hold it to. An order that one of them will not even read could never end.
-func unacceptable(order store.NewCheckout) []*contract.Problem {
+func unacceptable(order checkout.Order) []*contract.Problem {
 	if bad := tooDear(order); len(bad) > 0 {
 		return bad
 	}
 	var bad []*contract.Problem
-	told := order.Order()
 	for _, m := range []proto.Message{
-		requests.Reserve(told), requests.Authorize(told), requests.Capture(told), &checkoutv1.OrderCreated{Order: requests.Told(told)},
+		requests.Reserve(order), requests.Authorize(order), requests.Capture(order), &checkoutv1.OrderCreated{Order: requests.Told(order)},
 	} {
 		bad = append(bad, contract.Check(m)...)
 	}
@@ -80,7 +78,7 @@ func unacceptable(order store.NewCheckout) []*contract.Problem {
 
 // tooDear tells which lines cost more than may be paid for an order or, where none does by itself, that all of them together do. A
 // price is looked at first, so that no product of it leaves 64 bits.
-func tooDear(order store.NewCheckout) []*contract.Problem {
+func tooDear(order checkout.Order) []*contract.Problem {
 	var bad []*contract.Problem
 	judge := func(amount int64, field, what string, args ...any) bool {
 		problems := contract.Check(requests.Money(checkout.Money{Currency: order.Amount.Currency, MinorUnits: amount}))
@@ -90,7 +88,7 @@ func tooDear(order store.NewCheckout) []*contract.Problem {
 		return len(problems) == 0
 	}
 	for i, item := range order.Items {
-		unit := order.Prices[i].Unit.MinorUnits
+		unit := item.UnitPrice
 		if judge(unit, fmt.Sprintf("items[%d].sku", i), "the price of %s is no price that can be paid in %s", item.SKU, order.Amount.Currency) {
 			judge(unit*int64(item.Quantity), fmt.Sprintf("items[%d].quantity", i), "%d of %s cost more %s than can be paid for an order",
 				item.Quantity, item.SKU, order.Amount.Currency)

@@ -8,7 +8,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
@@ -17,38 +18,24 @@ const lookAgain = 5 * time.Second
 
 // Watch sends the checkout now and after each change, until it is final or, where the caller wishes, needs attention.
 func (s *Service) Watch(ctx context.Context, req *connect.Request[checkoutv1.WatchRequest], stream *connect.ServerStream[checkoutv1.WatchResponse]) error {
-	// Subscribed before the first read: a change between the two is seen twice rather than never.
 	interest := store.AnyChange
 	if req.Msg.OnlySettled {
 		interest = store.Settled
 	}
-	changed, unsubscribe := s.store.Subscribe(req.Msg.OrderId, interest)
-	defer unsubscribe()
-	again := time.NewTicker(lookAgain)
-	defer again.Stop()
-
 	var sent *checkoutv1.Checkout
-	for {
+	return s.store.Watch(ctx, checkout.Saga(req.Msg.OrderId), interest, lookAgain, func() (done bool, err error) {
 		c, err := s.find(ctx, req.Msg.OrderId)
 		if err != nil {
-			return err
+			return false, err
 		}
 		settled := c.Status.IsFinal() || c.Status == journal.NeedsAttention
 		wanted := sent == nil || settled || !req.Msg.OnlySettled
 		if now := toWire(c); wanted && !proto.Equal(now, sent) {
 			if err := stream.Send(&checkoutv1.WatchResponse{Checkout: now}); err != nil {
-				return err
+				return false, err
 			}
 			sent = now
 		}
-		if c.Status.IsFinal() || req.Msg.UntilSettled && settled {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-again.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+		return c.Status.IsFinal() || req.Msg.UntilSettled && settled, nil
+	})
 }

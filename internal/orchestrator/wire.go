@@ -8,7 +8,7 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/store"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
@@ -33,9 +33,9 @@ func fromWireStatus(wire checkoutv1.Status) (journal.Status, bool) {
 	return "", false
 }
 
-func toWire(c store.Checkout) *checkoutv1.Checkout {
+func toWire(c orders.Checkout) *checkoutv1.Checkout {
 	out := &checkoutv1.Checkout{
-		OrderId: c.Key, Status: statuses[c.Status], Phase: string(c.Phase), Coordination: c.Coordination,
+		OrderId: c.Key, Status: statuses[c.Status], Phase: string(c.Phase), Coordination: c.Coordination(),
 		Engine: c.Engine, Run: int32(c.Run), CustomerId: c.CustomerID, Amount: toWireMoney(c.Amount),
 		StartedAt: timestamppb.New(c.StartedAt), UpdatedAt: timestamppb.New(c.UpdatedAt), EndedAt: toWireTime(c.EndedAt),
 		Deadline: timestamppb.New(c.Deadline), Reason: c.Reason, Held: held(c),
@@ -61,7 +61,7 @@ func toWire(c store.Checkout) *checkoutv1.Checkout {
 
 // held is what the participants hold for the order as far as the row knows: what a step did and its compensation has not
 // made undone.
-func held(c store.Checkout) *checkoutv1.Held {
+func held(c orders.Checkout) *checkoutv1.Held {
 	out := &checkoutv1.Held{}
 	if inPlace(c, checkout.ReserveStock) {
 		for _, item := range c.Items {
@@ -78,19 +78,19 @@ func held(c store.Checkout) *checkoutv1.Held {
 	return out
 }
 
-func inPlace(c store.Checkout, name string) bool {
+func inPlace(c orders.Checkout, name string) bool {
 	s := step(c, name)
 	return s.InPlace()
 }
 
 // captured tells whether the authorization was used up, whatever became of the money since.
-func captured(c store.Checkout) bool {
+func captured(c orders.Checkout) bool {
 	s := step(c, checkout.CapturePayment)
 	return s.State == journal.StateDone || s.State == journal.StateResolved
 }
 
 // step is the checkout's step of a name; the zero step where it has none.
-func step(c store.Checkout, name string) journal.Step {
+func step(c orders.Checkout, name string) journal.Step {
 	for _, s := range c.Steps {
 		if s.Name == name {
 			return s

@@ -48,11 +48,11 @@ func TestI4BooksThatDifferAreToldWithBothFigures(t *testing.T) {
 		want  []string
 	}{
 		"captured, and no operation says so": {
-			`DELETE FROM operations WHERE order_id = 'captured' AND step = 'capture-payment'`,
+			`DELETE FROM operations WHERE key = 'captured' AND step = 'capture-payment'`,
 			[]string{"captured: captured, as recorded 4999, counted 0"},
 		},
 		"all of an order's operations are lost": {
-			`DELETE FROM operations WHERE order_id = 'voided'`,
+			`DELETE FROM operations WHERE key = 'voided'`,
 			[]string{"voided: authorized, as recorded 4999, counted 0", "voided: voided, as recorded 4999, counted 0"},
 		},
 		"an operation captured what the payment knows nothing of": {
@@ -71,11 +71,11 @@ func TestI4BooksThatDifferAreToldWithBothFigures(t *testing.T) {
 			[]string{"captured: refunded, as booked 0, counted 4999"},
 		},
 		"another amount was captured": {
-			`UPDATE operations SET minor_units = 5000 WHERE order_id = 'captured' AND step = 'capture-payment'`,
+			`UPDATE operations SET minor_units = 5000 WHERE key = 'captured' AND step = 'capture-payment'`,
 			[]string{"captured: captured, as recorded 4999, counted 5000"},
 		},
 		"in another currency": {
-			`UPDATE operations SET currency = 'USD' WHERE order_id = 'captured' AND step = 'capture-payment';
+			`UPDATE operations SET currency = 'USD' WHERE key = 'captured' AND step = 'capture-payment';
 			 UPDATE entries SET currency = 'USD' WHERE order_id = 'voided'`,
 			[]string{"captured: recorded in another currency 0, counted 1", "voided: booked in another currency 0, counted 1"},
 		},

@@ -43,7 +43,7 @@ func (s *Service) onInventoryReserved(ctx context.Context, tx pgx.Tx, m *warehou
 	}
 	return inbox.Result{Then: func(ctx context.Context) {
 		if _, err := s.advance(ctx, op); err != nil {
-			s.log.WarnContext(ctx, "a payment was left for recovery to finish", "order_id", op.OrderID, "error", err)
+			s.log.WarnContext(ctx, "a payment was left for recovery to finish", "order_id", op.Key, "error", err)
 		}
 	}}, nil
 }
@@ -53,24 +53,24 @@ func (s *Service) onInventoryReserved(ctx context.Context, tx pgx.Tx, m *warehou
 // operation that it began, or nil where that is op itself. The caller saves both.
 func captureOrVoid(ctx context.Context, tx pgx.Tx, p *payment, op *ledger.Operation) (next *ledger.Operation, err error) {
 	if op.Step == stepCapture {
-		authorization, err := ledger.Lock(ctx, tx, p.orderID, stepAuthorize)
+		authorization, err := ledger.Lock(ctx, tx, operation(p.orderID, stepAuthorize))
 		if err != nil {
 			return nil, err
 		}
-		authorization.Undo.Start(authorization.Key(ledger.Undoing))
+		authorization.Undo.Start(authorization.IdempotencyKey(ledger.Undoing))
 		return &authorization, p.to(voiding)
 	}
-	capture, known, err := ledger.BeginDoing(ctx, tx, p.orderID, stepCapture, captureDigest(p.amount))
+	capture, known, err := ledger.BeginDoing(ctx, tx, operation(p.orderID, stepCapture), captureDigest(p.amount))
 	switch {
 	case err == nil && !known:
 		capture.Amount = p.amount
-		capture.Do.Start(capture.Key(ledger.Doing))
+		capture.Do.Start(capture.IdempotencyKey(ledger.Doing))
 		return &capture, p.to(capturing)
 	case err != nil && !errors.Is(err, ledger.ErrConflict):
 		return nil, err
 	}
 	// Somebody asked to capture, or to refund, before there was anything to: that was answered, so it stays refused.
 	p.refuse(stepCapture, noAuthorization)
-	op.Undo.Start(op.Key(ledger.Undoing))
+	op.Undo.Start(op.IdempotencyKey(ledger.Undoing))
 	return nil, p.to(voiding)
 }

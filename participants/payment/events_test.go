@@ -393,7 +393,7 @@ func TestI9AReservationThatCanNeverBePaidIsDroppedWithItsCause(t *testing.T) {
 	t.Parallel()
 	p := start(t, pgtest.URL(t), nil)
 	require.Equal(t, bus.Success, p.deliver(t, reserved("ord-known", "tok_visa")))
-	_, err := p.pool.Exec(t.Context(), `INSERT INTO forgotten_orders (order_id) VALUES ('ord-forgotten')`)
+	_, err := p.pool.Exec(t.Context(), `INSERT INTO forgotten_sagas (definition, key) VALUES ('checkout', 'ord-forgotten')`)
 	require.NoError(t, err)
 	spoilt := func(spoil func(*warehousev1.InventoryReserved)) *warehousev1.InventoryReserved {
 		m := reserved("ord-1", "tok_visa")

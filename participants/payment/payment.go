@@ -16,8 +16,17 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/saga/participant"
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
+
+// definition is the one saga whose steps payment does.
+const definition = "checkout"
+
+// operation names a step of an order in the ledger.
+func operation(orderID, step string) participant.ID {
+	return participant.ID{Definition: definition, Key: orderID, Step: step}
+}
 
 // The steps that payment records. They stand in rows and in callers' requests: renaming one is a migration.
 const (

@@ -85,13 +85,13 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	if c.MaxConns == 0 {
 		c.MaxConns = 10
 	}
-	pool, err := pg.OpenMigrated(ctx, c.DatabaseURL, c.MaxConns, pg.EmbeddedMigrations(migrationFiles, ""), outbox.Migrations(), inbox.Migrations())
+	pool, err := pg.OpenMigrated(ctx, c.DatabaseURL, c.MaxConns, ledger.Migrations(), pg.EmbeddedMigrations(migrationFiles, ""), outbox.Migrations(), inbox.Migrations())
 	if err != nil {
 		return nil, fmt.Errorf("open payment: %w", err)
 	}
 	gateway := sandbox.New(pool)
 	s := &Service{
-		Records: ledger.NewRecords(pool, openWhy),
+		Records: ledger.NewRecords(pool, definition, openWhy),
 		store:   &store{pool: pool, outbox: outbox.New(app, pool, log)},
 		inbox:   inbox.New(app, pool, log),
 		network: sandboxNetwork{gateway}, sandbox: sandbox.NewControls(gateway), log: log,
@@ -174,7 +174,7 @@ func (s *Service) advance(ctx context.Context, op ledger.Operation) (ledger.Oper
 		}
 		if err != nil {
 			s.log.WarnContext(ctx, "the card network left an operation open",
-				"order_id", op.OrderID, "step", op.Step, "direction", d, "error", err)
+				"order_id", op.Key, "step", op.Step, "direction", d, "error", err)
 			op.Side(d).Await("the card network has not done it yet: " + err.Error())
 			return op, nil
 		}
@@ -197,12 +197,12 @@ func (s *Service) advance(ctx context.Context, op ledger.Operation) (ledger.Oper
 func (s *Service) ask(ctx context.Context, op ledger.Operation, d ledger.Direction) (refusal string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.askTimeout)
 	defer cancel()
-	p, err := s.store.paymentOf(ctx, op.OrderID)
+	p, err := s.store.paymentOf(ctx, op.Key)
 	if err != nil {
 		return "", err
 	}
 	return s.network.Ask(ctx, Charge{
-		Action: actionOf(op.Step, d), Key: op.Side(d).Key, OrderID: op.OrderID, PaymentMethod: p.method, Amount: p.amount,
+		Action: actionOf(op.Step, d), Key: op.Side(d).Key, OrderID: op.Key, PaymentMethod: p.method, Amount: p.amount,
 	})
 }
 

@@ -62,7 +62,7 @@ func (s *store) beginAuthorize(ctx context.Context, r request) (op ledger.Operat
 
 // authorizeIn is beginAuthorize in a transaction that holds the payment. If known is true, this call has started nothing.
 func (s *store) authorizeIn(ctx context.Context, tx pgx.Tx, p *payment, r request) (op ledger.Operation, known bool, err error) {
-	op, known, err = ledger.BeginDoing(ctx, tx, r.orderID, stepAuthorize, authorizeDigest(r.customerID, r.method, r.amount))
+	op, known, err = ledger.BeginDoing(ctx, tx, operation(r.orderID, stepAuthorize), authorizeDigest(r.customerID, r.method, r.amount))
 	if err != nil || known {
 		return op, known, err
 	}
@@ -71,7 +71,7 @@ func (s *store) authorizeIn(ctx context.Context, tx pgx.Tx, p *payment, r reques
 	}
 	p.coordination, p.customerID, p.method, p.amount = r.coordination, r.customerID, r.method, r.amount
 	op.Amount = r.amount
-	op.Do.Start(op.Key(ledger.Doing))
+	op.Do.Start(op.IdempotencyKey(ledger.Doing))
 	return op, false, s.save(ctx, tx, p, &op)
 }
 
@@ -79,7 +79,7 @@ func (s *store) authorizeIn(ctx context.Context, tx pgx.Tx, p *payment, r reques
 func (s *store) beginCapture(ctx context.Context, orderID string, amount ledger.Amount) (op ledger.Operation, err error) {
 	err = s.withPayment(ctx, orderID, func(tx pgx.Tx, p *payment) (err error) {
 		var known bool
-		op, known, err = ledger.BeginDoing(ctx, tx, orderID, stepCapture, captureDigest(amount))
+		op, known, err = ledger.BeginDoing(ctx, tx, operation(orderID, stepCapture), captureDigest(amount))
 		if err != nil || known {
 			return err
 		}
@@ -97,7 +97,7 @@ func (s *store) beginCapture(ctx context.Context, orderID string, amount ledger.
 		case amount != p.amount:
 			return errAmount
 		default:
-			op.Do.Start(op.Key(ledger.Doing))
+			op.Do.Start(op.IdempotencyKey(ledger.Doing))
 		}
 		if err := p.to(d.next); err != nil {
 			return err
@@ -111,7 +111,7 @@ func (s *store) beginCapture(ctx context.Context, orderID string, amount ledger.
 func (s *store) beginVoid(ctx context.Context, orderID string) (op ledger.Operation, err error) {
 	err = s.withPayment(ctx, orderID, func(tx pgx.Tx, p *payment) (err error) {
 		var known bool
-		op, known, err = ledger.BeginUndoing(ctx, tx, orderID, stepAuthorize)
+		op, known, err = ledger.BeginUndoing(ctx, tx, operation(orderID, stepAuthorize))
 		if err != nil || known && op.Do.State != ledger.None {
 			return err
 		}
@@ -135,7 +135,7 @@ func (s *store) beginVoid(ctx context.Context, orderID string) (op ledger.Operat
 			op.Undo.Apply("")
 			p.tellVoided()
 		default:
-			op.Undo.Start(op.Key(ledger.Undoing))
+			op.Undo.Start(op.IdempotencyKey(ledger.Undoing))
 		}
 		if p.state != d.next {
 			if err := p.to(d.next); err != nil {
@@ -151,14 +151,14 @@ func (s *store) beginVoid(ctx context.Context, orderID string) (op ledger.Operat
 func (s *store) beginRefund(ctx context.Context, orderID string) (op ledger.Operation, err error) {
 	err = s.withPayment(ctx, orderID, func(tx pgx.Tx, p *payment) (err error) {
 		var known bool
-		op, known, err = ledger.BeginUndoing(ctx, tx, orderID, stepCapture)
+		op, known, err = ledger.BeginUndoing(ctx, tx, operation(orderID, stepCapture))
 		if err != nil || known {
 			return err
 		}
 		if err := p.to(refunding); err != nil {
 			return err
 		}
-		op.Undo.Start(op.Key(ledger.Undoing))
+		op.Undo.Start(op.IdempotencyKey(ledger.Undoing))
 		return s.save(ctx, tx, p, &op)
 	})
 	return op, err
@@ -168,9 +168,9 @@ func (s *store) beginRefund(ctx context.Context, orderID string) (op ledger.Oper
 // from it: the payment, the book, the events, where undoing was wanted meanwhile, that it is started now, and, in a
 // choreographed checkout, the operation that payment begins by itself: next, if it is another one.
 func (s *store) settle(ctx context.Context, asked ledger.Operation, d ledger.Direction, refusal string) (op ledger.Operation, next *ledger.Operation, err error) {
-	err = s.withPayment(ctx, asked.OrderID, func(tx pgx.Tx, p *payment) (err error) {
+	err = s.withPayment(ctx, asked.Key, func(tx pgx.Tx, p *payment) (err error) {
 		next = nil
-		op, err = ledger.Lock(ctx, tx, asked.OrderID, asked.Step)
+		op, err = ledger.Lock(ctx, tx, asked.ID)
 		if err != nil {
 			return err
 		}
@@ -183,7 +183,7 @@ func (s *store) settle(ctx context.Context, asked ledger.Operation, d ledger.Dir
 			return err
 		}
 		if refusal == "" {
-			side.Apply(string(action) + "-" + op.OrderID)
+			side.Apply(string(action) + "-" + op.Key)
 		} else {
 			side.Reject(refusal, fmt.Sprintf("the card network refused to %s", action))
 		}
@@ -191,7 +191,7 @@ func (s *store) settle(ctx context.Context, asked ledger.Operation, d ledger.Dir
 		case op.Undo.State == ledger.Wanted && op.Do.State == ledger.Rejected:
 			op.Undo.Apply("")
 		case op.Undo.State == ledger.Wanted:
-			op.Undo.Start(op.Key(ledger.Undoing))
+			op.Undo.Start(op.IdempotencyKey(ledger.Undoing))
 			if err := p.to(undoingOf(p.state)); err != nil {
 				return err
 			}

@@ -152,7 +152,7 @@ func TestTheCatalogueBeginsAsTheOrchestratorsPriceList(t *testing.T) {
 	}
 	ours := read("migrations/00001_prices.sql")
 	require.Len(t, ours, 40)
-	require.Equal(t, read("../../internal/orchestrator/store/migrations/0002_prices.sql"), ours)
+	require.Equal(t, read("../../internal/checkout/orders/migrations/0001_orders.sql"), ours)
 }
 
 func TestI9BadInputIsRefusedWithItsField(t *testing.T) {

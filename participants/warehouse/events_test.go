@@ -268,7 +268,7 @@ func TestI9AnEventThatCanNeverBeTakenIsDroppedWithItsCause(t *testing.T) {
 	t.Parallel()
 	w := open(t)
 	require.Equal(t, bus.Success, w.deliver(t, created("ord-known", pieces("CHAIR-OAK", 2))))
-	_, err := w.pool.Exec(t.Context(), `INSERT INTO forgotten_orders (order_id) VALUES ('ord-forgotten')`)
+	_, err := w.pool.Exec(t.Context(), `INSERT INTO forgotten_sagas (definition, key) VALUES ('checkout', 'ord-forgotten')`)
 	require.NoError(t, err)
 	spoilt := func(spoil func(*checkoutv1.OrderCreated)) *checkoutv1.OrderCreated {
 		m := created("ord-1", pieces("CHAIR-OAK", 2))
@@ -313,7 +313,7 @@ func TestI2AnEventAndItsOperationAreOneCommit(t *testing.T) {
 	require.Empty(t, w.told(t, "ord-1"))
 	require.NoError(t, mend(t.Context()))
 	require.Equal(t, bus.Success, w.deliver(t, m))
-	op, err := ledger.Get(t.Context(), w.pool, "ord-1", stepReserve)
+	op, err := ledger.Get(t.Context(), w.pool, operation("ord-1", stepReserve))
 	require.NoError(t, err)
 	require.Equal(t, ledger.Applied, op.Do.State)
 	require.Equal(t, []string{"choreographed reserved"}, w.told(t, "ord-1"))

@@ -63,12 +63,12 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	if c.MaxConns == 0 {
 		c.MaxConns = 10
 	}
-	pool, err := pg.OpenMigrated(ctx, c.DatabaseURL, c.MaxConns, pg.EmbeddedMigrations(migrationFiles, ""), outbox.Migrations(), inbox.Migrations())
+	pool, err := pg.OpenMigrated(ctx, c.DatabaseURL, c.MaxConns, ledger.Migrations(), pg.EmbeddedMigrations(migrationFiles, ""), outbox.Migrations(), inbox.Migrations())
 	if err != nil {
 		return nil, fmt.Errorf("open warehouse: %w", err)
 	}
 	s := &Service{
-		Records: ledger.NewRecords(pool, openWhy),
+		Records: ledger.NewRecords(pool, definition, openWhy),
 		store:   &store{pool: pool, outbox: outbox.New(app, pool, log)},
 		inbox:   inbox.New(app, pool, log),
 	}

@@ -31,9 +31,9 @@ type store struct {
 }
 
 // inTx runs one operation in a transaction of its own, and has its event relayed.
-func (s *store) inTx(ctx context.Context, operation func(tx pgx.Tx) (ledger.Side, error)) (side ledger.Side, err error) {
+func (s *store) inTx(ctx context.Context, work func(tx pgx.Tx) (ledger.Side, error)) (side ledger.Side, err error) {
 	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		side, err = operation(tx)
+		side, err = work(tx)
 		return err
 	})
 	if err == nil {
@@ -59,7 +59,7 @@ func (s *store) reserve(ctx context.Context, w wanted) (ledger.Side, error) {
 }
 
 func (s *store) reserveIn(ctx context.Context, tx pgx.Tx, w wanted) (ledger.Side, error) {
-	op, known, err := ledger.BeginDoing(ctx, tx, w.orderID, stepReserve, digest(w.lines))
+	op, known, err := ledger.BeginDoing(ctx, tx, operation(w.orderID, stepReserve), digest(w.lines))
 	if err != nil || known {
 		return op.Do, err
 	}
@@ -90,7 +90,7 @@ func (s *store) release(ctx context.Context, orderID string) (ledger.Side, error
 
 // releaseIn releases for a reason, which is empty where somebody asked for it.
 func (s *store) releaseIn(ctx context.Context, tx pgx.Tx, orderID, reason string) (ledger.Side, error) {
-	op, known, err := ledger.BeginUndoing(ctx, tx, orderID, stepReserve)
+	op, known, err := ledger.BeginUndoing(ctx, tx, operation(orderID, stepReserve))
 	if err != nil || known {
 		return op.Undo, err
 	}
@@ -123,7 +123,7 @@ func (s *store) commit(ctx context.Context, orderID string) (ledger.Side, error)
 }
 
 func (s *store) commitIn(ctx context.Context, tx pgx.Tx, orderID string) (ledger.Side, error) {
-	op, known, err := ledger.BeginDoing(ctx, tx, orderID, stepCommit, ledger.Digest(1))
+	op, known, err := ledger.BeginDoing(ctx, tx, operation(orderID, stepCommit), ledger.Digest(1))
 	if err != nil || known {
 		return op.Do, err
 	}
@@ -154,7 +154,7 @@ func (s *store) commitIn(ctx context.Context, tx pgx.Tx, orderID string) (ledger
 func send(ctx context.Context, tx pgx.Tx, writes *pgx.Batch, op *ledger.Operation) error {
 	ledger.QueueSave(writes, op)
 	if err := tx.SendBatch(ctx, writes).Close(); err != nil {
-		return fmt.Errorf("write %s of %s: %w", op.Step, op.OrderID, err)
+		return fmt.Errorf("write %s of %s: %w", op.Step, op.Key, err)
 	}
 	return nil
 }

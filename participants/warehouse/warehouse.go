@@ -11,14 +11,23 @@ import (
 	"strings"
 
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
+	"github.com/checkoutsaga/orchestrator/saga/participant"
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
+
+// definition is the one saga whose steps the warehouse does.
+const definition = "checkout"
 
 // The steps that the warehouse records. They stand in rows and in callers' requests: renaming one is a migration.
 const (
 	stepReserve = "reserve-stock"
 	stepCommit  = "commit-stock"
 )
+
+// operation names a step of an order in the ledger.
+func operation(orderID, step string) participant.ID {
+	return participant.ID{Definition: definition, Key: orderID, Step: step}
+}
 
 // Why the warehouse refuses.
 const (

@@ -68,7 +68,7 @@ func TestReleaseInFlightMakesAReservationWaitAndBeRefused(t *testing.T) {
 	w := open(t)
 	tx := w.begin(t)
 	// What a release of an order never heard of writes, not yet committed.
-	_, err := tx.Exec(t.Context(), `INSERT INTO operations (order_id, step, undo_state) VALUES ('ord-1', 'reserve-stock', 'applied')`)
+	_, err := tx.Exec(t.Context(), `INSERT INTO operations (definition, key, step, undo_state) VALUES ('checkout', 'ord-1', 'reserve-stock', 'applied')`)
 	require.NoError(t, err)
 	reserved := make(chan *operationv1.Result, 1)
 	go func() {
@@ -234,8 +234,8 @@ func TestI4TheSchemaRefusesWhatNoCodeMayDo(t *testing.T) {
 		"shipping less than nothing":   `UPDATE stock SET committed = -1`,
 		"having less than nothing":     `UPDATE stock SET on_hand = -1`,
 		"reserving no pieces":          `INSERT INTO reservation_lines VALUES ('o', 'CHAIR-OAK', 0)`,
-		"a refusal without a reason":   `INSERT INTO operations (order_id, step, digest, do_state) VALUES ('o', 's', 'd', 'rejected')`,
-		"an outcome without a digest":  `INSERT INTO operations (order_id, step, do_state) VALUES ('o', 's', 'applied')`,
+		"a refusal without a reason":   `INSERT INTO operations (definition, key, step, digest, do_state) VALUES ('checkout', 'o', 's', 'd', 'rejected')`,
+		"an outcome without a digest":  `INSERT INTO operations (definition, key, step, do_state) VALUES ('checkout', 'o', 's', 'applied')`,
 	} {
 		_, err := w.pool.Exec(t.Context(), change)
 		require.ErrorContains(t, err, "violates check constraint", name)

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -41,6 +42,10 @@ type Pass struct {
 	Reason string
 	// Wait is set with Hold.
 	Wait time.Duration
+	// Input is what the participant is asked with, and TraceParent the W3C trace context of the saga's start. Whoever keeps the row
+	// adds them, with Go.
+	Input       json.RawMessage
+	TraceParent string
 }
 
 // Learned is what an attempt taught about its step.
@@ -57,7 +62,9 @@ type Learned struct {
 	Attention AttentionCode
 	// ValidUntil is until when the effect lasts by itself; zero where it has no such end.
 	ValidUntil time.Time
-	Took       time.Duration
+	// Output is what the participant gave back, as JSON; nil where it gave nothing.
+	Output json.RawMessage
+	Took   time.Duration
 }
 
 // MaxDetail is where error texts are cut, in bytes, so that histories and rows stay small.
@@ -265,6 +272,7 @@ func (r *Row) recordDo(i int, a Attempt, l Learned) Standing {
 	case l.Outcome == saga.Applied:
 		s.Attempts++
 		s.State, s.Error, s.Reference = StateDone, "", l.Reference
+		s.Output = l.Output
 		if !l.ValidUntil.IsZero() {
 			s.ValidUntil = &l.ValidUntil
 		}

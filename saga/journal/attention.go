@@ -52,6 +52,8 @@ func cause(code AttentionCode, step string, attempts int, participant string) st
 		return participant + " knows it with other contents, so it does not do " + step
 	case AttentionBadRequest:
 		return participant + " does not accept the request to do " + step
+	case AttentionBadAnswer:
+		return participant + " answers " + step + " with what its contract does not have"
 	case AttentionForgotten:
 		return participant + " no longer knows what it confirmed, as after a restore from a backup"
 	}

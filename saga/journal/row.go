@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/checkoutsaga/orchestrator/saga"
@@ -8,7 +9,7 @@ import (
 
 // Saga is what readers see of one saga.
 type Saga struct {
-	// Key is unique for ever.
+	// Key is unique for ever within the plan's definition.
 	Key    string
 	Status Status
 	Phase  saga.Phase
@@ -97,6 +98,8 @@ type Step struct {
 	Reference string
 	// ValidUntil is until when the effect lasts by itself; nil where it has no such end.
 	ValidUntil *time.Time
+	// Output is what its participant gave back, as JSON; nil where it gave nothing.
+	Output json.RawMessage
 	// CompensationState is one of the Compensation… constants.
 	CompensationState string
 
@@ -140,6 +143,9 @@ func (s *Saga) RunPhase() saga.Phase {
 	}
 	return s.Phase
 }
+
+// ID names the saga.
+func (s *Saga) ID() saga.ID { return saga.ID{Definition: s.Plan.Definition, Key: s.Key} }
 
 // Begin is the row of a saga that is accepted now: its first step is the next to be tried.
 func Begin(key string, plan saga.Plan, now time.Time, deadline time.Duration) *Row {

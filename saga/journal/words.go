@@ -49,6 +49,8 @@ const (
 	AttentionConflict AttentionCode = "conflict"
 	// AttentionBadRequest: the participant does not accept the request.
 	AttentionBadRequest AttentionCode = "bad_request"
+	// AttentionBadAnswer: the participant's answer is not one of its contract.
+	AttentionBadAnswer AttentionCode = "bad_answer"
 	// AttentionForgotten: the participant does not know what it once confirmed.
 	AttentionForgotten AttentionCode = "forgotten"
 	// AttentionNoProgress: several runs got nowhere.

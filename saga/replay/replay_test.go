@@ -90,7 +90,7 @@ func TestCheckTellsWhatDiffers(t *testing.T) {
 				find(h, func(e *protos.HistoryEvent) bool { return e.GetTaskScheduled() != nil }).GetTaskScheduled().Input = wrapperspb.String(`{"key":"other"}`)
 				return h
 			},
-			want: `action 0: expected activity room {"key":"other"}, got activity room {"key":"key-1",`,
+			want: `action 0: expected activity room {"key":"other"}, got activity room {"definition":"trip","key":"key-1",`,
 		},
 		{
 			name: "a timer that is missing",
@@ -142,15 +142,15 @@ func TestSpacesAndTheOrderOfFieldsDoNotMatterButNumbersDo(t *testing.T) {
 		}
 		return replay.Check(tripRegistry(t), "key-1-1", history)
 	}
-	require.NoError(t, input(`{ "wait_ms": 250, "round": 1, "step": "room", "run": 1, "key": "key-1" }`))
-	require.ErrorContains(t, input(`{ "wait_ms": 250, "round": 1.0000000000000001, "step": "room", "run": 1, "key": "key-1" }`), "expected activity room")
+	require.NoError(t, input(`{ "wait_ms": 250, "round": 1, "step": "room", "run": 1, "key": "key-1", "participant": "somewhere", "definition": "trip" }`))
+	require.ErrorContains(t, input(`{ "wait_ms": 250, "round": 1.0000000000000001, "step": "room", "run": 1, "key": "key-1", "participant": "somewhere", "definition": "trip" }`), "expected activity room")
 }
 
 func TestHowLongTheSagaWaitsMayChange(t *testing.T) {
 	history := recorded(t)
 	for _, e := range history {
 		if e.GetTaskScheduled() != nil {
-			e.GetTaskScheduled().Input = wrapperspb.String(`{"key":"key-1","run":1,"step":"room","round":1,"wait_ms":9000,"stuck":true}`)
+			e.GetTaskScheduled().Input = wrapperspb.String(`{"definition":"trip","key":"key-1","run":1,"step":"room","participant":"somewhere","round":1,"wait_ms":9000,"stuck":true}`)
 			break
 		}
 	}

@@ -4,6 +4,7 @@
 // history, which package replay can check.
 //
 // Exploration goes further: it plays a definition with its author's own participants and the real rules of the row, through every single
-// trouble (refused, failing, lost, late, twice, killed, cancelled, expired) at every call, and each trouble on the way back; it reports the shortest
-// schedule that breaks a promise, as a line to paste into a test.
+// trouble (refused, failing, lost, late, twice, killed, cancelled, expired) at every call, each trouble on the way back, and a way back right
+// after each. It reports the shortest schedule that breaks a promise, as a line to paste into a test. Memory is a participant that keeps every
+// promise, and OnceOrNothing an audit of effects.
 package sagatest

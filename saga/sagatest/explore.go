@@ -20,14 +20,16 @@ import (
 // in place; every other end means that nothing is.
 type Exploration struct {
 	Saga *saga.Definition
-	// Participants makes the author's participants, by name. It is called anew for each schedule. Nil has models that keep every
-	// promise, so that the list alone is tried.
+	// Participants makes the author's participants, by name. It is called anew for each schedule. Nil has a Memory for
+	// each, so that the list alone is tried.
 	Participants func() map[string]participant.Participant
 	// Audit, where set, judges the author's own books once a saga has ended, given what Participants made: an error is a broken promise.
+	// OnceOrNothing is one.
 	Audit func(participants map[string]participant.Participant, ended journal.Status) error
-	// Input is what the saga is started with.
+	// Input is what the saga is started with. Nil starts it with nothing, whatever it takes.
 	Input json.RawMessage
-	// Pairs plays every two troubles together too, not only each trouble alone and each after what turns the saga back.
+	// Pairs plays every two troubles together too. Without it, each trouble is played alone, after what turns the saga back, and
+	// before what turns it back at once.
 	Pairs bool
 }
 
@@ -85,19 +87,34 @@ func (e Exploration) Find() (played int, broken *Broken) {
 			}
 		}
 	}
-	for _, first := range singles {
-		if !e.Pairs && !slices.Contains(turning, first.Trouble) {
-			continue
-		}
-		for call := first.Call + 1; call <= ends[first]; call++ {
-			for _, trouble := range troubles {
-				if _, isBroken := try(first, At{call, trouble}); isBroken {
-					return played, broken
+	// What is quick to play and finds most stands first.
+	for _, pairs := range []func(first, second At) bool{backAtOnce, onTheWayBack, e.further} {
+		for _, first := range singles {
+			for call := first.Call + 1; call <= ends[first]; call++ {
+				for _, trouble := range troubles {
+					if second := (At{call, trouble}); pairs(first, second) {
+						if _, isBroken := try(first, second); isBroken {
+							return played, broken
+						}
+					}
 				}
 			}
 		}
 	}
 	return played, nil
+}
+
+// backAtOnce tells whether the second trouble turns the saga back right after a step of which nobody may know whether it was done.
+func backAtOnce(first, second At) bool {
+	return !slices.Contains(turning, first.Trouble) && second.Call == first.Call+1 && slices.Contains(turning, second.Trouble)
+}
+
+// onTheWayBack tells whether the first trouble turns the saga back.
+func onTheWayBack(first, _ At) bool { return slices.Contains(turning, first.Trouble) }
+
+// further tells whether the two are played only where all pairs are.
+func (e Exploration) further(first, second At) bool {
+	return e.Pairs && !backAtOnce(first, second) && !onTheWayBack(first, second)
 }
 
 // A saga may take so many runs of so many attempts each, that a trouble which passes has passed by then.
@@ -114,11 +131,12 @@ func (e Exploration) play(schedule Schedule) Broken {
 	if e.Participants != nil {
 		p.participants = e.Participants()
 	} else {
-		p.participants = models(e.Saga.Plan())
+		p.participants = memories(e.Saga.Plan())
 	}
-	p.row = journal.Begin("key-1", e.Saga.Plan(), start, 15*time.Minute)
-	p.row.ApprovalWait = time.Hour
-	err := p.drive()
+	err := p.accept()
+	if err == nil {
+		err = p.drive()
+	}
 	if err == nil {
 		p.arriveLate()
 		err = p.judge()
@@ -133,9 +151,23 @@ func (e Exploration) play(schedule Schedule) Broken {
 	return b
 }
 
+// accept makes the row of a saga with the exploration's input.
+func (p *exploring) accept() (err error) {
+	p.accepted = saga.Accepted{Plan: p.Saga.Plan()}
+	if p.Input != nil {
+		if p.accepted, err = p.Saga.Accept(p.Input); err != nil {
+			return err
+		}
+	}
+	p.row = journal.Begin("key-1", p.accepted.Plan, start, 15*time.Minute)
+	p.row.ApprovalWait = time.Hour
+	return nil
+}
+
 // exploring is one saga under way.
 type exploring struct {
 	Exploration
+	accepted     saga.Accepted
 	schedule     Schedule
 	participants map[string]participant.Participant
 	row          *journal.Row
@@ -231,11 +263,13 @@ func (p *exploring) call(call saga.Call, trouble Trouble) journal.Learned {
 		return journal.Learned{Outcome: saga.Unknown}
 	}
 	ask := func() (participant.Result, error) {
-		r := participant.Request{Key: call.Key, Step: call.Step, Input: p.Input}
+		id, direction, ask := p.id(call.Step), participant.Doing, who.Do
 		if call.Undo {
-			return who.Undo(context.Background(), r)
+			direction, ask = participant.Undoing, who.Undo
 		}
-		return who.Do(context.Background(), r)
+		return ask(context.Background(), participant.Request{
+			Definition: id.Definition, Key: id.Key, Step: id.Step, Attempt: call.Round, IdempotencyKey: id.IdempotencyKey(direction), Input: p.accepted.Request(id.Step),
+		})
 	}
 	away := func(why string) journal.Learned {
 		p.tell(call, trouble, why)
@@ -285,6 +319,11 @@ func (p *exploring) call(call saga.Call, trouble Trouble) journal.Learned {
 	return journal.Learned{Outcome: saga.Unknown, Reason: result.Reason}
 }
 
+// id names the operation of a step.
+func (p *exploring) id(step string) participant.ID {
+	return participant.ID{Definition: p.row.Plan.Definition, Key: p.row.Key, Step: step}
+}
+
 // lateCall is a call that arrives when all is over.
 type lateCall struct {
 	call saga.Call
@@ -293,7 +332,7 @@ type lateCall struct {
 
 // hasDone tells whether the participant has done the step already, so that it can refuse it no more.
 func (p *exploring) hasDone(who participant.Participant, step string) bool {
-	op, err := who.Get(context.Background(), p.row.Key, step)
+	op, err := who.Get(context.Background(), p.id(step))
 	return err != nil || op.Do != ""
 }
 
@@ -312,7 +351,7 @@ func (p *exploring) judge() error {
 		if step.Decision {
 			continue
 		}
-		op, err := p.participants[step.Participant].Get(context.Background(), p.row.Key, step.Name)
+		op, err := p.participants[step.Participant].Get(context.Background(), p.id(step.Name))
 		if err != nil {
 			return fmt.Errorf("%s cannot tell of %s: %w", step.Participant, step.Name, err)
 		}

@@ -72,8 +72,8 @@ func (c *company) Undo(_ context.Context, r participant.Request) (participant.Re
 	return participant.Result{Outcome: participant.Applied}, nil
 }
 
-func (c *company) Get(_ context.Context, _, step string) (participant.Operation, error) {
-	return c.operations[step], nil
+func (c *company) Get(_ context.Context, id participant.ID) (participant.Operation, error) {
+	return c.operations[id.Step], nil
 }
 
 func companies(m mistakes) func() map[string]participant.Participant {
@@ -174,4 +174,28 @@ func TestMistakesOfAuthorsAreFoundInUnderASecond(t *testing.T) {
 			t.Logf("after %d schedules, %s: %s by %s\n  %s", played, time.Since(began).Round(time.Millisecond), broken.What, broken.Schedule, strings.Join(broken.Story, "\n  "))
 		})
 	}
+}
+
+// offByOne is a Memory whose effect is there twice, whatever it has on record.
+type offByOne struct{ *sagatest.Memory }
+
+func (o offByOne) Do(ctx context.Context, r participant.Request) (participant.Result, error) {
+	o.Effects[r.Step]++
+	return o.Memory.Do(ctx, r)
+}
+
+func TestOnceOrNothingHoldsEffectsToTheEndOfASaga(t *testing.T) {
+	trip := tripOf(t, holdSeat, bookRoom, saga.Decision("boss"), chargeCard, sendTicket)
+	made := func(hotel participant.Participant) func() map[string]participant.Participant {
+		return func() map[string]participant.Participant {
+			return map[string]participant.Participant{"airline": sagatest.NewMemory(), "hotel": hotel, "bank": sagatest.NewMemory()}
+		}
+	}
+	_, broken := sagatest.Exploration{Saga: trip, Participants: made(offByOne{sagatest.NewMemory()}), Audit: sagatest.OnceOrNothing(trip)}.Find()
+	require.NotNil(t, broken)
+	require.Equal(t, "it is CONFIRMED, and the books say: book-room is in place 2 times at hotel, not 1", broken.What)
+	_, broken = sagatest.Exploration{Saga: trip, Participants: made(companies(mistakes{})()["hotel"]), Audit: sagatest.OnceOrNothing(trip)}.Find()
+	require.NotNil(t, broken)
+	require.Contains(t, broken.What, "hotel counts no effects: it is no sagatest.Counter")
+	sagatest.Exploration{Saga: trip, Audit: sagatest.OnceOrNothing(trip)}.Explore(t)
 }

@@ -19,8 +19,10 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 	"github.com/checkoutsaga/orchestrator/internal/node"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/runs"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
 	"github.com/checkoutsaga/orchestrator/tests/judge"
 )
@@ -146,7 +148,7 @@ func (o *opened) require(t *testing.T, want harness.Status) {
 func (o *opened) lose(t *testing.T, id string) {
 	t.Helper()
 	for _, table := range []string{"newevents", "newtasks", "history", "instances"} {
-		o.exec(t, `DELETE FROM engine.`+table+` WHERE instanceid = $1`, id+"-1")
+		o.exec(t, `DELETE FROM engine.`+table+` WHERE instanceid = $1`, runs.ID(checkout.Saga(id), 1))
 	}
 }
 

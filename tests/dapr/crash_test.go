@@ -129,7 +129,7 @@ func (r rows) open(t *testing.T) (orders []string) {
 func (r rows) awaitSpread(t *testing.T) {
 	t.Helper()
 	const query = `
-		SELECT count(DISTINCT order_id), count(DISTINCT name) FROM steps JOIN checkouts USING (order_id)
+		SELECT count(DISTINCT order_id), count(DISTINCT name) FROM steps JOIN checkouts ON order_id = key
 		WHERE phase <> 'final' AND (state IN ('running', 'failing', 'unknown') OR compensation IN ('running', 'failing'))`
 	harness.Eventually(t, "checkouts to stand at different steps", func(ctx context.Context) error {
 		var open, steps int
@@ -151,7 +151,7 @@ func (r rows) awaitProgress(t *testing.T, orders []string, since time.Time, limi
 	t.Helper()
 	const query = `
 		SELECT count(*), coalesce(percentile_disc(ARRAY[0, 0.5, 1]) WITHIN GROUP (ORDER BY next), '{}')
-		FROM (SELECT min(at) AS next FROM entries WHERE order_id = ANY($1) AND at > $2 GROUP BY order_id) went_on`
+		FROM (SELECT min(at) AS next FROM entries WHERE key = ANY($1) AND at > $2 GROUP BY key) went_on`
 	harness.Within(t, limit, "all to go on", func(ctx context.Context) error {
 		var count int
 		var at []time.Time

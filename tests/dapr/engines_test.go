@@ -13,7 +13,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator/runs"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/runs"
 	"github.com/checkoutsaga/orchestrator/tests/dapr/stack"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
 )
@@ -130,7 +131,7 @@ func awaitRun(t *testing.T, s system, r rows, id string) {
 		if err != nil {
 			return err
 		}
-		known, err := knows(ctx, s, r, c.Engine, runs.ID(id, int(c.Run)))
+		known, err := knows(ctx, s, r, c.Engine, runs.ID(checkout.Saga(id), int(c.Run)))
 		if err == nil && !known {
 			err = fmt.Errorf("engine %s does not know run %d", c.Engine, c.Run)
 		}
@@ -148,7 +149,7 @@ func requireOneEngineEach(t *testing.T, s system, r rows, ids []string) {
 		for run := 1; run <= int(c.Run); run++ {
 			both := true
 			for _, engine := range []string{"dapr", "embedded"} {
-				known, err := knows(t.Context(), s, r, engine, runs.ID(id, run))
+				known, err := knows(t.Context(), s, r, engine, runs.ID(checkout.Saga(id), run))
 				require.NoError(t, err)
 				both = both && known
 				if known {

@@ -15,6 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/runs"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
 )
 
@@ -74,7 +76,7 @@ func TestI3ARunThatTheEngineLostBehindOurBackGoesOnInTheNext(t *testing.T) {
 			return err
 		})
 		for _, operation := range operations {
-			atWorkflow(t, s, id+"-1", operation)
+			atWorkflow(t, s, runs.ID(checkout.Saga(id), 1), operation)
 		}
 	}
 	s.SetBehaviour(t, &paymentv1.SetBehaviourRequest{PaymentMethod: held, Authorize: "works"})
@@ -148,7 +150,7 @@ func TestI3AParticipantThatIsDownForAllIsOneAlarm(t *testing.T) {
 	s.AwaitEnd(t, w.ids[0], harness.Cancelled)
 	var alarms int
 	require.NoError(t, r.pool.QueryRow(t.Context(), `
-		SELECT count(*) FROM entries WHERE order_id = ANY($1) AND kind = 'status' AND outcome = 'NEEDS_ATTENTION'`, w.ids).Scan(&alarms))
+		SELECT count(*) FROM entries WHERE key = ANY($1) AND kind = 'status' AND outcome = 'NEEDS_ATTENTION'`, w.ids).Scan(&alarms))
 	require.Zero(t, alarms, "it was one alarm, not sixty")
 	require.NoError(t, metricIs(t.Context(), s, heldBack+"0"))
 	s.Audit(t)

@@ -14,6 +14,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/runs"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
 )
 
@@ -46,7 +47,7 @@ func TestI3TheSweepersLeaderIsKilled(t *testing.T) {
 	e := openEngine(t, s.System)
 	other.Start(t) // It waits for the lead, and for the engine.
 	lose := func(id string) (since time.Time) {
-		e.purge(t, id+"-1")
+		e.purge(t, runs.ID(checkout.Saga(id), 1))
 		return query[time.Time](t, s.System, `UPDATE checkouts SET check_at = clock_timestamp() WHERE order_id = $1 RETURNING check_at`, id)
 	}
 	taken := func(id string, since time.Time, what string) {
@@ -56,7 +57,7 @@ func TestI3TheSweepersLeaderIsKilled(t *testing.T) {
 			}
 			return nil
 		})
-		next := query[time.Time](t, s.System, `SELECT min(at) FROM entries WHERE order_id = $1 AND outcome = 'run'`, id)
+		next := query[time.Time](t, s.System, `SELECT min(at) FROM entries WHERE key = $1 AND outcome = 'run'`, id)
 		t.Logf("%s: %s", what, next.Sub(since).Round(time.Millisecond))
 	}
 	taken(lost[0], lose(lost[0]), "the leader sweeps")

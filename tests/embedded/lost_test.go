@@ -17,6 +17,8 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/runs"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
 )
@@ -45,7 +47,7 @@ func TestI3AWorkflowThatDoesNotFitItsHistoryStopsThatCheckoutAlone(t *testing.T)
 
 	e := openEngine(t, s.System)
 	for _, id := range misfits {
-		e.rewrite(t, id+"-1")
+		e.rewrite(t, runs.ID(checkout.Saga(id), 1))
 	}
 	s.Open(t)
 	fresh := startMany(t, s.System, "fresh", 10, harness.Order{})
@@ -102,8 +104,8 @@ func TestI3ARunThatTheEngineLostBehindOurBackGoesOnInTheNext(t *testing.T) {
 		all = append(all, approved...)
 		s.AwaitStatus(t, approved[0], checkoutv1.Status_STATUS_AWAITING_APPROVAL)
 		lose := lost[name]
-		lose(e, t, name+"-00-1")
-		lose(e, t, name+"-approval-00-1")
+		lose(e, t, runs.ID(checkout.Saga(name+"-00"), 1))
+		lose(e, t, runs.ID(checkout.Saga(name+"-approval-00"), 1))
 		// The word does not reach a run that is gone; the row has it.
 		approve(t, s.System, approved[0])
 	}
@@ -148,8 +150,8 @@ func TestI3DeadlinesHoldThoughTheEngineLostItsTimers(t *testing.T) {
 			} else {
 				s.AwaitStatus(t, id, checkoutv1.Status_STATUS_AWAITING_APPROVAL)
 			}
-			e.awaitTimer(t, id+"-1")
-			cases[name].lose(e, t, id+"-1")
+			e.awaitTimer(t, runs.ID(checkout.Saga(id), 1))
+			cases[name].lose(e, t, runs.ID(checkout.Saga(id), 1))
 		}
 	}
 	require.Zero(t, e.timers(t), "there is no timer left that could wake anybody")
@@ -183,7 +185,7 @@ func TestI3ARunWhoseActivityWasLostIsReplaced(t *testing.T) {
 	held := s.Arm(t, harness.Fault{Kind: harness.HoldAfter, Procedure: "Authorize", OrderID: "forgotten", Times: 1})
 	s.Start(t, harness.Order{ID: "forgotten"})
 	held.Await(t)
-	e.dropActivity(t, "forgotten-1")
+	e.dropActivity(t, runs.ID(checkout.Saga("forgotten"), 1))
 	held.Lift()
 	began := time.Now()
 	// 20 s until it is woken, and as long again until its silence tells that it never will.

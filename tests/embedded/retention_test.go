@@ -67,10 +67,10 @@ func TestI7WhatEndedLongAgoIsForgottenEverywhereAndNothingOpenIs(t *testing.T) {
 		require.NoError(t, conn.QueryRow(t.Context(), query).Scan(&n))
 		return n
 	}
-	const ofOld = ` WHERE order_id NOT LIKE 'open-%'`
+	const ofOld = ` WHERE key NOT LIKE 'open-%'`
 	for _, participant := range []string{"warehouse", "payment"} {
 		require.Zero(t, count(participant, `SELECT count(*) FROM operations`+ofOld), participant)
-		require.Equal(t, len(old), count(participant, `SELECT count(*) FROM forgotten_orders`), participant)
+		require.Equal(t, len(old), count(participant, `SELECT count(*) FROM forgotten_sagas`), participant)
 		require.NotZero(t, count(participant, `SELECT count(*) FROM operations`), "%s keeps what is open", participant)
 	}
 	require.Equal(t, len(open), count("orchestrator", `SELECT count(*) FROM engine.instances`), "the engine keeps the open ones alone")

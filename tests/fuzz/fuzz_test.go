@@ -13,6 +13,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"regexp"
@@ -41,6 +42,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/internal/process"
+	"github.com/checkoutsaga/orchestrator/saga/participant"
+	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
 const (
@@ -333,8 +336,31 @@ func open(t *testing.T) *system {
 	for _, name := range node.Participants() {
 		urls = append(urls, d.ParticipantURL(name))
 	}
-	s.find(t, urls)
+	s.find(t, append(urls, strangers(t, database("stranger"))))
 	return s
+}
+
+// strangers serves a participant as somebody else writes one, and returns its address. It has a step by each name that is drawn.
+func strangers(t *testing.T, databaseURL string) string {
+	t.Helper()
+	pool, err := pgxpool.New(t.Context(), databaseURL)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	require.NoError(t, ledger.Migrate(t.Context(), pool))
+	steps := make(map[string]ledger.Step)
+	for _, name := range good["step"] {
+		steps[name] = ledger.Step{
+			Do: func(_ context.Context, _ pgx.Tx, r participant.Request) (participant.Result, error) {
+				return participant.Result{Outcome: participant.Applied, Reference: r.Key}, nil
+			},
+			Undo: func(context.Context, pgx.Tx, participant.Request) error { return nil },
+		}
+	}
+	mux := http.NewServeMux()
+	mux.Handle(participant.Handler(ledger.New(pool, steps)))
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	return server.URL
 }
 
 // start has an order that requests can be about.
@@ -436,7 +462,7 @@ func (s *system) settle(t *testing.T) {
 func (s *system) underWay(t *testing.T) (all []string) {
 	t.Helper()
 	for name, pool := range s.databases {
-		if name != "notification" { // It has no events.
+		if name != "notification" && name != "stranger" { // They have no events.
 			all = append(all, jsonOf(t, pool, `SELECT to_jsonb(e)::text FROM outbox e WHERE published_at IS NULL`)...)
 		}
 		if name == "orchestrator" {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // broken stands for bytes that are no UTF-8. A message cannot hold those, so they take its place once it is written down.
@@ -35,6 +36,7 @@ var good = map[protoreflect.Name][]string{
 	"step": {"reserve-stock", "capture-payment", "release-stock"}, "topic": {"checkout.order.created", "pricing.price.updated"}, "coordination": {"orchestrated", "choreographed"},
 	"engine": {"embedded", "dapr"}, "state": {"open", "all"}, "consumer": {"orders"}, "id": {"dl-1"}, "ids": {"dl-1"}, "reason_code": {"card_declined"},
 	"authorize": {"works"}, "capture": {"works"}, "void": {"works"}, "refund": {"works"}, "page_token": {"", "1"},
+	"definition": {"book-trip"}, "key": {"ord-1", fresh}, "keys": {"ord-1", "ord-2"}, "digest": {"1:a", "1:b"}, "idempotency_key": {"k"},
 	"event_ids": {"orchestrator:order:ord-1:1"}, "message_ids": {"orchestrator:order:ord-1:1"},
 }
 
@@ -138,6 +140,9 @@ func (s source) value(f protoreflect.FieldDescriptor, empty func() protoreflect.
 	case protoreflect.FloatKind:
 		return protoreflect.ValueOfFloat32(pick(s, []float32{0, -1, float32(math.NaN())}))
 	default:
+		if f.Message().FullName() == "google.protobuf.Value" && !s.odd() { // Filled like others it would be a list without an end.
+			return protoreflect.ValueOfMessage(structpb.NewStringValue("two seats").ProtoReflect())
+		}
 		v := empty()
 		s.fill(v.Message(), depth+1)
 		return v

@@ -186,7 +186,7 @@ func (j *Judge) events(ctx context.Context) (*events, error) {
 	}); err != nil {
 		return nil, err
 	}
-	if err := each(ctx, j.databases["orchestrator"], `SELECT order_id, step FROM commands WHERE without_proof`, func(row pgx.CollectableRow) error {
+	if err := each(ctx, j.databases["orchestrator"], `SELECT key, step FROM commands WHERE without_proof`, func(row pgx.CollectableRow) error {
 		var orderID, step string
 		err := row.Scan(&orderID, &step)
 		if e.vouched[orderID] == nil {
@@ -210,10 +210,10 @@ func (j *Judge) events(ctx context.Context) (*events, error) {
 			return pairs("orchestrator", `SELECT order_id, status FROM checkouts`, e.checkouts)
 		},
 		func() error {
-			return pairs("warehouse", `SELECT order_id || ' ' || step, do_state || '/' || undo_state FROM operations`, e.operations)
+			return pairs("warehouse", `SELECT key || ' ' || step, do_state || '/' || undo_state FROM operations`, e.operations)
 		},
 		func() error {
-			return pairs("payment", `SELECT order_id || ' ' || step, do_state || '/' || undo_state FROM operations`, e.operations)
+			return pairs("payment", `SELECT key || ' ' || step, do_state || '/' || undo_state FROM operations`, e.operations)
 		},
 	} {
 		if err := read(); err != nil {

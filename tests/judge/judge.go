@@ -114,7 +114,7 @@ func (j *Judge) Open(ctx context.Context) (int, error) {
 func (j *Judge) StillOpen(ctx context.Context) (some []string, err error) {
 	const query = `
 		SELECT order_id || ' is ' || status || ', ' || coordination || ', at ' || coalesce((SELECT string_agg(name || ' ' || state, ', ')
-			FROM steps WHERE steps.order_id = checkouts.order_id AND state NOT IN ('pending', 'done')), 'no step')
+			FROM steps WHERE steps.definition = 'checkout' AND steps.key = checkouts.order_id AND state NOT IN ('pending', 'done')), 'no step')
 		FROM checkouts WHERE check_at IS NOT NULL ORDER BY started_at LIMIT 5`
 	err = each(ctx, j.orchestrator, query, func(row pgx.CollectableRow) error {
 		var line string
@@ -142,7 +142,7 @@ func (j *Judge) Final(ctx context.Context) (map[string]int, error) {
 // Failing counts the checkouts in which a step or a compensation has got no answer.
 func (j *Judge) Failing(ctx context.Context) (int, error) {
 	var failing int
-	err := each(ctx, j.orchestrator, `SELECT count(DISTINCT order_id) FROM steps WHERE state = 'failing' OR compensation = 'failing'`,
+	err := each(ctx, j.orchestrator, `SELECT count(DISTINCT (definition, key)) FROM steps WHERE state = 'failing' OR compensation = 'failing'`,
 		func(row pgx.CollectableRow) error { return row.Scan(&failing) })
 	return failing, err
 }
@@ -172,7 +172,7 @@ func (j *Judge) FirstProgress(ctx context.Context, where string, since time.Time
 func (j *Judge) Knows(ctx context.Context, orderID string) (participants []string, err error) {
 	for name, q := range map[string]querier{"warehouse": j.warehouse, "payment": j.payment} {
 		known := false
-		err := each(ctx, q, `SELECT FROM operations WHERE order_id = $1`, func(pgx.CollectableRow) error {
+		err := each(ctx, q, `SELECT FROM operations WHERE key = $1`, func(pgx.CollectableRow) error {
 			known = true
 			return nil
 		}, orderID)

@@ -56,7 +56,7 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 		{"a shipment of another article", warehouse,
 			`UPDATE reservation_lines SET sku = 'SOFA-LINEN' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
 		{"a commit that is not on record", warehouse,
-			`DELETE FROM operations WHERE order_id = 'ord-ok' AND step = 'commit-stock'`, "I1", "ord-ok"},
+			`DELETE FROM operations WHERE key = 'ord-ok' AND step = 'commit-stock'`, "I1", "ord-ok"},
 		{"a confirmed checkout that was captured and is voiding", payment,
 			`UPDATE payments SET state = 'voiding' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
 		{"a capture of one cent more", payment,
@@ -85,7 +85,7 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 		{"a declined checkout that was shipped", warehouse,
 			`UPDATE reservations SET state = 'committed' WHERE order_id = 'ord-declined'`, "I1", "ord-declined"},
 		{"a declined checkout whose reservation is not undone on record", warehouse,
-			`UPDATE operations SET undo_state = 'none' WHERE order_id = 'ord-declined' AND step = 'reserve-stock'`, "I1", "ord-declined"},
+			`UPDATE operations SET undo_state = 'none' WHERE key = 'ord-declined' AND step = 'reserve-stock'`, "I1", "ord-declined"},
 		{"a declined checkout that the network holds money of", payment,
 			`INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
 			 VALUES ('a', 'ord-declined', 'authorize', 'tok_visa', 'EUR', 4999)`, "I1", "ord-declined"},
@@ -96,7 +96,7 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 			`UPDATE payments SET state = 'authorized' WHERE order_id = 'ord-expires'`, "I1", "ord-expires"},
 		{"an undone checkout whose payment is at the network", payment,
 			`UPDATE operations SET undo_state = 'started', undo_key = 'k', ask_at = now()
-			 WHERE order_id = 'ord-expires' AND step = 'authorize-payment'`, "I1", "ord-expires"},
+			 WHERE key = 'ord-expires' AND step = 'authorize-payment'`, "I1", "ord-expires"},
 		{"an undone checkout with money held in the book", payment,
 			`DELETE FROM entries WHERE order_id = 'ord-expires' AND movement = 'expire'`, "I1", "ord-expires"},
 		{"a confirmed checkout with a step that is not done", orchestrator,
@@ -104,7 +104,7 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 		{"an undone checkout with a compensation that is not done", orchestrator,
 			`UPDATE checkouts SET progress = jsonb_set(progress, '{0,compensation}', '"pending"') WHERE order_id = 'ord-declined'`, "I1", "ord-declined"},
 		{"a confirmed checkout of another amount than its lines", orchestrator,
-			`UPDATE checkouts SET items = jsonb_set(items, '{0,unit_price}', '1') WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
+			`UPDATE sagas SET input = jsonb_set(input, '{items,0,unit_price}', '1') WHERE key = 'ord-ok'`, "I1", "ord-ok"},
 		{"a checkout that says rejected and was confirmed", orchestrator,
 			`UPDATE checkouts SET status = 'REJECTED', verdict = 'REJECTED' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
 		{"a checkout that says confirmed and was rejected", orchestrator,
@@ -112,7 +112,7 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 		{"a checkout that is still running", orchestrator,
 			`UPDATE checkouts SET status = 'RUNNING', phase = 'forward', ended_at = NULL, check_at = now() WHERE order_id = 'ord-ok'`, "I3", "ord-ok"},
 		{"a checkout that was lost", orchestrator,
-			`DELETE FROM entries WHERE order_id = 'ord-ok'; DELETE FROM checkouts WHERE order_id = 'ord-ok'`,
+			`DELETE FROM entries WHERE key = 'ord-ok'; DELETE FROM sagas WHERE key = 'ord-ok'`,
 			"I3", "ord-ok"},
 		{"a piece that came from nowhere", warehouse, `UPDATE stock SET on_hand = on_hand + 1 WHERE sku = 'CHAIR-OAK'`, "I4", "CHAIR-OAK"},
 		{"a piece reserved for nobody", warehouse, `UPDATE stock SET reserved = 1 WHERE sku = 'CHAIR-OAK'`, "I4", "CHAIR-OAK"},
@@ -129,7 +129,7 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 		{"an event that was lost before its outbox", warehouse,
 			`DELETE FROM outbox WHERE key = 'ord-ok' AND topic = 'warehouse.inventory.committed'`, "I5", "ord-ok"},
 		{"an event without its change", payment,
-			`DELETE FROM operations WHERE order_id = 'ord-ok' AND step = 'capture-payment'`, "I5", "ord-ok"},
+			`DELETE FROM operations WHERE key = 'ord-ok' AND step = 'capture-payment'`, "I5", "ord-ok"},
 		{"a change whose event was never written", orchestrator,
 			`DELETE FROM outbox WHERE key = 'ord-declined' AND seq = 2; UPDATE outbox_counters SET seq = 1 WHERE key = 'ord-declined'`, "I5", "ord-declined"},
 		{"an event that a consumer never received", orders,
@@ -160,12 +160,12 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 		warehouse: `
 			UPDATE reservations SET state = 'released' WHERE order_id = 'ord-ok';
 			UPDATE stock SET on_hand = on_hand + 1, committed = committed - 1 WHERE sku = 'CHAIR-OAK';
-			UPDATE operations SET undo_state = 'applied' WHERE order_id = 'ord-ok' AND step = 'reserve-stock';
-			DELETE FROM operations WHERE order_id = 'ord-ok' AND step = 'commit-stock';
+			UPDATE operations SET undo_state = 'applied' WHERE key = 'ord-ok' AND step = 'reserve-stock';
+			DELETE FROM operations WHERE key = 'ord-ok' AND step = 'commit-stock';
 			UPDATE outbox SET topic = 'warehouse.inventory.released' WHERE key = 'ord-ok' AND topic = 'warehouse.inventory.committed'`,
 		payment: `
 			UPDATE payments SET state = 'refunded' WHERE order_id = 'ord-ok';
-			UPDATE operations SET undo_state = 'applied' WHERE order_id = 'ord-ok' AND step = 'capture-payment';
+			UPDATE operations SET undo_state = 'applied' WHERE key = 'ord-ok' AND step = 'capture-payment';
 			INSERT INTO entries (order_id, movement, account, currency, minor_units)
 			VALUES ('ord-ok', 'refund', 'merchant', 'EUR', -4999), ('ord-ok', 'refund', 'customer', 'EUR', 4999);
 			INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
@@ -184,16 +184,16 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 			UPDATE orders SET status = 'placed' WHERE order_id = 'ord-ok'; DELETE FROM inbox WHERE event_id = 'orchestrator:order:ord-ok:2'`,
 	}
 	vouched := changes{
-		orchestrator: `INSERT INTO commands (order_id, kind, step, actor, reason, outcome, without_proof)
-			VALUES ('ord-ok', 'resolve done', 'commit-stock', 'ann', 'counted by hand', 'done', true)`,
-		warehouse: `DELETE FROM operations WHERE order_id = 'ord-ok' AND step = 'commit-stock'`,
+		orchestrator: `INSERT INTO commands (definition, key, kind, step, actor, reason, outcome, without_proof)
+			VALUES ('checkout', 'ord-ok', 'resolve done', 'commit-stock', 'ann', 'counted by hand', 'done', true)`,
+		warehouse: `DELETE FROM operations WHERE key = 'ord-ok' AND step = 'commit-stock'`,
 	}
-	const noteForgotten = `INSERT INTO forgotten_checkouts (order_id, idempotency_key, status, ended_at) VALUES ('ord-ok', 'ord-ok', 'CONFIRMED', now());`
+	const noteForgotten = `INSERT INTO forgotten_sagas (definition, key, idempotency_key, status, ended_at) VALUES ('checkout', 'ord-ok', 'ord-ok', 'CONFIRMED', now());`
 	forgotten := changes{
-		orchestrator: noteForgotten + `DELETE FROM entries WHERE order_id = 'ord-ok'; DELETE FROM checkouts WHERE order_id = 'ord-ok';
+		orchestrator: noteForgotten + `DELETE FROM entries WHERE key = 'ord-ok'; DELETE FROM sagas WHERE key = 'ord-ok';
 			DELETE FROM outbox WHERE key = 'ord-ok' AND seq = 1`,
-		warehouse: `DELETE FROM operations WHERE order_id = 'ord-ok'`,
-		payment:   `DELETE FROM operations WHERE order_id = 'ord-ok'`,
+		warehouse: `DELETE FROM operations WHERE key = 'ord-ok'`,
+		payment:   `DELETE FROM operations WHERE key = 'ord-ok'`,
 	}
 	for name, right := range map[string]changes{
 		"an order whose money was refunded":   refunded,
@@ -208,7 +208,7 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 		"a compensation that was resolved": {
 			orchestrator: `UPDATE checkouts SET progress = jsonb_set(progress, '{0,compensation}', '"resolved"') WHERE order_id = 'ord-declined'`},
 		"an order that was to be refunded and turned out to be shipped": {
-			warehouse: `UPDATE operations SET undo_state = 'rejected', undo_reason = 'already_committed' WHERE order_id = 'ord-ok' AND step = 'reserve-stock'`},
+			warehouse: `UPDATE operations SET undo_state = 'rejected', undo_reason = 'already_committed' WHERE key = 'ord-ok' AND step = 'reserve-stock'`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			require.Empty(t, judged(t, n, right))
@@ -232,7 +232,7 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 		{"a refund that is not in the book", refunded, payment,
 			`DELETE FROM entries WHERE order_id = 'ord-ok' AND movement = 'refund'`, "I1", "ord-ok"},
 		{"a refund that is not on record", refunded, payment,
-			`UPDATE operations SET undo_state = 'none' WHERE order_id = 'ord-ok' AND step = 'capture-payment'`, "I1", "ord-ok"},
+			`UPDATE operations SET undo_state = 'none' WHERE key = 'ord-ok' AND step = 'capture-payment'`, "I1", "ord-ok"},
 		{"a refund that is at the network", refunded, payment,
 			`UPDATE payments SET state = 'refunding' WHERE order_id = 'ord-ok'`, "I1", "ord-ok"},
 		{"a refund that was not told", refunded, payment,
@@ -249,7 +249,7 @@ func TestTheJudgeFindsEachWrongRow(t *testing.T) {
 			orchestrator: vouched[orchestrator], warehouse: `UPDATE reservations SET state = 'reserved' WHERE order_id = 'ord-other'`,
 		}, warehouse, `SELECT`, "I1", "ord-other"},
 		{"an order that was lost while another is no longer kept", forgotten, orchestrator,
-			`DELETE FROM entries WHERE order_id = 'ord-other'; DELETE FROM checkouts WHERE order_id = 'ord-other'`, "I3", "ord-other"},
+			`DELETE FROM entries WHERE key = 'ord-other'; DELETE FROM sagas WHERE key = 'ord-other'`, "I3", "ord-other"},
 		{"a shipment that is counted no more with an order that is no longer kept", forgotten, warehouse,
 			`UPDATE stock SET on_hand = on_hand + 1, committed = committed - 1 WHERE sku = 'CHAIR-OAK'`, "I4", "CHAIR-OAK"},
 	} {

@@ -53,12 +53,12 @@ const selectCheckouts = `
 	SELECT order_id, status, phase, currency, amount,
 	       (SELECT string_agg(i->>'sku' || ' ' || (i->>'quantity'), ', ' ORDER BY i->>'sku' COLLATE "C") FROM jsonb_array_elements(items) i),
 	       (SELECT sum((i->>'quantity')::bigint * (i->>'unit_price')::bigint)::bigint FROM jsonb_array_elements(items) i),
-	       (SELECT json_object_agg(name, state || '/' || compensation) FROM steps WHERE steps.order_id = checkouts.order_id),
+	       (SELECT json_object_agg(name, state || '/' || compensation) FROM steps WHERE steps.definition = 'checkout' AND steps.key = checkouts.order_id),
 	       coalesce(approval_deadline > clock_timestamp(), false),
-	       ARRAY(SELECT step FROM commands WHERE without_proof AND commands.order_id = checkouts.order_id)
+	       ARRAY(SELECT step FROM commands WHERE without_proof AND commands.definition = 'checkout' AND commands.key = checkouts.order_id)
 	FROM checkouts`
 
-const selectForgotten = `SELECT order_id FROM forgotten_checkouts`
+const selectForgotten = `SELECT key FROM forgotten_sagas WHERE definition = 'checkout'`
 
 func (e *evidence) readCheckouts(ctx context.Context, q querier) error {
 	e.checkouts, e.forgotten = make(map[string]*checkoutRow), make(map[string]bool)
@@ -84,7 +84,7 @@ const (
 		SELECT order_id, state,
 		       coalesce((SELECT string_agg(sku || ' ' || quantity, ', ' ORDER BY sku COLLATE "C") FROM reservation_lines l WHERE l.order_id = r.order_id), '')
 		FROM reservations r`
-	selectOperations = `SELECT order_id, step, do_state, undo_state FROM operations`
+	selectOperations = `SELECT key, step, do_state, undo_state FROM operations`
 )
 
 func (e *evidence) readWarehouse(ctx context.Context, q querier) error {

@@ -228,7 +228,7 @@ func lastProgress(t *testing.T, s *harness.System, orders []string, since time.T
 	defer conn.Close(context.Background())
 	const query = `
 		SELECT order_id || ' (' || coordination || ')', first FROM checkouts
-		JOIN (SELECT order_id, min(at) AS first FROM entries WHERE at > $2 GROUP BY order_id) went_on USING (order_id)
+		JOIN (SELECT key AS order_id, min(at) AS first FROM entries WHERE at > $2 GROUP BY key) went_on USING (order_id)
 		WHERE order_id = ANY($1) ORDER BY first DESC LIMIT 1`
 	var at time.Time
 	err = conn.QueryRow(t.Context(), query, orders, since).Scan(&order, &at)

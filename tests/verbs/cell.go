@@ -145,7 +145,7 @@ func (c *cell) unchanged(t *testing.T, what string, action func() string) string
 	t.Helper()
 	const query = `
 		SELECT (to_jsonb(c) - ARRAY['updated_at', 'check_at', 'pokes', 'fruitless_runs', 'started_run'])::text,
-		       (SELECT count(*) FROM entries e WHERE e.order_id = c.order_id AND kind = 'attempt')
+		       (SELECT count(*) FROM entries e WHERE e.key = c.order_id AND kind = 'attempt')
 		FROM checkouts c WHERE order_id = $1`
 	look := func() (row string, attempts int) {
 		require.NoError(t, c.orchestrator.QueryRow(t.Context(), query, c.id).Scan(&row, &attempts))
@@ -305,7 +305,7 @@ func (c *cell) awaitTries(t *testing.T, step string) {
 	t.Helper()
 	until(t, fmt.Sprintf("%d tries of %s", c.tries(), step), func(ctx context.Context) error {
 		var n int
-		err := c.orchestrator.QueryRow(ctx, `SELECT count(*) FROM entries WHERE order_id = $1 AND step = $2 AND kind = 'attempt'`, c.id, step).Scan(&n)
+		err := c.orchestrator.QueryRow(ctx, `SELECT count(*) FROM entries WHERE key = $1 AND step = $2 AND kind = 'attempt'`, c.id, step).Scan(&n)
 		if err == nil && n < c.tries() {
 			err = fmt.Errorf("it was tried %d times", n)
 		}
@@ -330,7 +330,7 @@ func (c *cell) requireKept(t *testing.T, met string) {
 // outcomes are what became of the cell's wishes, as they are kept.
 func (c *cell) outcomes(t *testing.T) []string {
 	t.Helper()
-	const query = `SELECT outcome FROM commands WHERE order_id = $1 AND actor = $2 AND reason = $3`
+	const query = `SELECT outcome FROM commands WHERE key = $1 AND actor = $2 AND reason = $3`
 	rows, err := c.orchestrator.Query(t.Context(), query, c.id, actor, c.reason)
 	require.NoError(t, err)
 	outcomes, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -349,7 +349,7 @@ func (c *cell) requireTriedAtOnce(t *testing.T, before *checkoutv1.Checkout, ask
 		return
 	}
 	var tried time.Time
-	const query = `SELECT coalesce(min(at), 'infinity') FROM entries WHERE order_id = $1 AND step = $2 AND kind = 'attempt' AND at > $3`
+	const query = `SELECT coalesce(min(at), 'infinity') FROM entries WHERE key = $1 AND step = $2 AND kind = 'attempt' AND at > $3`
 	err := c.orchestrator.QueryRow(t.Context(), query, c.id, c.state.step, asked).Scan(&tried)
 	require.NoError(t, err)
 	require.Less(t, tried, due, "it was tried when it was due, not at once")

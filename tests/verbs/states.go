@@ -154,7 +154,7 @@ func networkAnswers(t *testing.T, c *cell) {
 func conflict(step string) func(*testing.T, *cell) {
 	return func(t *testing.T, c *cell) {
 		t.Helper()
-		const query = `INSERT INTO operations (order_id, step, digest, do_state, do_reason) VALUES ($1, $2, '1:another', 'rejected', 'another_order')`
+		const query = `INSERT INTO operations (definition, key, step, digest, do_state, do_reason) VALUES ('checkout', $1, $2, '1:another', 'rejected', 'another_order')`
 		_, err := c.warehouse.Exec(t.Context(), query, c.id, step)
 		require.NoError(t, err)
 	}
@@ -164,7 +164,7 @@ func conflict(step string) func(*testing.T, *cell) {
 func noConflict(step string) func(*testing.T, *cell) {
 	return func(t *testing.T, c *cell) {
 		t.Helper()
-		_, err := c.warehouse.Exec(t.Context(), `DELETE FROM operations WHERE order_id = $1 AND step = $2 AND digest = '1:another'`, c.id, step)
+		_, err := c.warehouse.Exec(t.Context(), `DELETE FROM operations WHERE key = $1 AND step = $2 AND digest = '1:another'`, c.id, step)
 		require.NoError(t, err)
 	}
 }

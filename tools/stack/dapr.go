@@ -42,7 +42,7 @@ func (s *stack) upDapr(ctx context.Context, broker string) error {
 
 	r := rendering{
 		Root:      s.root,
-		Suffix:    fmt.Sprintf("-%x", sha256.Sum256([]byte(s.root)))[:7],
+		Suffix:    s.suffix(),
 		Runtime:   s.local("runtime"),
 		Resources: s.local("components"),
 		Placement: plane.PlacementAddress(),
@@ -94,6 +94,9 @@ func (s *stack) upDapr(ctx context.Context, broker string) error {
 	}
 	return s.writeEnv(merged(databases, addresses))
 }
+
+// suffix makes app ids those of this checkout of the repository.
+func (s *stack) suffix() string { return fmt.Sprintf("-%x", sha256.Sum256([]byte(s.root)))[:7] }
 
 // dapr finds Dapr, or builds it.
 func (s *stack) dapr(ctx context.Context) (localstack.Dapr, error) {

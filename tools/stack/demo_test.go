@@ -59,7 +59,7 @@ func TestDemonstrationPassesWhenAllIsWellAndFailsLoudlyWhenNot(t *testing.T) {
 			err := s.demo(t.Context())
 			if c.want == "" {
 				require.NoError(t, err)
-				require.Contains(t, out.String(), "All checkouts ended as they should")
+				require.Contains(t, out.String(), "All sagas ended as they should")
 				return
 			}
 			require.ErrorContains(t, err, c.want)

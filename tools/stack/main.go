@@ -98,12 +98,12 @@ func moduleRoot() (string, error) {
 		return "", err
 	}
 	for {
-		if _, err := os.Stat(filepath.Join(dir, "dapr.yaml")); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "tools", "stack")); err == nil { // An example has a dapr.yaml, too.
 			// All links resolved: processes are recognised by the folder they run in.
 			return filepath.EvalSymlinks(dir)
 		}
 		if dir == filepath.Dir(dir) {
-			return "", errors.New("call it within the repository: no dapr.yaml here or above")
+			return "", errors.New("call it within the repository: no tools/stack here or above")
 		}
 		dir = filepath.Dir(dir)
 	}

@@ -1,21 +1,24 @@
-// Package ledger holds a participant's recorded operations: one row for each step of each order, for doing and for undoing it.
-// Its functions work in the caller's transaction, so that the row and the effect it tells of are committed together or not
-// at all. It knows neither articles nor money accounts, and calls nobody.
+// Package ledger holds a participant's recorded operations: one row for each step of each saga, for doing and for undoing it.
+//
+// New makes a participant of what each of its steps does in a transaction, and keeps the promises for it; most participants need no
+// more. Who has more to do in that transaction, or an effect outside the database, calls the functions below by itself: they work in
+// the caller's transaction, so that the row and the effect it tells of are committed together or not at all. The ledger knows
+// neither articles nor money accounts, and calls nobody.
 //
 // Both directions begin by inserting or locking that one row. So whoever comes second waits until the first has committed,
 // and then meets what the first has done: that is what settles a release that races with its reservation.
 //
-// Operations need not be kept for ever (Forget), but that an order once was is: what comes late for a forgotten order is refused.
+// Operations need not be kept for ever (Forget), but that a saga once was is: what comes late for a forgotten saga is refused.
 //
-// Every participant has the tables in its own database, made by its migrations 00001_operations.sql and
-// 00004_forgotten_orders.sql; a test here holds the copies to be the same. Their comments name this package as
-// participants/internal/ledger, where it was when they were written: an applied migration is never edited.
+// The tables are in the participant's own database. Migrate makes them, beside whatever the participant's own migrations make.
 package ledger
 
 import (
 	"context"
 	"crypto/sha256"
+	"embed"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,17 +28,31 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
-// What the ledger refuses.
+//go:embed migrations/*.sql
+var files embed.FS
+
+// Migrations are those of the ledger's tables. They are applied beside the participant's own: which were is kept apart.
+func Migrations() pg.Migrations { return pg.EmbeddedMigrations(files, "ledger_migrations") }
+
+// Migrate brings the ledger's tables in the database of pool to the newest form. Several processes may call it at once.
+func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
+	if err := pg.Migrate(ctx, pool, Migrations()); err != nil {
+		return fmt.Errorf("migrate ledger: %w", err)
+	}
+	return nil
+}
+
+// What the ledger refuses; see participant for the first two.
 var (
-	// ErrConflict: the order's step was asked for before, with other content. Nothing is applied.
-	ErrConflict = errors.New("this step of this order was asked for before with other content")
-	// ErrNotFound: nothing is known of this step of this order.
+	ErrConflict  = participant.ErrConflict
+	ErrForgotten = participant.ErrForgotten
+	// ErrNotFound: nothing is known of this step of this saga.
 	ErrNotFound = errors.New("no such operation")
-	// ErrForgotten: the order was settled long ago and its operations are no longer kept. Nothing is applied, because nobody
-	// could tell whether it is a repeat.
-	ErrForgotten = errors.New("this order was settled and its operations are no longer kept")
 )
 
 // State is what is known of one direction. Legal moves of doing: none → applied | rejected | started | undone-before, started
@@ -61,10 +78,10 @@ const (
 
 // Unseen is the reason of an undoing that is applied though its step never came. Whoever knows that the step was once confirmed
 // learns from it that this participant has lost what it recorded.
-const Unseen = "unseen"
+const Unseen = participant.Unseen
 
 // MaxDetail is where sentences are cut, in bytes.
-const MaxDetail = 200
+const MaxDetail = participant.MaxDetail
 
 // firstAsk is how long whoever started an effect has to learn its outcome before the participant's own recovery asks.
 const firstAsk = 3 * time.Second
@@ -104,25 +121,28 @@ type Amount struct {
 	MinorUnits int64
 }
 
-// Operation is one step of one order.
+// Operation is one step of one saga.
 type Operation struct {
-	OrderID string
-	Step    string
+	participant.ID
 	// Digest is that of the request that asked for doing it; empty until then.
-	Digest    string
-	Do, Undo  Side
-	Amount    Amount
-	CreatedAt time.Time
-	UpdatedAt time.Time
+	Digest   string
+	Do, Undo Side
+	// Output is what doing it gave back, as JSON; nil where nothing.
+	Output json.RawMessage
+	// ValidUntil is when its effect ends by itself; zero where it has no such end.
+	ValidUntil time.Time
+	Amount     Amount
+	CreatedAt  time.Time
+	UpdatedAt  time.Time
 }
 
 // Direction of an operation.
-type Direction string
+type Direction = participant.Direction
 
 // The directions.
 const (
-	Doing   Direction = "do"
-	Undoing Direction = "undo"
+	Doing   = participant.Doing
+	Undoing = participant.Undoing
 )
 
 // Side returns one direction of the operation.
@@ -141,11 +161,6 @@ func (o *Operation) UnderWay() (Direction, bool) {
 	return Undoing, o.Undo.State == Started
 }
 
-// Key is the idempotency key of one direction of the operation: the same on every attempt, of every process.
-func (o *Operation) Key(d Direction) string {
-	return o.OrderID + ":" + o.Step + ":" + string(d)
-}
-
 // Digest identifies what a request asks for: a version and a hash over named business fields in fixed order, given as name,
 // value, name, value. Length prefixes keep two different lists from reading alike.
 func Digest(version int, namesAndValues ...string) string {
@@ -160,15 +175,15 @@ func Digest(version int, namesAndValues ...string) string {
 // BeginDoing inserts or locks the operation's row. If known is true, op.Do has the answer: the recorded outcome, or
 // undone-before, which is recorded by this very call. Otherwise the caller is free to do the step: it applies or starts the
 // effect, sets op.Do, and calls Save, all in this transaction. ErrConflict if the step was asked for with another digest,
-// ErrForgotten if the order was forgotten; the caller then rolls back.
-func BeginDoing(ctx context.Context, tx pgx.Tx, orderID, step, digest string) (op Operation, known bool, err error) {
-	op, err = insertOrLock(ctx, tx, orderID, step)
+// ErrForgotten if the saga was forgotten; the caller then rolls back.
+func BeginDoing(ctx context.Context, tx pgx.Tx, id participant.ID, digest string) (op Operation, known bool, err error) {
+	op, err = insertOrLock(ctx, tx, id)
 	if err != nil {
 		return op, false, err
 	}
 	if op.Do.State != None {
 		if op.Digest != digest {
-			return op, false, fmt.Errorf("do %s of %s: %w", step, orderID, ErrConflict)
+			return op, false, fmt.Errorf("do %s of %s: %w", id.Step, id.Key, ErrConflict)
 		}
 		return op, true, nil
 	}
@@ -183,9 +198,9 @@ func BeginDoing(ctx context.Context, tx pgx.Tx, orderID, step, digest string) (o
 // BeginUndoing inserts or locks the operation's row. If known is true, op.Undo has the answer: the recorded outcome, or what
 // follows from there being nothing to undo (applied) or from doing being under way (wanted), recorded by this very call.
 // Otherwise the step was applied, and the caller undoes it, sets op.Undo and calls Save, all in this transaction. ErrForgotten
-// if the order was forgotten; the caller then rolls back.
-func BeginUndoing(ctx context.Context, tx pgx.Tx, orderID, step string) (op Operation, known bool, err error) {
-	op, err = insertOrLock(ctx, tx, orderID, step)
+// if the saga was forgotten; the caller then rolls back.
+func BeginUndoing(ctx context.Context, tx pgx.Tx, id participant.ID) (op Operation, known bool, err error) {
+	op, err = insertOrLock(ctx, tx, id)
 	if err != nil {
 		return op, false, err
 	}
@@ -207,48 +222,48 @@ func BeginUndoing(ctx context.Context, tx pgx.Tx, orderID, step string) (op Oper
 }
 
 // Lock locks the row of an operation that exists.
-func Lock(ctx context.Context, tx pgx.Tx, orderID, step string) (Operation, error) {
-	const query = `SELECT ` + columns + ` FROM operations WHERE order_id = $1 AND step = $2 FOR UPDATE`
-	return scan(tx.QueryRow(ctx, query, orderID, step))
+func Lock(ctx context.Context, tx pgx.Tx, id participant.ID) (Operation, error) {
+	const query = `SELECT ` + columns + ` FROM operations WHERE definition = $1 AND key = $2 AND step = $3 FOR UPDATE`
+	return scan(tx.QueryRow(ctx, query, id.Definition, id.Key, id.Step))
 }
 
 const columns = `
-	order_id, step, coalesce(digest, ''),
+	definition, key, step, coalesce(digest, ''),
 	do_state, do_reason, do_detail, do_reference, do_key,
 	undo_state, undo_reason, undo_detail, undo_reference, undo_key,
-	coalesce(currency, ''), coalesce(minor_units, 0), created_at, updated_at`
+	output, valid_until, coalesce(currency, ''), coalesce(minor_units, 0), created_at, updated_at`
 
 // insertOrLock makes sure that this transaction alone holds the row. The insert waits for another transaction's insert of the
 // same row to commit; the select then sees it, because each statement of a READ COMMITTED transaction sees what is committed
 // when it begins. For the same reason the select sees whether the order was forgotten: until this transaction ends, the lock
 // that it shares keeps Forget from the order. All three go to the database together, so that nobody waits for the question.
-func insertOrLock(ctx context.Context, tx pgx.Tx, orderID, step string) (Operation, error) {
+func insertOrLock(ctx context.Context, tx pgx.Tx, id participant.ID) (Operation, error) {
 	const (
 		share  = `SELECT pg_advisory_xact_lock_shared($1, hashtext($2))`
-		insert = `INSERT INTO operations (order_id, step) VALUES ($1, $2) ON CONFLICT (order_id, step) DO NOTHING`
+		insert = `INSERT INTO operations (definition, key, step) VALUES ($1, $2, $3) ON CONFLICT (definition, key, step) DO NOTHING`
 		lock   = `
-			SELECT ` + columns + `, EXISTS (SELECT FROM forgotten_orders AS f WHERE f.order_id = operations.order_id)
-			FROM operations WHERE order_id = $1 AND step = $2 FOR UPDATE`
+			SELECT ` + columns + `, EXISTS (SELECT FROM forgotten_sagas AS f WHERE (f.definition, f.key) = (operations.definition, operations.key))
+			FROM operations WHERE definition = $1 AND key = $2 AND step = $3 FOR UPDATE`
 	)
 	batch := &pgx.Batch{}
-	batch.Queue(share, orderLocks, orderID)
-	batch.Queue(insert, orderID, step)
-	batch.Queue(lock, orderID, step)
+	batch.Queue(share, sagaLocks, lockName(id.Definition, id.Key))
+	batch.Queue(insert, id.Definition, id.Key, id.Step)
+	batch.Queue(lock, id.Definition, id.Key, id.Step)
 	results := tx.SendBatch(ctx, batch)
 	defer results.Close()
 	if _, err := results.Exec(); err != nil {
-		return Operation{}, fmt.Errorf("share lock of %s: %w", orderID, err)
+		return Operation{}, fmt.Errorf("share lock of %s: %w", id.Key, err)
 	}
 	if _, err := results.Exec(); err != nil {
-		return Operation{}, fmt.Errorf("insert operation %s of %s: %w", step, orderID, err)
+		return Operation{}, fmt.Errorf("insert operation %s of %s: %w", id.Step, id.Key, err)
 	}
 	var forgotten bool
 	op, err := scan(results.QueryRow(), &forgotten)
 	if err != nil {
-		return op, fmt.Errorf("lock operation %s of %s: %w", step, orderID, err)
+		return op, fmt.Errorf("lock operation %s of %s: %w", id.Step, id.Key, err)
 	}
 	if forgotten {
-		return op, fmt.Errorf("%s of %s: %w", step, orderID, ErrForgotten)
+		return op, fmt.Errorf("%s of %s: %w", id.Step, id.Key, ErrForgotten)
 	}
 	return op, results.Close()
 }
@@ -258,7 +273,7 @@ func Save(ctx context.Context, tx pgx.Tx, op *Operation) error {
 	batch := &pgx.Batch{}
 	QueueSave(batch, op)
 	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
-		return fmt.Errorf("save operation %s of %s: %w", op.Step, op.OrderID, err)
+		return fmt.Errorf("save operation %s of %s: %w", op.Step, op.Key, err)
 	}
 	return nil
 }
@@ -268,18 +283,23 @@ func Save(ctx context.Context, tx pgx.Tx, op *Operation) error {
 func QueueSave(batch *pgx.Batch, op *Operation) {
 	const query = `
 		UPDATE operations
-		SET digest = nullif($3, ''),
-		    do_state = $4, do_reason = $5, do_detail = $6, do_reference = $7, do_key = $8,
-		    undo_state = $9, undo_reason = $10, undo_detail = $11, undo_reference = $12, undo_key = $13,
-		    currency = nullif($14, ''), minor_units = nullif($15::bigint, 0),
+		SET digest = nullif($4, ''),
+		    do_state = $5, do_reason = $6, do_detail = $7, do_reference = $8, do_key = $9,
+		    undo_state = $10, undo_reason = $11, undo_detail = $12, undo_reference = $13, undo_key = $14,
+		    output = nullif($15, '')::json, valid_until = $16,
+		    currency = nullif($17, ''), minor_units = nullif($18::bigint, 0),
 		    asks = 0,
-		    ask_at = CASE WHEN $4 = 'started' OR $9 = 'started' THEN clock_timestamp() + $16::interval END,
+		    ask_at = CASE WHEN $5 = 'started' OR $10 = 'started' THEN clock_timestamp() + $19::interval END,
 		    updated_at = clock_timestamp()
-		WHERE order_id = $1 AND step = $2`
-	batch.Queue(query, op.OrderID, op.Step, op.Digest,
+		WHERE definition = $1 AND key = $2 AND step = $3`
+	var validUntil *time.Time
+	if !op.ValidUntil.IsZero() {
+		validUntil = &op.ValidUntil
+	}
+	batch.Queue(query, op.Definition, op.Key, op.Step, op.Digest,
 		op.Do.State, op.Do.Reason, op.Do.Detail, op.Do.Reference, op.Do.Key,
 		op.Undo.State, op.Undo.Reason, op.Undo.Detail, op.Undo.Reference, op.Undo.Key,
-		op.Amount.Currency, op.Amount.MinorUnits, firstAsk)
+		string(op.Output), validUntil, op.Amount.Currency, op.Amount.MinorUnits, firstAsk)
 }
 
 // ClaimUnderWay returns at most limit operations whose outer effect should have been known by now, and puts each off with a
@@ -290,8 +310,8 @@ func ClaimUnderWay(ctx context.Context, pool *pgxpool.Pool, limit int) ([]Operat
 		UPDATE operations
 		SET asks = asks + 1,
 		    ask_at = clock_timestamp() + least(interval '3 seconds' * power(2, least(asks, 10)), interval '5 minutes')
-		WHERE (order_id, step) IN (
-			SELECT order_id, step FROM operations
+		WHERE (definition, key, step) IN (
+			SELECT definition, key, step FROM operations
 			WHERE ask_at <= clock_timestamp()
 			   OR ask_at > clock_timestamp() + interval '6 minutes' -- the clock was set back since
 			ORDER BY ask_at
@@ -302,18 +322,18 @@ func ClaimUnderWay(ctx context.Context, pool *pgxpool.Pool, limit int) ([]Operat
 }
 
 // Get returns an operation, or ErrNotFound, or ErrForgotten where nobody can tell any more.
-func Get(ctx context.Context, pool *pgxpool.Pool, orderID, step string) (Operation, error) {
+func Get(ctx context.Context, pool *pgxpool.Pool, id participant.ID) (Operation, error) {
 	const (
-		query     = `SELECT ` + columns + ` FROM operations WHERE order_id = $1 AND step = $2`
-		forgotten = `SELECT EXISTS (SELECT FROM forgotten_orders WHERE order_id = $1)`
+		query     = `SELECT ` + columns + ` FROM operations WHERE definition = $1 AND key = $2 AND step = $3`
+		forgotten = `SELECT EXISTS (SELECT FROM forgotten_sagas WHERE definition = $1 AND key = $2)`
 	)
-	op, err := scan(pool.QueryRow(ctx, query, orderID, step))
+	op, err := scan(pool.QueryRow(ctx, query, id.Definition, id.Key, id.Step))
 	if !errors.Is(err, ErrNotFound) {
 		return op, err
 	}
 	var gone bool
-	if err := pool.QueryRow(ctx, forgotten, orderID).Scan(&gone); err != nil {
-		return op, fmt.Errorf("look for %s among the forgotten orders: %w", orderID, err)
+	if err := pool.QueryRow(ctx, forgotten, id.Definition, id.Key).Scan(&gone); err != nil {
+		return op, fmt.Errorf("look for %s among the forgotten sagas: %w", id.Key, err)
 	}
 	if gone {
 		return op, ErrForgotten
@@ -324,30 +344,29 @@ func Get(ctx context.Context, pool *pgxpool.Pool, orderID, step string) (Operati
 // Place is where a page ended; the next begins behind it. The zero value is the beginning.
 type Place struct {
 	UpdatedAt time.Time
-	OrderID   string
-	Step      string
+	participant.ID
 }
 
-// ListByOrders returns at most limit operations of the orders, by order id and step, behind a place.
-func ListByOrders(ctx context.Context, pool *pgxpool.Pool, orderIDs []string, since time.Time, after Place, limit int) ([]Operation, error) {
+// ListByKeys returns at most limit operations of the sagas of a definition, by key and step, behind a place.
+func ListByKeys(ctx context.Context, pool *pgxpool.Pool, definition string, keys []string, since time.Time, after Place, limit int) ([]Operation, error) {
 	const query = `
 		SELECT ` + columns + ` FROM operations
-		WHERE order_id = ANY($1) AND updated_at >= $2 AND (order_id, step) > ($3, $4)
-		ORDER BY order_id, step
-		LIMIT $5`
-	return list(ctx, pool, query, orderIDs, since, after.OrderID, after.Step, limit)
+		WHERE definition = $1 AND key = ANY($2) AND updated_at >= $3 AND (key, step) > ($4, $5)
+		ORDER BY key, step
+		LIMIT $6`
+	return list(ctx, pool, query, definition, keys, since, after.Key, after.Step, limit)
 }
 
-// ListSince returns at most limit operations that changed at a time or later, by when they last changed, behind a place. A
-// change whose transaction is still open is not seen and may turn up behind a place already passed: whoever follows along
-// begins each round a little earlier than the last one ended.
-func ListSince(ctx context.Context, pool *pgxpool.Pool, since time.Time, after Place, limit int) ([]Operation, error) {
+// ListSince returns at most limit operations that changed at a time or later, by when they last changed, behind a place; of every
+// definition where none is named. A change whose transaction is still open is not seen and may turn up behind a place already
+// passed: whoever follows along begins each round a little earlier than the last one ended.
+func ListSince(ctx context.Context, pool *pgxpool.Pool, definition string, since time.Time, after Place, limit int) ([]Operation, error) {
 	const query = `
 		SELECT ` + columns + ` FROM operations
-		WHERE updated_at >= $1 AND (updated_at, order_id, step) > ($2, $3, $4)
-		ORDER BY updated_at, order_id, step
-		LIMIT $5`
-	return list(ctx, pool, query, since, after.UpdatedAt, after.OrderID, after.Step, limit)
+		WHERE updated_at >= $1 AND (updated_at, definition, key, step) > ($2, $3, $4, $5) AND ($6 = '' OR definition = $6)
+		ORDER BY updated_at, definition, key, step
+		LIMIT $7`
+	return list(ctx, pool, query, since, after.UpdatedAt, after.Definition, after.Key, after.Step, definition, limit)
 }
 
 func list(ctx context.Context, pool *pgxpool.Pool, query string, args ...any) ([]Operation, error) {
@@ -365,19 +384,23 @@ func list(ctx context.Context, pool *pgxpool.Pool, query string, args ...any) ([
 // scan reads the columns, and what a query selects behind them.
 func scan(row pgx.Row, more ...any) (Operation, error) {
 	var o Operation
-	err := row.Scan(append([]any{&o.OrderID, &o.Step, &o.Digest,
+	var validUntil *time.Time
+	err := row.Scan(append([]any{&o.Definition, &o.Key, &o.Step, &o.Digest,
 		&o.Do.State, &o.Do.Reason, &o.Do.Detail, &o.Do.Reference, &o.Do.Key,
 		&o.Undo.State, &o.Undo.Reason, &o.Undo.Detail, &o.Undo.Reference, &o.Undo.Key,
-		&o.Amount.Currency, &o.Amount.MinorUnits, &o.CreatedAt, &o.UpdatedAt}, more...)...)
+		&o.Output, &validUntil, &o.Amount.Currency, &o.Amount.MinorUnits, &o.CreatedAt, &o.UpdatedAt}, more...)...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return o, ErrNotFound
+	}
+	if validUntil != nil {
+		o.ValidUntil = validUntil.UTC()
 	}
 	return o, err
 }
 
 // cut shortens a sentence to MaxDetail bytes without breaking a character.
 func cut(s string) string {
-	s = strings.ToValidUTF8(s, "?")
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")
 	if len(s) <= MaxDetail {
 		return s
 	}

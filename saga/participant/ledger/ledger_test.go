@@ -1,8 +1,6 @@
 package ledger
 
 import (
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -10,26 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// migrations make the ledger's tables in every participant's database.
-var migrations = []string{"00001_operations.sql", "00004_forgotten_orders.sql"}
-
 // What the ledger does to the rows of operations is proven through the participants (participanttest).
-
-func TestEveryParticipantHasTheSameTables(t *testing.T) {
-	t.Parallel()
-	for _, migration := range migrations {
-		files, err := filepath.Glob("../../../participants/*/migrations/" + migration)
-		require.NoError(t, err)
-		require.GreaterOrEqual(t, len(files), 2)
-		first, err := os.ReadFile(files[0])
-		require.NoError(t, err)
-		for _, file := range files[1:] {
-			text, err := os.ReadFile(file)
-			require.NoError(t, err)
-			require.Equal(t, string(first), string(text), "%s and %s must be the same: package ledger reads both", files[0], file)
-		}
-	}
-}
 
 func TestDigestsDifferWhereRequestsDo(t *testing.T) {
 	t.Parallel()

@@ -4,12 +4,10 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/fstest"
 
 	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5"
@@ -20,6 +18,7 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
 func TestI2AForgottenOrderIsRefusedAndNeverAppliedAgain(t *testing.T) {
@@ -37,12 +36,12 @@ func TestI2AForgottenOrderIsRefusedAndNeverAppliedAgain(t *testing.T) {
 		}
 	}
 	require.Empty(t, l.kept(t), "a refused request leaves nothing")
-	_, err := Get(t.Context(), l.pool, "ord-1", "reserve")
+	_, err := Get(t.Context(), l.pool, id("ord-1", "reserve"))
 	require.ErrorIs(t, err, ErrForgotten, "nobody can tell any more, which is not the same as never asked for")
 	require.Equal(t, connect.CodeFailedPrecondition, connect.CodeOf(Error(err)))
 
 	require.NoError(t, l.do(t.Context(), "ord-2", "reserve"))
-	_, err = Get(t.Context(), l.pool, "ord-3", "reserve")
+	_, err = Get(t.Context(), l.pool, id("ord-3", "reserve"))
 	require.ErrorIs(t, err, ErrNotFound)
 	require.Equal(t, []string{"ord-1"}, l.forget(t, "ord-1"), "whoever did not hear the answer asks again")
 }
@@ -64,17 +63,17 @@ func TestWhatIsOpenIsKeptAndToldWhy(t *testing.T) {
 	_, err := l.pool.Exec(t.Context(), `INSERT INTO open_orders VALUES ('open-here'), ('open-and-never-heard-of')`)
 	require.NoError(t, err)
 
-	forgotten, kept, err := Forget(t.Context(), l.pool, isOpen, []string{
+	done, err := Forget(t.Context(), l.pool, definition, isOpen, []string{
 		"doing-started", "undoing-wanted", "undoing-started", "other-step-started", "open-here", "open-and-never-heard-of",
 		"undone", "undone-before", "never-done", "rejected",
 	})
 	require.NoError(t, err)
-	require.ElementsMatch(t, []string{"never-done", "rejected", "undone", "undone-before"}, forgotten)
-	require.ElementsMatch(t, []Kept{
-		{"doing-started", "an operation of it is under way"}, {"undoing-wanted", "an operation of it is under way"},
-		{"undoing-started", "an operation of it is under way"}, {"other-step-started", "an operation of it is under way"},
-		{"open-here", "it is open"}, {"open-and-never-heard-of", "it is open"},
-	}, kept)
+	require.ElementsMatch(t, []string{"never-done", "rejected", "undone", "undone-before"}, done.Keys)
+	require.ElementsMatch(t, []participant.Kept{
+		{Key: "doing-started", Why: "an operation of it is under way"}, {Key: "undoing-wanted", Why: "an operation of it is under way"},
+		{Key: "undoing-started", Why: "an operation of it is under way"}, {Key: "other-step-started", Why: "an operation of it is under way"},
+		{Key: "open-here", Why: "it is open"}, {Key: "open-and-never-heard-of", Why: "it is open"},
+	}, done.Kept)
 	require.Equal(t, []string{"doing-started", "not-asked-for", "open-here", "other-step-started", "undoing-started", "undoing-wanted"}, l.kept(t))
 
 	_, err = l.pool.Exec(t.Context(), `TRUNCATE open_orders`)
@@ -91,14 +90,14 @@ func TestARequestInFlightKeepsItsOrderFromBeingForgotten(t *testing.T) {
 	tx, err := l.pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer func() { _ = tx.Rollback(context.Background()) }()
-	op, known, err := BeginDoing(t.Context(), tx, "ord-1", "commit", "d")
+	op, known, err := BeginDoing(t.Context(), tx, id("ord-1", "commit"), "d")
 	require.NoError(t, err)
 	require.False(t, known)
 
-	forgotten, kept, err := Forget(t.Context(), l.pool, isOpen, []string{"ord-1"})
+	done, err := Forget(t.Context(), l.pool, definition, isOpen, []string{"ord-1"})
 	require.NoError(t, err)
-	require.Empty(t, forgotten)
-	require.Equal(t, []Kept{{"ord-1", "a request about it is under way"}}, kept)
+	require.Empty(t, done.Keys)
+	require.Equal(t, []participant.Kept{{Key: "ord-1", Why: "a request about it is under way"}}, done.Kept)
 	op.Do.Start("k")
 	require.NoError(t, Save(t.Context(), tx, &op))
 	require.NoError(t, tx.Commit(t.Context()))
@@ -131,7 +130,7 @@ func TestI2RequestsRacingWithForgettingAreAppliedBeforeOrRefusedAfter(t *testing
 		all.Go(func() { l.forget(t, orders...) })
 	}
 	all.Wait()
-	const query = `SELECT count(*) FROM operations JOIN forgotten_orders USING (order_id)`
+	const query = `SELECT count(*) FROM operations JOIN forgotten_sagas USING (definition, key)`
 	var both int
 	require.NoError(t, l.pool.QueryRow(t.Context(), query).Scan(&both))
 	require.Zero(t, both, "orders that were forgotten and have operations")
@@ -146,13 +145,13 @@ func TestAnUndoingWhoseStepNeverCameSaysSoEachTimeAndNoOtherDoes(t *testing.T) {
 	for order, want := range map[string]string{"never-came": Unseen, "rejected": ""} {
 		for range 2 {
 			require.NoError(t, l.undo(t.Context(), order, "reserve"))
-			op, err := Get(t.Context(), l.pool, order, "reserve")
+			op, err := Get(t.Context(), l.pool, id(order, "reserve"))
 			require.NoError(t, err)
 			require.Equal(t, want, op.Undo.Result().Reason)
 		}
 	}
 	require.NoError(t, l.do(t.Context(), "never-came", "reserve"))
-	op, err := Get(t.Context(), l.pool, "never-came", "reserve")
+	op, err := Get(t.Context(), l.pool, id("never-came", "reserve"))
 	require.NoError(t, err)
 	require.Equal(t, []State{UndoneBefore, Applied}, []State{op.Do.State, op.Undo.State})
 	require.Equal(t, Unseen, op.Undo.Result().Reason, "that the step came late changes nothing of what was answered")
@@ -160,8 +159,8 @@ func TestAnUndoingWhoseStepNeverCameSaysSoEachTimeAndNoOtherDoes(t *testing.T) {
 
 func TestI9APageTokenOfNoPageIsRefused(t *testing.T) {
 	t.Parallel()
-	records := NewRecords(open(t).pool, isOpen)
-	for _, place := range []string{"1 ord\x00 step", "-1 ord-1 step", "9223372036854775807 ord-1 step", "1 ord-1", "x"} {
+	records := NewRecords(open(t).pool, definition, isOpen)
+	for _, place := range []string{"1 shop ord\x00 step", "1 Shop ord-1 step", "-1 shop ord-1 step", "9223372036854775807 shop ord-1 step", "1 shop ord-1", "x"} {
 		token := base64.RawURLEncoding.EncodeToString([]byte(place))
 		_, err := records.ListOperations(t.Context(), connect.NewRequest(&operationv1.ListOperationsRequest{PageToken: token}))
 		require.Equal(t, connect.CodeInvalidArgument, connect.CodeOf(err), err)
@@ -170,21 +169,22 @@ func TestI9APageTokenOfNoPageIsRefused(t *testing.T) {
 }
 
 // isOpen is what the fixture's participant says of an order.
-const isOpen = `CASE WHEN EXISTS (SELECT FROM open_orders AS o WHERE o.order_id = orders.order_id) THEN 'it is open' END`
+const isOpen = `CASE WHEN EXISTS (SELECT FROM open_orders AS o WHERE o.order_id = sagas.key) THEN 'it is open' END`
+
+// definition is the one that the fixture is asked about.
+const definition = "shop"
+
+func id(key, step string) participant.ID {
+	return participant.ID{Definition: definition, Key: key, Step: step}
+}
 
 // fixture is a ledger of a participant that finds those orders open that stand in a table.
 type fixture struct{ pool *pgxpool.Pool }
 
 func open(t *testing.T) *fixture {
 	t.Helper()
-	files := fstest.MapFS{}
-	for _, name := range migrations {
-		text, err := os.ReadFile("../../../participants/warehouse/migrations/" + name)
-		require.NoError(t, err)
-		files[name] = &fstest.MapFile{Data: text}
-	}
 	pool := pgtest.Pool(t)
-	require.NoError(t, pg.Migrate(t.Context(), pool, pg.Migrations{Files: files}))
+	require.NoError(t, Migrate(t.Context(), pool))
 	_, err := pool.Exec(t.Context(), `CREATE TABLE open_orders (order_id text)`)
 	require.NoError(t, err)
 	return &fixture{pool: pool}
@@ -193,8 +193,8 @@ func open(t *testing.T) *fixture {
 func (l *fixture) insert(t *testing.T, order, step string, do, undo State) {
 	t.Helper()
 	const query = `
-		INSERT INTO operations (order_id, step, digest, do_state, do_reason, do_key, undo_state, undo_key, ask_at)
-		VALUES ($1, $2, CASE WHEN $3 <> 'none' THEN 'd' END, $3, CASE WHEN $3 = 'rejected' THEN 'r' ELSE '' END, 'k', $4, 'k',
+		INSERT INTO operations (definition, key, step, digest, do_state, do_reason, do_key, undo_state, undo_key, ask_at)
+		VALUES ('shop', $1, $2, CASE WHEN $3 <> 'none' THEN 'd' END, $3, CASE WHEN $3 = 'rejected' THEN 'r' ELSE '' END, 'k', $4, 'k',
 		        CASE WHEN 'started' IN ($3, $4) THEN clock_timestamp() END)`
 	_, err := l.pool.Exec(t.Context(), query, order, step, do, undo)
 	require.NoError(t, err)
@@ -202,16 +202,16 @@ func (l *fixture) insert(t *testing.T, order, step string, do, undo State) {
 
 // forget returns those that were forgotten, sorted.
 func (l *fixture) forget(t *testing.T, ids ...string) []string {
-	forgotten, _, err := Forget(t.Context(), l.pool, isOpen, ids)
+	done, err := Forget(t.Context(), l.pool, definition, isOpen, ids)
 	assert.NoError(t, err)
-	slices.Sort(forgotten)
-	return forgotten
+	slices.Sort(done.Keys)
+	return done.Keys
 }
 
 // kept are the orders that have operations.
 func (l *fixture) kept(t *testing.T) []string {
 	t.Helper()
-	rows, err := l.pool.Query(t.Context(), `SELECT DISTINCT order_id FROM operations ORDER BY order_id`)
+	rows, err := l.pool.Query(t.Context(), `SELECT DISTINCT key FROM operations ORDER BY key`)
 	require.NoError(t, err)
 	orders, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
@@ -220,7 +220,7 @@ func (l *fixture) kept(t *testing.T) []string {
 
 func (l *fixture) do(ctx context.Context, order, step string) error {
 	return pg.InTx(ctx, l.pool, func(tx pgx.Tx) error {
-		op, known, err := BeginDoing(ctx, tx, order, step, "d")
+		op, known, err := BeginDoing(ctx, tx, id(order, step), "d")
 		if err != nil || known {
 			return err
 		}
@@ -231,7 +231,7 @@ func (l *fixture) do(ctx context.Context, order, step string) error {
 
 func (l *fixture) undo(ctx context.Context, order, step string) error {
 	return pg.InTx(ctx, l.pool, func(tx pgx.Tx) error {
-		_, _, err := BeginUndoing(ctx, tx, order, step)
+		_, _, err := BeginUndoing(ctx, tx, id(order, step))
 		return err
 	})
 }

@@ -19,7 +19,7 @@ func TestWhatIsUnderWayIsAskedForInTimeAlsoAfterTheClockWasSetBack(t *testing.T)
 		"ahead": {"55 minutes", true, "nothing is put off for so long: it was written before the clock was set back"},
 	} {
 		l.insert(t, order, "reserve", Started, "none")
-		_, err := l.pool.Exec(t.Context(), `UPDATE operations SET ask_at = clock_timestamp() + $2::interval WHERE order_id = $1`, order, test.in)
+		_, err := l.pool.Exec(t.Context(), `UPDATE operations SET ask_at = clock_timestamp() + $2::interval WHERE key = $1`, order, test.in)
 		require.NoError(t, err)
 		due, err := ClaimUnderWay(t.Context(), l.pool, 10)
 		require.NoError(t, err)

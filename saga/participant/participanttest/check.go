@@ -14,6 +14,8 @@ type Report struct {
 	Step     string    `json:"step"`
 	Began    time.Time `json:"began"`
 	Findings []Finding `json:"findings"`
+	// NotProven says what the adapter cannot show, whatever the findings are.
+	NotProven []string `json:"not_proven,omitempty"`
 }
 
 // Finding is what became of one rule.
@@ -69,6 +71,9 @@ func (r Report) String() string {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%.1fs\t%s\n", f.Result, f.Rule, f.Tried, f.Orders, f.Seconds, strings.Join(evidence, "; "))
 	}
 	table.Flush()
+	for _, what := range r.NotProven {
+		fmt.Fprintf(&text, "not proven: %s\n", what)
+	}
 	return text.String()
 }
 
@@ -78,7 +83,7 @@ func Check(ctx context.Context, a Adapter) (Report, error) {
 	if err := a.validate(); err != nil {
 		return Report{}, err
 	}
-	report := Report{Step: a.Step, Began: time.Now().UTC()}
+	report := Report{Step: a.Step, Began: time.Now().UTC(), NotProven: a.NotProven}
 	for _, r := range rules {
 		report.Findings = append(report.Findings, r.check(ctx, a))
 	}
@@ -92,7 +97,7 @@ func Prove(t *testing.T, a Adapter) Report {
 	if err := a.validate(); err != nil {
 		t.Fatal(err)
 	}
-	report := Report{Step: a.Step, Began: time.Now().UTC()}
+	report := Report{Step: a.Step, Began: time.Now().UTC(), NotProven: a.NotProven}
 	for _, r := range rules {
 		if r.lacks(a) != "" {
 			report.Findings = append(report.Findings, r.check(t.Context(), a))

@@ -14,6 +14,8 @@
 //		None:  "0 vans", Done: "1 vans", Undone: "0 vans",
 //	})
 //
+// A participant that keeps the contract of package participant needs no adapter of its own: Of makes it.
+//
 // A test calls Prove, which makes each rule a subtest; a program calls Check and prints the report, or writes it as JSON.
 package participanttest
 
@@ -66,6 +68,8 @@ type Adapter struct {
 	// pieces held, money held, or how many effects there are. Make it show what is there twice: read sums or counts, not a status.
 	// Where the effect is in an outer system, State tells what the participant's own books say of it.
 	State func(ctx context.Context, orderID string) (string, error)
+	// NotProven says, for the report, what these functions cannot show.
+	NotProven []string
 	// What State tells before the step was done, once it is done, and once that is undone.
 	None, Done, Undone string
 

@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
 const (
@@ -305,6 +306,9 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // isFinal tells whether asking again is no use after an error.
 func isFinal(err error) bool {
+	if meansNoUse(err) {
+		return true
+	}
 	switch connect.CodeOf(err) {
 	case connect.CodeAlreadyExists, connect.CodeInvalidArgument, connect.CodeFailedPrecondition, connect.CodeNotFound,
 		connect.CodeUnimplemented, connect.CodePermissionDenied, connect.CodeUnauthenticated, connect.CodeOutOfRange:
@@ -315,7 +319,7 @@ func isFinal(err error) bool {
 }
 
 func isConflict(err error) bool {
-	return err != nil && connect.CodeOf(err) == connect.CodeAlreadyExists
+	return errors.Is(err, participant.ErrConflict) || err != nil && connect.CodeOf(err) == connect.CodeAlreadyExists
 }
 
 func sides(op *operationv1.Operation) string {

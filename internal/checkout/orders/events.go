@@ -1,0 +1,75 @@
+// Package orders is what a checkout has beside its saga: the events that tell of the order, what is heard of a choreographed one, and
+// the price list.
+package orders
+
+import (
+	"context"
+	"embed"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/requests"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
+	"github.com/checkoutsaga/orchestrator/saga/journal"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Migrations make what orders have beside the tables of sagas, which come first.
+func Migrations() pg.Migrations { return pg.EmbeddedMigrations(migrations, "orders_migrations") }
+
+// Orders is the store's guest for checkouts. Its methods may be called from many goroutines.
+type Orders struct {
+	pool   *pgxpool.Pool
+	outbox *outbox.Outbox
+}
+
+var _ store.Guest = (*Orders)(nil)
+
+// New returns the orders of a migrated database, whose events go to the outbox. The pool stays the caller's.
+func New(pool *pgxpool.Pool, events *outbox.Outbox) *Orders {
+	return &Orders{pool: pool, outbox: events}
+}
+
+// Accepted queues the event that tells of an accepted order.
+func (o *Orders) Accepted(ctx context.Context, batch *pgx.Batch, s store.Saga) error {
+	order, err := checkout.OrderOf(s.Key, s.Input)
+	if err != nil {
+		return err
+	}
+	return o.outbox.Queue(ctx, batch, outbox.Order(s.Key, Coordination(s)), &checkoutv1.OrderCreated{
+		Order: requests.Told(order), Deadline: timestamppb.New(s.Deadline),
+	})
+}
+
+// Ended queues the event that tells of a checkout's end.
+func (o *Orders) Ended(ctx context.Context, batch *pgx.Batch, s store.Saga) error {
+	order, err := checkout.OrderOf(s.Key, s.Input)
+	if err != nil {
+		return err
+	}
+	var ended event.Message = &checkoutv1.OrderConfirmed{Order: requests.Told(order)}
+	if s.Status != journal.Confirmed {
+		ended = &checkoutv1.OrderCancelled{Order: requests.Told(order), Status: string(s.Status), Reason: s.Reason}
+	}
+	return o.outbox.Queue(ctx, batch, outbox.Order(s.Key, Coordination(s)), ended)
+}
+
+// Committed has the events relayed.
+func (o *Orders) Committed() { o.outbox.Committed() }
+
+// Coordination is event.Orchestrated or event.Choreographed.
+func Coordination(s store.Saga) string {
+	if s.Elsewhere {
+		return event.Choreographed
+	}
+	return event.Orchestrated
+}
