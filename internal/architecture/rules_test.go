@@ -109,7 +109,7 @@ var rules = []rule{
 		because: "it proves participants over their contract, and asks no orchestrator",
 	},
 	{
-		packages: []string{"orchestrator"}, mayOnly: []string{"internal/cli", "internal/localstack", "internal/process", "internal/sagas/host", "saga$", "saga/participant$"},
+		packages: []string{"orchestrator"}, mayOnly: []string{"internal/cli", "internal/localenv", "internal/localstack", "internal/process", "internal/sagas/host", "saga$", "saga/participant$"},
 		because: "it is public, a whole program for anybody's sagas: it puts the host and the command line together and knows no trade",
 	},
 	{
