@@ -25,6 +25,7 @@ type Participant struct {
 var (
 	_ participant.Participant = Participant{}
 	_ participant.Keeper      = Participant{}
+	_ participant.Bound       = Participant{}
 )
 
 // call asks for a step of an order, or for its undoing.
@@ -35,6 +36,11 @@ type records interface {
 	GetOperation(context.Context, *connect.Request[operationv1.GetOperationRequest]) (*connect.Response[operationv1.GetOperationResponse], error)
 	ListOperations(context.Context, *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error)
 	ForgetOperations(context.Context, *connect.Request[operationv1.ForgetOperationsRequest]) (*connect.Response[operationv1.ForgetOperationsResponse], error)
+}
+
+// Does is participant.Bound's.
+func (p Participant) Does(definition, step string) (does, undoes bool) {
+	return isOurs(definition) && p.do[step] != nil, isOurs(definition) && p.undo[step] != nil
 }
 
 // Do is participant.Participant's.

@@ -55,6 +55,12 @@ type Keeper interface {
 	Forget(ctx context.Context, definition string, keys []string) (Forgotten, error)
 }
 
+// Bound is a participant that can tell which steps it does and undoes. A program whose saga names another refuses to start.
+type Bound interface {
+	// Does tells whether the participant does a step of a definition, and whether it undoes it.
+	Does(definition, step string) (does, undoes bool)
+}
+
 // ID names an operation, in both directions.
 type ID struct {
 	// Definition is the name of the saga's definition, Key that of the saga within it, Step that of the step.

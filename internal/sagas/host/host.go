@@ -107,6 +107,9 @@ func (h *Host) open(ctx context.Context, config Config, extra Extra) (err error)
 	if err := h.call(config, names); err != nil {
 		return err
 	}
+	if err := bound(config.Definitions, h.Participants); err != nil {
+		return err
+	}
 	h.Breakers = breaker.New(breaker.Config{Participants: names, Probe: h.probe, Wake: h.wake, Log: h.log})
 	registry := task.NewTaskRegistry()
 	if err := saga.Register(registry, config.Policy); err != nil {
@@ -167,6 +170,27 @@ func (h *Host) participants(ctx context.Context, config Config) ([]string, error
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil
+}
+
+// bound tells of steps that nobody does or undoes, as far as the participants can tell: those of this process can.
+func bound(definitions []*saga.Definition, participants map[string]participant.Participant) error {
+	var wrong []error
+	for _, d := range definitions {
+		for _, step := range d.Plan().Steps {
+			p, tells := participants[step.Participant].(participant.Bound)
+			if !tells {
+				continue
+			}
+			switch does, undoes := p.Does(d.Name(), step.Name); {
+			case !does:
+				wrong = append(wrong, fmt.Errorf("saga %s: step %s: %s does not do it", d.Name(), step.Name, step.Participant))
+			case step.Compensation != "" && !undoes:
+				wrong = append(wrong, fmt.Errorf("saga %s: step %s: %s does it, but %s, which is to undo it, is nothing that it does",
+					d.Name(), step.Name, step.Participant, step.Compensation))
+			}
+		}
+	}
+	return errors.Join(wrong...)
 }
 
 // call makes what the participants are called by.

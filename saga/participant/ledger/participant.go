@@ -48,12 +48,19 @@ type Participant struct {
 var (
 	_ participant.Participant = (*Participant)(nil)
 	_ participant.Keeper      = (*Participant)(nil)
+	_ participant.Bound       = (*Participant)(nil)
 )
 
 // New makes a participant of its steps, by name. The database of pool has the ledger's tables (Migrate) beside those that the steps
 // write. A step that is not among them is a participant.ErrBadRequest.
 func New(pool *pgxpool.Pool, steps map[string]Step) *Participant {
 	return &Participant{pool: pool, steps: steps}
+}
+
+// Does is participant.Bound's.
+func (p *Participant) Does(_, step string) (does, undoes bool) {
+	s, has := p.steps[step]
+	return has, s.Undo != nil
 }
 
 // Do is participant.Participant's.
