@@ -97,9 +97,6 @@ func (h *Host) open(ctx context.Context, config Config, extra Extra) (err error)
 		guests = extra.Guests(h.Pool)
 	}
 	h.Store = store.New(h.Pool, guests)
-	if err := h.Store.NoteDefinitions(ctx, config.Definitions); err != nil {
-		return err
-	}
 	names, err := h.participants(ctx, config)
 	if err != nil {
 		return err
@@ -108,6 +105,9 @@ func (h *Host) open(ctx context.Context, config Config, extra Extra) (err error)
 		return err
 	}
 	if err := bound(config.Definitions, h.Participants); err != nil {
+		return err
+	}
+	if err := h.Store.NoteDefinitions(ctx, config.Definitions); err != nil {
 		return err
 	}
 	h.Breakers = breaker.New(breaker.Config{Participants: names, Probe: h.probe, Wake: h.wake, Log: h.log})

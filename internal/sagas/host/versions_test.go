@@ -124,8 +124,8 @@ func TestOneVersionIsOneList(t *testing.T) {
 			"the kind of charge-card was the pivot and is a step"},
 		"a refusal denies": {[]saga.Step{bookFlight, bookHotel, denying, issueTicket},
 			"what is denied by a refusal of charge-card was nothing and is book-hotel by no_room"},
-		"two things": {[]saga.Step{bookFlight.TooLateBy("flown"), bookHotel.At("airline"), chargeCard, issueTicket},
-			"the reason of being too late of book-flight was nothing and is flown; the participant of book-hotel was agency and is airline"},
+		"two things": {[]saga.Step{bookFlight.TooLateBy("flown"), bookHotel.UndoneBy("leave-hotel"), chargeCard, issueTicket},
+			"the reason of being too late of book-flight was nothing and is flown; the compensation of book-hotel was cancel-hotel and is leave-hotel"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			changed := saga.For[trip]{Name: "trip", Version: 1, Steps: c.steps}
