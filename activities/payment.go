@@ -9,7 +9,7 @@ import (
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/requests"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/requests"
 )
 
 // Payment makes payment a participant of checkouts.

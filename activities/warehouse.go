@@ -8,7 +8,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/requests"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/requests"
 )
 
 // Warehouse makes the warehouse a participant of checkouts.

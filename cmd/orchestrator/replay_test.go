@@ -26,10 +26,10 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/api"
 	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/attempts"
@@ -88,7 +88,7 @@ func deploy(t *testing.T, register func(*task.TaskRegistry, *store.Store) error)
 	go func() { stopped <- engine.Run(running) }()
 	t.Cleanup(func() { stop(); <-stopped })
 
-	service := orchestrator.New(orchestrator.Config{
+	service := api.New(api.Config{
 		Store: s, Orders: checkouttest.Orders(pool), Pool: pool, Engine: engine, Plan: checkouttest.PlanWithApproval(), Warehouse: reserving{}, Payment: down{},
 		Desk: checkouttest.Desk(s, engine, reserving{}, down{}), Log: log, Metrics: prometheus.NewRegistry(),
 	})

@@ -104,7 +104,7 @@ func TestEachKindOfForbiddenImportIsSeen(t *testing.T) {
 		"the command line knows checkouts":        {"internal/cli/sagaverbs", module + "gen/checkout/v1", "no trade"},
 		"the command line knows a server":         {"internal/cli", module + "internal/sagas/store", "serves nothing"},
 		"a server speaks to a terminal":           {"internal/sagas/sweeper", module + "internal/cli", "without a terminal"},
-		"somebody builds on a command":            {"internal/orchestrator", module + "cmd/orchestrator", "commands are the top"},
+		"somebody builds on a command":            {"internal/checkout/api", module + "cmd/orchestrator", "commands are the top"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			i := imported{file: c.by + "/x.go", by: c.by, path: c.path}

@@ -48,7 +48,7 @@ var rules = []rule{
 		because: "it tests other people's sagas and must be as free of checkout as the package it tests",
 	},
 	{
-		packages: []string{"saga/participant"}, never: []string{"internal/checkout", "internal/orchestrator", "participants", "workflows", "activities", "cmd"},
+		packages: []string{"saga/participant"}, never: []string{"internal/checkout", "participants", "workflows", "activities", "cmd"},
 		because: "it is public, for participants of any saga: it knows no trade, and nobody who calls",
 	},
 	{
@@ -66,27 +66,27 @@ var rules = []rule{
 		because: "the kit proves participants in any language, with any database: it knows one by its adapter and the contract of operations",
 	},
 	{
-		packages: []string{"workflows"}, mayOnly: []string{"saga$", "internal/checkout"},
+		packages: []string{"workflows"}, mayOnly: []string{"saga$", "internal/checkout$"},
 		never:   []string{"database/sql", "github.com/jackc/pgx", "net", "net/http", "log", "log/slog", "os", "math/rand", "crypto/rand", "github.com/google/uuid", "connectrpc.com"},
 		because: "workflow code is replayed: it may not reach the outside, the clock or chance, and meets activities by name only",
 	},
 	{
-		packages: []string{"activities"}, mayOnly: []string{"internal/checkout$", "internal/requests", "gen", "saga/participant$"},
+		packages: []string{"activities"}, mayOnly: []string{"internal/checkout$", "internal/checkout/requests", "gen", "saga/participant$"},
 		never:   []string{"database/sql", "github.com/jackc/pgx"},
 		because: "the checkout's calls turn an order into what a participant is asked for: an order in, an answer out",
 	},
 	{
 		packages: []string{"internal/sagas"},
-		never: []string{"internal/checkout", "internal/orchestrator", "internal/requests", "participants", "workflows", "activities", "cmd",
+		never: []string{"internal/checkout", "participants", "workflows", "activities", "cmd",
 			"gen/checkout", "gen/orders", "gen/payment", "gen/pricing", "gen/warehouse"},
 		because: "it serves any saga: what a definition has beside its list is its guest's, and comes in by the hooks",
 	},
 	{
-		packages: []string{"internal/orchestrator"}, never: []string{"workflows", "activities", "participants", "cmd"},
+		packages: []string{"internal/checkout/api", "internal/checkout/orders", "internal/checkout/requests"}, never: []string{"workflows", "activities", "participants", "cmd"},
 		because: "the API, the store and the sweeper decide by the row and the plan in it; who declares the plan, and who the participants are, is wired in cmd",
 	},
 	{
-		packages: []string{"participants"}, never: []string{"saga", "workflows", "activities", "cmd", "internal/checkout", "internal/orchestrator", "internal/sagas", "internal/engine", "internal/invoke"},
+		packages: []string{"participants"}, never: []string{"saga", "workflows", "activities", "cmd", "internal/checkout", "internal/sagas", "internal/engine", "internal/invoke"},
 		yet:     []string{"saga/participant"},
 		because: "a participant knows its contract, not who calls it: it must work for any saga",
 	},
@@ -96,7 +96,7 @@ var rules = []rule{
 	},
 	{
 		packages: []string{"internal/bus", "internal/invoke", "internal/outbox", "internal/inbox", "internal/deadletter", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack", "internal/event", "internal/eventrpc", "internal/process", "internal/sidecar", "internal/breaker", "internal/pause", "internal/money", "internal/redact", "internal/localenv", "internal/contract"},
-		never:    []string{"internal/checkout", "internal/orchestrator", "internal/sagas", "participants", "saga", "workflows", "activities", "cmd"},
+		never:    []string{"internal/checkout", "internal/sagas", "participants", "saga", "workflows", "activities", "cmd"},
 		because:  "plumbing is used by all and knows none of them",
 	},
 	{

@@ -8,12 +8,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/bus"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/api"
 	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/event"
 	"github.com/checkoutsaga/orchestrator/internal/eventtest"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
 	"github.com/checkoutsaga/orchestrator/internal/node"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 )
@@ -39,7 +39,7 @@ func TestEveryConsumerReadsEveryPayloadEverPublished(t *testing.T) {
 		require.NoError(t, pg.Migrate(t.Context(), pool, checkouttest.Migrations()...))
 		s := checkouttest.Store(pool)
 		in := inbox.New("orchestrator", pool, log)
-		orchestrator.Hear(in, s, checkouttest.Orders(pool))
+		api.Hear(in, s, checkouttest.Orders(pool))
 		subscriptions, err := in.Subscriptions()
 		require.NoError(t, err)
 		handlers := make(map[string]bus.Handler)

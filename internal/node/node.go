@@ -26,12 +26,12 @@ import (
 	daprbus "github.com/checkoutsaga/orchestrator/internal/bus/dapr"
 	embeddedbus "github.com/checkoutsaga/orchestrator/internal/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	checkoutapi "github.com/checkoutsaga/orchestrator/internal/checkout/api"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/deadletter"
 	"github.com/checkoutsaga/orchestrator/internal/engine/dapr"
 	"github.com/checkoutsaga/orchestrator/internal/eventrpc"
 	"github.com/checkoutsaga/orchestrator/internal/inbox"
-	"github.com/checkoutsaga/orchestrator/internal/orchestrator"
 	"github.com/checkoutsaga/orchestrator/internal/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
@@ -54,7 +54,7 @@ type Node struct {
 	orders      *orders.Orders
 	deadLetters *deadletter.Service
 	clients     clients
-	service     *orchestrator.Service
+	service     *checkoutapi.Service
 	log         *slog.Logger
 	// carrier takes the outbox's events; nil where there is no bus.
 	carrier bus.Publisher
@@ -98,14 +98,14 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 	if err != nil {
 		return err
 	}
-	orchestrator.Hear(n.inbox, n.Store, n.orders)
+	checkoutapi.Hear(n.inbox, n.Store, n.orders)
 	n.Metrics.MustRegister(n.outbox.Collector(), n.inbox.Collector(), n.orders.Collector())
 	n.clients.askEvents(config, n.Host, n.ownEvents(), traced)
 	if err := n.joinBus(config.Bus); err != nil {
 		return err
 	}
 	n.Metrics.MustRegister(n.deadLetters.Collector())
-	n.service = orchestrator.New(orchestrator.Config{
+	n.service = checkoutapi.New(checkoutapi.Config{
 		Store: n.Store, Orders: n.orders, Pool: n.Pool, Engine: n.Engine, Plan: n.plan, Desk: n.Desk,
 		Warehouse: n.clients.warehouse, Payment: n.clients.payment,
 		Events: n.clients.events, DeadLetters: n.deadLetters, HasBus: n.carrier != nil, ApprovalAbove: config.ApprovalAbove,
@@ -148,8 +148,8 @@ func (n *Node) openDeadLetters(ctx context.Context, orderIDs []string) ([]string
 }
 
 // doctor is what Doctor looks at beside the API's own.
-func (n *Node) doctor(config Config) orchestrator.DoctorConfig {
-	doctor := orchestrator.DoctorConfig{
+func (n *Node) doctor(config Config) checkoutapi.DoctorConfig {
+	doctor := checkoutapi.DoctorConfig{
 		Migrations:       append(host.Migrations(), beside()...),
 		ComponentFolders: filepath.SplitList(config.Components),
 		KeepWorkflows:    config.KeepWorkflows,
@@ -158,7 +158,7 @@ func (n *Node) doctor(config Config) orchestrator.DoctorConfig {
 		Missing:          n.Keeper.Missing,
 	}
 	if config.Engine == Dapr {
-		doctor.Sidecar = orchestrator.SidecarAPI{URL: "http://127.0.0.1:" + config.DaprHTTPPort, Token: config.DaprAPIToken}
+		doctor.Sidecar = checkoutapi.SidecarAPI{URL: "http://127.0.0.1:" + config.DaprHTTPPort, Token: config.DaprAPIToken}
 	}
 	return doctor
 }

@@ -1,0 +1,115 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+
+	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/requests"
+	"github.com/checkoutsaga/orchestrator/internal/contract"
+)
+
+const (
+	// maxKey bounds an Idempotency-Key, in bytes. It is a header, so no rule of the contracts holds it.
+	maxKey          = 255
+	defaultDeadline = 15 * time.Minute
+	defaultApproval = 24 * time.Hour
+)
+
+// priceList is what is needed of the price list to judge an order.
+type priceList struct {
+	currencies []string
+	// known holds each article of the order that has a price in any currency.
+	known map[string]bool
+	// prices holds the price in the order's currency.
+	prices map[string]int64
+}
+
+// validate tells what is wrong with an order that keeps the contract's rules and yet cannot be accepted, in the order of its fields.
+func validate(req *checkoutv1.StartRequest, key string, list priceList) []*contract.Problem {
+	var bad []*contract.Problem
+	refuse := func(field, problem string, args ...any) {
+		bad = append(bad, contract.BadField(field, problem, args...))
+	}
+	if req.OrderId == "" && key == "" {
+		refuse("order_id", "is missing, and so is the Idempotency-Key header; a start needs one of them to be repeatable")
+	}
+	if !printable(key) {
+		refuse("Idempotency-Key", "must be at most %d printable characters", maxKey)
+	}
+	currencyKnown := false
+	for _, c := range list.currencies {
+		currencyKnown = currencyKnown || c == req.Currency
+	}
+	if !currencyKnown {
+		refuse("currency", "%q is unknown; prices are in %s", req.Currency, strings.Join(list.currencies, ", "))
+	}
+	for i, item := range req.Items {
+		switch field := fmt.Sprintf("items[%d].sku", i); {
+		case !list.known[item.Sku]:
+			refuse(field, "there is no article %q", item.Sku)
+		case currencyKnown && list.prices[item.Sku] == 0:
+			refuse(field, "%s has no price in %s", item.Sku, req.Currency)
+		}
+	}
+	return bad
+}
+
+// unacceptable tells why a priced order cannot be carried out: what participants will be asked and told of it, held to the rules
+// that they hold it to. An order that one of them will not even read could never end.
+func unacceptable(order checkout.Order) []*contract.Problem {
+	if bad := tooDear(order); len(bad) > 0 {
+		return bad
+	}
+	var bad []*contract.Problem
+	for _, m := range []proto.Message{
+		requests.Reserve(order), requests.Authorize(order), requests.Capture(order), &checkoutv1.OrderCreated{Order: requests.Told(order)},
+	} {
+		bad = append(bad, contract.Check(m)...)
+	}
+	return bad
+}
+
+// tooDear tells which lines cost more than may be paid for an order or, where none does by itself, that all of them together do. A
+// price is looked at first, so that no product of it leaves 64 bits.
+func tooDear(order checkout.Order) []*contract.Problem {
+	var bad []*contract.Problem
+	judge := func(amount int64, field, what string, args ...any) bool {
+		problems := contract.Check(requests.Money(checkout.Money{Currency: order.Amount.Currency, MinorUnits: amount}))
+		for _, p := range problems {
+			bad = append(bad, contract.BadField(field, "%s: %s %s", fmt.Sprintf(what, args...), strings.ReplaceAll(p.Field, "_", " "), p.Problem))
+		}
+		return len(problems) == 0
+	}
+	for i, item := range order.Items {
+		unit := item.UnitPrice
+		if judge(unit, fmt.Sprintf("items[%d].sku", i), "the price of %s is no price that can be paid in %s", item.SKU, order.Amount.Currency) {
+			judge(unit*int64(item.Quantity), fmt.Sprintf("items[%d].quantity", i), "%d of %s cost more %s than can be paid for an order",
+				item.Quantity, item.SKU, order.Amount.Currency)
+		}
+	}
+	if len(bad) == 0 {
+		judge(order.Amount.MinorUnits, "items", "together they cost more %s than can be paid for an order", order.Amount.Currency)
+	}
+	return bad
+}
+
+// articles are the names to ask the price list about.
+func articles(items []*checkoutv1.Item) []string {
+	skus := make([]string, len(items))
+	for i, item := range items {
+		skus[i] = item.Sku
+	}
+	return skus
+}
+
+// printable tells whether an Idempotency-Key can be kept. A header may bring any bytes.
+func printable(key string) bool {
+	return len(key) <= maxKey && utf8.ValidString(key) && !strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) })
+}
