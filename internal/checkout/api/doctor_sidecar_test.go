@@ -25,7 +25,7 @@ func TestDoctorReadsWhatARealSidecarTells(t *testing.T) {
 	broker := daprtest.StartBroker(t, "redis")
 	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer app.Close()
-	subscriptions, err := os.ReadFile("../../components/subscriptions.yaml")
+	subscriptions, err := os.ReadFile("../../../components/subscriptions.yaml")
 	require.NoError(t, err)
 	folder := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "subscriptions.yaml"), subscriptions, 0o600))

@@ -166,10 +166,10 @@ func TestDoctorKnowsWhetherItsSidecarWillDo(t *testing.T) {
 
 func TestDoctorNamesSettingsThatLoseData(t *testing.T) {
 	f := setup(t)
-	config := api.DoctorConfig{Sidecar: sidecar(t, nil), ComponentFolders: []string{"../../components", "../../components/brokers/redis"}}
+	config := api.DoctorConfig{Sidecar: sidecar(t, nil), ComponentFolders: []string{"../../../components", "../../../components/brokers/redis"}}
 	f.examined(t, config).requireFine(t, "component files", "nothing in them loses data")
 
-	text, err := os.ReadFile("../../components/brokers/redis/pubsub.yaml")
+	text, err := os.ReadFile("../../../components/brokers/redis/pubsub.yaml")
 	require.NoError(t, err)
 	folder := t.TempDir()
 	edited := strings.Replace(string(text), "  metadata:\n", "  metadata:\n    - name: maxLenApprox\n      value: \"1000\"\n", 1)

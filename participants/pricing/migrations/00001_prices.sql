@@ -1,4 +1,4 @@
--- What articles cost. The catalogue begins as the orchestrator's own price list does (internal/orchestrator/store/migrations),
+-- What articles cost. The catalogue begins as the orchestrator's own price list does (internal/checkout/orders/migrations),
 -- so that nothing has to be told before the first order; from then on the events tell every change.
 
 -- +goose Up
