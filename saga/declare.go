@@ -124,7 +124,7 @@ func (f For[T]) Define() (*Definition, error) {
 			}
 		}
 		if f.Decides != nil && !f.Decides(in) {
-			a.Plan = a.Plan.withoutDecision()
+			a.Plan = a.Plan.WithoutDecision()
 		}
 		for _, step := range steps {
 			if step.request == nil {

@@ -16,14 +16,8 @@ type Plan struct {
 	Steps []Step `json:"steps"`
 }
 
-// Without is the plan without the step of this name, as where nobody has to decide.
-func (p Plan) Without(name string) Plan {
-	p.Steps = slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Name == name })
-	return p
-}
-
-// withoutDecision is the plan where nobody has to decide.
-func (p Plan) withoutDecision() Plan {
+// WithoutDecision is the plan where nobody has to decide.
+func (p Plan) WithoutDecision() Plan {
 	p.Steps = slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Decision })
 	return p
 }

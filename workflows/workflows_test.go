@@ -26,5 +26,5 @@ func TestTheCheckoutIsItsListOfSteps(t *testing.T) {
 		checkout.CapturePayment, checkout.RefundPayment, checkout.CommitStock,
 	}, plan.Names())
 	require.Equal(t, checkout.CapturePayment, plan.Steps[plan.Pivot()].Name)
-	require.NotContains(t, plan.Without(checkout.Approval).Names(), checkout.Approval)
+	require.NotContains(t, plan.WithoutDecision().Names(), checkout.Approval)
 }

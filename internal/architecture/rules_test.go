@@ -83,7 +83,7 @@ var rules = []rule{
 	},
 	{
 		packages: []string{"internal/checkout/api", "internal/checkout/orders", "internal/checkout/requests"}, never: []string{"workflows", "activities", "participants", "cmd"},
-		because: "the API, the store and the sweeper decide by the row and the plan in it; who declares the plan, and who the participants are, is wired in cmd",
+		because: "what a checkout has beside its saga decides by the row and the plan in it; who declares the plan, and who the participants are, is wired in node",
 	},
 	{
 		packages: []string{"participants"}, never: []string{"saga", "workflows", "activities", "cmd", "internal/checkout", "internal/sagas", "internal/engine", "internal/invoke"},

@@ -26,7 +26,7 @@ import (
 )
 
 // Plan is the list of a checkout that needs no approval.
-func Plan() saga.Plan { return PlanWithApproval().Without(checkout.Approval) }
+func Plan() saga.Plan { return PlanWithApproval().WithoutDecision() }
 
 // PlanWithApproval is the list of a checkout that a person has to approve.
 func PlanWithApproval() saga.Plan {

@@ -129,7 +129,7 @@ func (s *Service) priceBy(list priceList, req *checkoutv1.StartRequest, key stri
 	}
 	accepted := store.NewSaga{
 		Key: order.ID, IdempotencyKey: key, Digest: digest(named), Request: request, Input: order.Input(),
-		About: saga.About{Whom: order.CustomerID, Money: order.Amount}, Plan: s.plan.Without(checkout.Approval), Engine: s.engine.Name(),
+		About: saga.About{Whom: order.CustomerID, Money: order.Amount}, Plan: s.plan.WithoutDecision(), Engine: s.engine.Name(),
 		Elsewhere: named.Coordination == event.Choreographed, Deadline: defaultDeadline,
 	}
 	if named.Deadline != nil {

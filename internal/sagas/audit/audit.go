@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/checkoutsaga/orchestrator/internal/pause"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
@@ -154,13 +155,13 @@ func disagreement(s store.Saga, step journal.Step, op participant.Operation) str
 	case step.Decision:
 		return ""
 	case confirmed && !op.InPlace():
-		return fmt.Sprintf("%s has %s not in place (%s)", step.Participant, step.Name, describe(op))
+		return fmt.Sprintf("%s has %s not in place (%s)", step.Participant, step.Name, operator.Describe(op))
 	case !confirmed && usedUp(s, step):
 		return ""
 	case !confirmed && op.InPlace() && step.Compensation != "":
-		return fmt.Sprintf("%s still has %s in place (%s)", step.Participant, step.Name, describe(op))
+		return fmt.Sprintf("%s still has %s in place (%s)", step.Participant, step.Name, operator.Describe(op))
 	case !confirmed && op.InPlace():
-		return fmt.Sprintf("%s has %s in place, which nothing undoes (%s)", step.Participant, step.Name, describe(op))
+		return fmt.Sprintf("%s has %s in place, which nothing undoes (%s)", step.Participant, step.Name, operator.Describe(op))
 	case !confirmed && op.Do == participant.NotKnown && op.Undo != participant.Applied:
 		return fmt.Sprintf("%s does not know yet whether %s was done", step.Participant, step.Name)
 	}
@@ -172,18 +173,6 @@ func usedUp(s store.Saga, step journal.Step) bool {
 	pivot := s.Plan.Pivot()
 	return pivot >= 0 && s.Steps[pivot].IsUndone() && s.Plan.Index(step.Name) < pivot &&
 		step.Participant == s.Steps[pivot].Participant && step.CompensationState == journal.CompensationNotNeeded
-}
-
-func describe(op participant.Operation) string {
-	switch {
-	case op.Do == "" && op.Undo == "":
-		return "not on record"
-	case op.Undo == "":
-		return string(op.Do)
-	case op.Do == "":
-		return fmt.Sprintf("undo %s", op.Undo)
-	}
-	return fmt.Sprintf("%s, undo %s", op.Do, op.Undo)
 }
 
 // participantsOf are those that the plans of some sagas name.

@@ -158,6 +158,8 @@ func Describe(op participant.Operation) string {
 		return "not on record"
 	case op.Undo == "":
 		return word(op.Do)
+	case op.Do == "":
+		return "undo " + word(op.Undo)
 	}
 	return word(op.Do) + ", undo " + word(op.Undo)
 }

@@ -413,7 +413,7 @@ func TestACheckoutGoesByThePlanThatItWasAcceptedWith(t *testing.T) {
 		s.record(step, false, learned, want)
 	}
 
-	whole := begin("whole", trip.Plan().Without("boss"))
+	whole := begin("whole", trip.Plan().WithoutDecision())
 	for _, step := range []string{"hold-seat", "book-room", "charge-card", "send-ticket"} {
 		do(whole, step, applied, journal.GoOn)
 	}
