@@ -1,7 +1,7 @@
 # Every check and every way to run it, by one name each; CI uses the same ones. `make help` lists them.
 
 # The inner loop: all packages but those that start Dapr, and but the whole-system tests, which take minutes.
-FAST = $(shell go list ./... | grep -Ev '/(tests/(clock|dapr|embedded|outage|soak)|internal/engine/dapr|internal/daprtest)(/|$$)')
+FAST = $(shell go list ./... | grep -Ev '/(tests/(clock|dapr|embedded|outage|soak)|internal/engine/dapr|internal/testing/daprtest)(/|$$)')
 # Whole systems under load and under outages: one package after the other, or they starve each other on a small machine.
 WHOLE = $(addprefix ./tests/,brokers clock dapr embedded outage soak)
 PARTS = $(filter-out $(addprefix %/,$(WHOLE:./%=%)),$(shell go list ./...))

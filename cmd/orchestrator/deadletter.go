@@ -17,7 +17,7 @@ import (
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/cli"
-	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
 )
 
 type deadLetterView struct {

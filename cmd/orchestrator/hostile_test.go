@@ -18,7 +18,7 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/cli"
-	"github.com/checkoutsaga/orchestrator/internal/clitest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/clitest"
 )
 
 // impostor is a server that answers every procedure, with hostile texts wherever a text fits.

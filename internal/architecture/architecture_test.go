@@ -100,7 +100,7 @@ func TestEachKindOfForbiddenImportIsSeen(t *testing.T) {
 		"a participant knows another":             {"participants/payment", module + "participants/warehouse", "share nothing"},
 		"the engine knows checkouts":              {"internal/engine/dapr", module + "internal/checkout", "engine seam"},
 		"plumbing knows its user":                 {"internal/pg", module + "participants/payment", "plumbing"},
-		"production code carries a test package":  {"participants/payment", module + "internal/pgtest", "exists for tests"},
+		"production code carries a test package":  {"participants/payment", module + "internal/testing/pgtest", "exists for tests"},
 		"the command line knows checkouts":        {"internal/cli/sagaverbs", module + "gen/checkout/v1", "no trade"},
 		"the command line knows a server":         {"internal/cli", module + "internal/sagas/store", "serves nothing"},
 		"a server speaks to a terminal":           {"internal/sagas/sweeper", module + "internal/cli", "without a terminal"},
@@ -129,7 +129,7 @@ func TestWhatIsMeantToBeImportedIsAllowed(t *testing.T) {
 		"internal/cli/participantverbs": module + "saga/participant/participanttest",
 		"orchestrator":                  module + "internal/cli/sagaverbs",
 		"internal/cli/sagaverbs":        module + "gen/saga/v1/sagav1connect",
-		"bench":                         module + "internal/pgtest",
+		"bench":                         module + "internal/testing/pgtest",
 	} {
 		require.Empty(t, violations([]imported{{file: by + "/x.go", by: by, path: path}}), "%s imports %s", by, path)
 	}

@@ -95,7 +95,7 @@ var rules = []rule{
 		because: "the engine seam runs any workflow and knows no checkout",
 	},
 	{
-		packages: []string{"internal/bus", "internal/invoke", "internal/outbox", "internal/inbox", "internal/deadletter", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack", "internal/event", "internal/eventrpc", "internal/process", "internal/sidecar", "internal/breaker", "internal/pause", "internal/money", "internal/redact", "internal/localenv", "internal/contract"},
+		packages: []string{"internal/events", "internal/invoke", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack", "internal/process", "internal/sidecar", "internal/breaker", "internal/pause", "internal/money", "internal/redact", "internal/localenv", "internal/contract"},
 		never:    []string{"internal/checkout", "internal/sagas", "participants", "saga", "workflows", "activities", "cmd"},
 		because:  "plumbing is used by all and knows none of them",
 	},
@@ -124,10 +124,7 @@ var rules = []rule{
 
 // forTests tells whether a package exists for tests. Production code is everything else that is not a _test.go file.
 func forTests(pkg string) bool {
-	if helper, ok := strings.CutPrefix(pkg, "internal/"); ok && strings.HasSuffix(strings.Split(helper, "/")[0], "test") {
-		return true
-	}
-	return within(pkg, []string{"internal/architecture", "saga/sagatest", "saga/participant/participanttest", "saga/participant/ledger/ledgertest", "internal/sagas/store/storetest", "tests", "bench"})
+	return within(pkg, []string{"internal/architecture", "internal/testing", "saga/sagatest", "saga/participant/participanttest", "saga/participant/ledger/ledgertest", "internal/sagas/store/storetest", "tests", "bench"})
 }
 
 // proves tells whether a program proves participants by the kit: `orchestrator participant check` is for those in other languages, who

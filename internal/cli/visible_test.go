@@ -11,7 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"gopkg.in/yaml.v3"
 
-	"github.com/checkoutsaga/orchestrator/internal/clitest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/clitest"
 )
 
 func TestWhatIsHiddenInATextIsWrittenAsItsEscape(t *testing.T) {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/checkoutsaga/orchestrator/internal/bus"
+	"github.com/checkoutsaga/orchestrator/internal/events/bus"
 )
 
 // publishAttempts is how often RabbitMQ's component tries to publish, and publishBudget how long a caller of ours waits for it.

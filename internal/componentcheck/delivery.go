@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/checkoutsaga/orchestrator/internal/bus"
+	"github.com/checkoutsaga/orchestrator/internal/events/bus"
 )
 
 type policies struct {

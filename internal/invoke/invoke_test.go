@@ -14,9 +14,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/internal/daprtest"
 	"github.com/checkoutsaga/orchestrator/internal/invoke"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
+	"github.com/checkoutsaga/orchestrator/internal/testing/daprtest"
 )
 
 func TestDirectCallsGoToTheAddressWithoutDaprsHeaders(t *testing.T) {

@@ -23,12 +23,12 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
-	"github.com/checkoutsaga/orchestrator/internal/daprtest"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 	"github.com/checkoutsaga/orchestrator/internal/node"
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/sidecar"
+	"github.com/checkoutsaga/orchestrator/internal/testing/daprtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
 // spans receives what every process of this test program records.

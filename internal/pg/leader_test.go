@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/pg"
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
 func TestOneLeadsAndAnotherTakesOverWhenItsSessionEnds(t *testing.T) {

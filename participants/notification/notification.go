@@ -33,7 +33,7 @@ import (
 	"time"
 
 	ordersv1 "github.com/checkoutsaga/orchestrator/gen/orders/v1"
-	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
 )
 
 // state is what became of a notification. It stands in rows: renaming one is a migration.

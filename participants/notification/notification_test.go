@@ -26,12 +26,12 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/notification/v1/notificationv1connect"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	ordersv1 "github.com/checkoutsaga/orchestrator/gen/orders/v1"
-	"github.com/checkoutsaga/orchestrator/internal/bus"
-	"github.com/checkoutsaga/orchestrator/internal/bus/embedded"
-	"github.com/checkoutsaga/orchestrator/internal/event"
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/events/bus"
+	"github.com/checkoutsaga/orchestrator/internal/events/bus/embedded"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
 // brisk is a pace for tests: what is put back is due at once, and a look is far away unless a test is about looking.

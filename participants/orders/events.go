@@ -10,8 +10,8 @@ import (
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	ordersv1 "github.com/checkoutsaga/orchestrator/gen/orders/v1"
-	"github.com/checkoutsaga/orchestrator/internal/inbox"
-	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/events/inbox"
+	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
 )
 
 func (s *Service) onCreated(ctx context.Context, tx pgx.Tx, m *checkoutv1.OrderCreated) (inbox.Result, error) {

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
 func TestAnOrderIsForgottenOnceItsMoneyIsAtRestAndItsEventsAreOut(t *testing.T) {

@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
-	"github.com/checkoutsaga/orchestrator/internal/event"
-	"github.com/checkoutsaga/orchestrator/internal/inbox"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
+	"github.com/checkoutsaga/orchestrator/internal/events/inbox"
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 

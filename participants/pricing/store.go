@@ -10,7 +10,7 @@ import (
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	pricingv1 "github.com/checkoutsaga/orchestrator/gen/pricing/v1"
-	"github.com/checkoutsaga/orchestrator/internal/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 

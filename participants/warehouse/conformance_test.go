@@ -19,8 +19,8 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger/ledgertest"
 	"github.com/checkoutsaga/orchestrator/saga/participant/participanttest"
 )

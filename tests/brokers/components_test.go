@@ -24,8 +24,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/internal/daprtest"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
+	"github.com/checkoutsaga/orchestrator/internal/testing/daprtest"
 )
 
 // Topics, one for each thing that is tried, so that they do not meet.

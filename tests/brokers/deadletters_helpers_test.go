@@ -22,11 +22,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
-	"github.com/checkoutsaga/orchestrator/internal/bus"
-	catalogue "github.com/checkoutsaga/orchestrator/internal/event"
-	"github.com/checkoutsaga/orchestrator/internal/eventtest"
+	"github.com/checkoutsaga/orchestrator/internal/events/bus"
+	catalogue "github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/testing/eventtest"
 	"github.com/checkoutsaga/orchestrator/tests/dapr/stack"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
 )

@@ -20,7 +20,7 @@ import (
 
 	deadletterv1 "github.com/checkoutsaga/orchestrator/gen/deadletter/v1"
 	ordersv1 "github.com/checkoutsaga/orchestrator/gen/orders/v1"
-	catalogue "github.com/checkoutsaga/orchestrator/internal/event"
+	catalogue "github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 	"github.com/checkoutsaga/orchestrator/tests/dapr/stack"
 	"github.com/checkoutsaga/orchestrator/tests/harness"

@@ -11,7 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
 )
 

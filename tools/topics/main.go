@@ -3,7 +3,7 @@
 //
 //	buf build proto -o - | go run ./tools/topics <folder>
 //
-// Topics, owners and consumers are those that internal/event knows. Standard input brings the contracts once more as a set of
+// Topics, owners and consumers are those that internal/events/event knows. Standard input brings the contracts once more as a set of
 // descriptors, because the compiled ones have lost their comments.
 package main
 
@@ -21,7 +21,7 @@ import (
 	"google.golang.org/protobuf/types/descriptorpb"
 
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
-	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
 )
 
 func main() {
@@ -54,7 +54,7 @@ func run(args []string, descriptors io.Reader) error {
 	return nil
 }
 
-// readContracts reads a set of descriptors and demands that it has the events that internal/event knows, and no other.
+// readContracts reads a set of descriptors and demands that it has the events that internal/events/event knows, and no other.
 func readContracts(from io.Reader) (*protoregistry.Files, error) {
 	data, err := io.ReadAll(from)
 	if err != nil {
@@ -79,7 +79,7 @@ func readContracts(from io.Reader) (*protoregistry.Files, error) {
 		for i := range file.Messages().Len() {
 			m := file.Messages().Get(i)
 			if proto.HasExtension(m.Options(), eventv1.E_Event) && !known[m.FullName()] {
-				err = fmt.Errorf("%s is declared as an event, and internal/event does not import its package", m.FullName())
+				err = fmt.Errorf("%s is declared as an event, and internal/events/event does not import its package", m.FullName())
 			}
 		}
 		return err == nil

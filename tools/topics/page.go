@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
-	"github.com/checkoutsaga/orchestrator/internal/bus"
-	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/events/bus"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
 )
 
 const pageHead = `<!-- Generated from the contracts in proto/ by tools/topics; run "make generate" and do not edit. -->
@@ -27,7 +27,7 @@ together with the change that it tells of, and no step of an orchestrated checko
   knows changes nothing.
 - **Choreographed only.** Such a consumer takes no notice of events of an orchestrated checkout, where the workflow asks it.
 - **Versions.** Contracts only grow. A consumer ignores fields that it does not know, reads every version up to the newest that
-  it was built with (there is a payload of each in [internal/eventtest/golden](../internal/eventtest/golden)), and gives a newer one
+  it was built with (there is a payload of each in [internal/testing/eventtest/golden](../internal/testing/eventtest/golden)), and gives a newer one
   to the dead letters.
 - **Dead letters.** What a consumer cannot read, or has not taken after the retries in
   [components/resiliency.yaml](../components/resiliency.yaml), goes to ` + "`dlq.<topic>`" + `. The orchestrator keeps it, byte for byte and

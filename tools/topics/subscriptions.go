@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/checkoutsaga/orchestrator/internal/bus"
-	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/events/bus"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
 )
 
 const (

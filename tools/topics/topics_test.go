@@ -17,7 +17,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
-	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
 )
 
 const root = "../.."
@@ -163,7 +163,7 @@ func TestContractsThatDoNotFitAreRefused(t *testing.T) {
 	proto.SetExtension(options, eventv1.E_Event, &eventv1.Declaration{Topic: "checkout.order.dreamt"})
 	set.File[len(set.File)-1].MessageType = append(set.File[len(set.File)-1].MessageType,
 		&descriptorpb.DescriptorProto{Name: proto.String("OrderDreamt"), Options: options})
-	require.ErrorContains(t, run([]string{dir}, encoded(t, set)), "OrderDreamt is declared as an event, and internal/event does not import its package")
+	require.ErrorContains(t, run([]string{dir}, encoded(t, set)), "OrderDreamt is declared as an event, and internal/events/event does not import its package")
 
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)

@@ -10,9 +10,9 @@ import (
 	"strings"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
-	"github.com/checkoutsaga/orchestrator/internal/bus"
 	"github.com/checkoutsaga/orchestrator/internal/componentcheck"
-	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/events/bus"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
 )
 
 // builtAgainst is the version of Dapr that this orchestrator was built for and is tested on. Another patch of it will do; from one

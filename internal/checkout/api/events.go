@@ -17,8 +17,8 @@ import (
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
-	"github.com/checkoutsaga/orchestrator/internal/deadletter"
-	"github.com/checkoutsaga/orchestrator/internal/event"
+	"github.com/checkoutsaga/orchestrator/internal/events/deadletter"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
 )
 
 const (

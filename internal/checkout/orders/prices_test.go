@@ -7,9 +7,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/checkouttest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
 func TestI6AnOlderPriceDoesNotUndoANewerOne(t *testing.T) {

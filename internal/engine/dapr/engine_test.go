@@ -11,11 +11,11 @@ import (
 	"github.com/dapr/durabletask-go/task"
 	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/internal/daprtest"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/engine/dapr"
-	"github.com/checkoutsaga/orchestrator/internal/enginetest"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
+	"github.com/checkoutsaga/orchestrator/internal/testing/daprtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/enginetest"
 )
 
 func TestEngine(t *testing.T) {

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/engine"
-	"github.com/checkoutsaga/orchestrator/internal/enginetest"
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/enginetest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
 func BenchmarkEngine(b *testing.B) {

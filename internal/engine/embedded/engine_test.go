@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
-	"github.com/checkoutsaga/orchestrator/internal/enginetest"
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/enginetest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
 func TestEngine(t *testing.T) {

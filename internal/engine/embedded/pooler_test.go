@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
 func TestAPoolerThatIgnoresTheSchemaIsRefused(t *testing.T) {

@@ -18,8 +18,8 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
-	"github.com/checkoutsaga/orchestrator/internal/enginetest"
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/enginetest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
 // victimURL, when it is set, makes the test binary a process that runs the engine on that database until it is killed.

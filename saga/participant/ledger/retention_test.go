@@ -17,7 +17,7 @@ import (
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
-	"github.com/checkoutsaga/orchestrator/internal/pgtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 

@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/checkoutsaga/orchestrator/internal/checkouttest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/checkouttest"
 )
 
 const (
