@@ -1,0 +1,269 @@
+// Package commit lets many changes of one database share a transaction. While one transaction runs, the changes that come wait;
+// together they are the next. So a disk that takes a millisecond for a commit does not bound the process to a thousand changes a
+// second, and what a single change costs PostgreSQL falls with the load.
+//
+// It knows no tables: each kind of change has a Table that reads and writes for all changes of its kind at once.
+package commit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/pg"
+)
+
+const (
+	// maxChanges bounds a transaction. More would make the first wait for the last without costing less.
+	maxChanges = 256
+	// budget bounds a transaction in which many have a part: whoever hangs hangs them all.
+	budget = 2 * time.Second
+)
+
+// ErrBusy is what a Table gives a change that cannot be decided with the others without waiting, as when somebody else holds the lock
+// of its row. It is then decided in a transaction of its own, which waits.
+var ErrBusy = errors.New("somebody else is changing it")
+
+// Table reads and writes for all changes of its kind in a transaction.
+type Table interface {
+	// Read queues what the changes need to see, and locks it. Where wait is false it must not wait for anybody's lock. The
+	// results are taken by the callbacks of the queued queries, which may give a change an Err.
+	Read(batch *pgx.Batch, changes []*Change, wait bool)
+	// Decide lets each change see what was read. It may give one an Err. A change may be decided again, from what is then so,
+	// when nothing of it was committed.
+	Decide(changes []*Change)
+	// Write queues what was decided. An error fails the transaction.
+	Write(ctx context.Context, batch *pgx.Batch, changes []*Change) error
+}
+
+// Change is one part of a transaction.
+type Change struct {
+	// Of is the table that knows What is to be changed. Tables are compared, so they are pointers.
+	Of   Table
+	What any
+	// Err is why nothing is written for this change; the others go on without it.
+	Err error
+}
+
+// Committer commits changes. Its methods may be called from many goroutines.
+type Committer struct {
+	pool *pgxpool.Pool
+
+	mu      sync.Mutex
+	waiting []*party
+	// leading says that somebody commits, and calls the next one when that is done.
+	leading bool
+}
+
+// New returns a committer for the database of pool, which stays the caller's.
+func New(pool *pgxpool.Pool) *Committer { return &Committer{pool: pool} }
+
+// party is the changes of one caller: they are committed in one transaction, or none of them is.
+type party struct {
+	changes []*Change
+	// lead says that the caller is the next to commit for all that wait; done that somebody has committed, with err.
+	lead, done chan struct{}
+	err        error
+}
+
+// Do commits the changes, in one transaction and with whoever else waits, in the order in which their tables are first named. It
+// returns the first Err of a change, when nothing of any of them is written, or why the transaction failed: then it is not known
+// whether it was committed. It returns early when ctx ends before the transaction has begun.
+func (c *Committer) Do(ctx context.Context, changes ...*Change) error {
+	p := &party{changes: changes, lead: make(chan struct{}), done: make(chan struct{})}
+	if !c.enter(p) {
+		select {
+		case <-p.lead:
+		case <-p.done:
+			return c.alone(ctx, p)
+		case <-ctx.Done():
+			if c.leave(p) {
+				return ctx.Err()
+			}
+			select {
+			case <-p.lead: // The others wait for this one, whatever its own caller does.
+			case <-p.done:
+				return c.alone(ctx, p)
+			}
+		}
+	}
+	c.lead()
+	return c.alone(ctx, p)
+}
+
+// enter joins those that wait, and tells whether nobody commits now, so that the caller has to.
+func (c *Committer) enter(p *party) (lead bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waiting = append(c.waiting, p)
+	lead = !c.leading
+	c.leading = true
+	return lead
+}
+
+// leave tells whether the party still waited, and no longer does.
+func (c *Committer) leave(p *party) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-p.lead: // It was called to commit for the others.
+		return false
+	default:
+	}
+	i := slices.Index(c.waiting, p)
+	if i < 0 {
+		return false
+	}
+	c.waiting = slices.Delete(c.waiting, i, i+1)
+	return true
+}
+
+// take empties what waits into the next transaction, as far as that has room.
+func (c *Committer) take() []*party {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := min(len(c.waiting), maxChanges)
+	taken := slices.Clone(c.waiting[:n])
+	c.waiting = slices.Delete(c.waiting, 0, n)
+	return taken
+}
+
+// lead commits for all that wait, and calls the next.
+func (c *Committer) lead() {
+	defer c.handOver()
+	c.commit(c.take())
+}
+
+// handOver calls the first of those that came meanwhile to commit.
+func (c *Committer) handOver() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.waiting) == 0 {
+		c.leading = false
+		return
+	}
+	close(c.waiting[0].lead)
+}
+
+// commit commits the parties together. If that fails by something that one of them brought, each is committed by its own caller, so
+// that one that cannot be written fails alone.
+func (c *Committer) commit(parties []*party) {
+	err := errors.New("a change of the same transaction panicked") // Unless it comes to an end.
+	defer func() {
+		for _, p := range parties {
+			p.err = err
+			close(p.done)
+		}
+	}()
+	ctx, cancel := context.WithTimeout(context.Background(), budget)
+	defer cancel()
+	err = c.transaction(ctx, parties, false)
+	if err != nil && len(parties) > 1 && !pg.Away(err) && ctx.Err() == nil {
+		err = ErrBusy
+	}
+}
+
+// alone is what a party's transaction came to; one that could not be decided with the others is first decided by itself.
+func (c *Committer) alone(ctx context.Context, p *party) error {
+	err := p.result()
+	if !errors.Is(err, ErrBusy) {
+		return err
+	}
+	p.err = nil
+	for _, change := range p.changes {
+		change.Err = nil
+	}
+	if err := c.transaction(ctx, []*party{p}, true); err != nil {
+		return err
+	}
+	return p.result()
+}
+
+func (p *party) result() error {
+	if p.err != nil {
+		return p.err
+	}
+	for _, change := range p.changes {
+		if change.Err != nil {
+			return change.Err
+		}
+	}
+	return nil
+}
+
+// transaction reads, decides and writes what the parties change, in two round trips: begin with the reads, and commit with the writes.
+func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool) error {
+	// Released in the middle of a transaction, a connection is closed by the pool, and PostgreSQL rolls it back.
+	conn, err := c.pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("begin transaction: %w", err)
+	}
+	defer conn.Release()
+
+	begin := &pgx.Batch{}
+	begin.Queue("BEGIN")
+	for _, t := range tablesOf(parties) {
+		t.table.Read(begin, t.changes, wait)
+	}
+	if err := conn.SendBatch(ctx, begin).Close(); err != nil {
+		return fmt.Errorf("read for a transaction: %w", err)
+	}
+	failTogether(parties)
+	for _, t := range tablesOf(parties) {
+		t.table.Decide(t.changes)
+	}
+	failTogether(parties)
+
+	end := &pgx.Batch{}
+	for _, t := range tablesOf(parties) {
+		if err := t.table.Write(ctx, end, t.changes); err != nil {
+			return fmt.Errorf("write transaction: %w", err)
+		}
+	}
+	end.Queue("COMMIT")
+	if err := conn.SendBatch(ctx, end).Close(); err != nil {
+		return fmt.Errorf("write transaction: %w", err)
+	}
+	return nil
+}
+
+// failTogether makes all changes of a party fail of which one has: they are written together, or not at all.
+func failTogether(parties []*party) {
+	for _, p := range parties {
+		if err := p.result(); err != nil {
+			for _, change := range p.changes {
+				change.Err = err
+			}
+		}
+	}
+}
+
+// tableChanges are the changes of one table.
+type tableChanges struct {
+	table   Table
+	changes []*Change
+}
+
+// tablesOf sorts changes by their tables; those that have failed are left out.
+func tablesOf(parties []*party) []tableChanges {
+	var tables []tableChanges
+	for _, p := range parties {
+		for _, change := range p.changes {
+			if change.Err != nil {
+				continue
+			}
+			i := slices.IndexFunc(tables, func(t tableChanges) bool { return t.table == change.Of })
+			if i < 0 {
+				i, tables = len(tables), append(tables, tableChanges{table: change.Of})
+			}
+			tables[i].changes = append(tables[i].changes, change)
+		}
+	}
+	return tables
+}
