@@ -14,7 +14,9 @@ type Rider interface {
 type riderKey struct{}
 
 // WithRider returns a context whose holder takes the rider along when it commits.
-func WithRider(ctx context.Context, r Rider) context.Context { return context.WithValue(ctx, riderKey{}, r) }
+func WithRider(ctx context.Context, r Rider) context.Context {
+	return context.WithValue(ctx, riderKey{}, r)
+}
 
 // RiderOf is the rider that waits in the context; nil where there is none.
 func RiderOf(ctx context.Context) Rider {
