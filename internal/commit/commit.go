@@ -197,6 +197,14 @@ func (p *party) result() error {
 	return nil
 }
 
+// useIndexes has the statements over arrays planned for the tables that they will be: their plans are kept, and while a table is small
+// PostgreSQL would read all of it.
+const useIndexes = "SET LOCAL enable_seqscan = off"
+
+// waitForNobody bounds what a table could not avoid, such as waiting for somebody who inserts the same key: it fails, and each is
+// committed by itself.
+const waitForNobody = "SET LOCAL lock_timeout = '100ms'"
+
 // transaction reads, decides and writes what the parties change, in two round trips: begin with the reads, and commit with the writes.
 func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool) error {
 	// Released in the middle of a transaction, a connection is closed by the pool, and PostgreSQL rolls it back.
@@ -208,6 +216,10 @@ func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool
 
 	begin := &pgx.Batch{}
 	begin.Queue("BEGIN")
+	begin.Queue(useIndexes)
+	if !wait {
+		begin.Queue(waitForNobody)
+	}
 	for _, t := range tablesOf(parties) {
 		t.table.Read(begin, t.changes, wait)
 	}

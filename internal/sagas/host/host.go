@@ -21,6 +21,7 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/gen/saga/v1/sagav1connect"
 	"github.com/checkoutsaga/orchestrator/internal/breaker"
+	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/engine/dapr"
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
@@ -96,7 +97,7 @@ func (h *Host) open(ctx context.Context, config Config, extra Extra) (err error)
 	if extra.Guests != nil {
 		guests = extra.Guests(h.Pool)
 	}
-	h.Store = store.New(h.Pool, guests)
+	h.Store = store.New(h.Pool, commit.New(h.Pool), guests)
 	names, err := h.participants(ctx, config)
 	if err != nil {
 		return err
