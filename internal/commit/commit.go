@@ -64,6 +64,13 @@ type Committer struct {
 // New returns a committer for the database of pool, which stays the caller's.
 func New(pool *pgxpool.Pool) *Committer { return &Committer{pool: pool} }
 
+// Waiting is how many callers wait for a transaction to begin.
+func (c *Committer) Waiting() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting)
+}
+
 // party is the changes of one caller: they are committed in one transaction, or none of them is.
 type party struct {
 	changes []*Change
@@ -154,8 +161,12 @@ func (c *Committer) handOver() {
 // commit commits the parties together. If that fails by something that one of them brought, each is committed by its own caller, so
 // that one that cannot be written fails alone.
 func (c *Committer) commit(parties []*party) {
-	err := errors.New("a change of the same transaction panicked") // Unless it comes to an end.
+	err := errPanicked
 	defer func() {
+		if len(parties) > 1 && errors.Is(err, errPanicked) {
+			_ = recover() // It panics again, in the goroutine of the caller that it belongs to.
+			err = ErrBusy
+		}
 		for _, p := range parties {
 			p.err = err
 			close(p.done)
@@ -168,6 +179,8 @@ func (c *Committer) commit(parties []*party) {
 		err = ErrBusy
 	}
 }
+
+var errPanicked = errors.New("the decision panicked")
 
 // alone is what a party's transaction came to; one that could not be decided with the others is first decided by itself.
 func (c *Committer) alone(ctx context.Context, p *party) error {

@@ -369,7 +369,10 @@ func (j *records) Fence(_ context.Context, a journal.Attempt) (journal.Pass, err
 
 func (j *records) Record(_ context.Context, a journal.Attempt, l journal.Learned, _ func(string) bool) (saga.Reply, error) {
 	j.learned = l
-	return j.standing.Reply(a, l), j.recordErr
+	if j.recordErr != nil {
+		return saga.Reply{}, j.recordErr
+	}
+	return j.standing.Reply(a, l), nil
 }
 
 // gate says what it is told to, one answer after the other, the last one for ever, and keeps what it is told.
