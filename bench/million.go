@@ -326,9 +326,9 @@ func queries() []query {
 			due, err := s.Overdue(ctx, "dapr", 100)
 			return len(due), err
 		}},
-		query{"doctor: how many are open", func(ctx context.Context, s *store.Store) (int, error) {
-			open, err := s.OpenByEngine(ctx)
-			return open["dapr"], err
+		query{"doctor: how the open ones stand", func(ctx context.Context, s *store.Store) (int, error) {
+			open, err := s.OpenGroups(ctx)
+			return len(open), err
 		}},
 	)
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/checkoutsaga/orchestrator/activities"
-	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
@@ -36,9 +35,9 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/api"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/host"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
-	"github.com/checkoutsaga/orchestrator/internal/sagas/sweeper"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 	"github.com/checkoutsaga/orchestrator/workflows"
@@ -68,7 +67,7 @@ func Open(ctx context.Context, config Config, log *slog.Logger) (*Node, error) {
 	return openNode(ctx, config, config.settings(), log)
 }
 
-func openNode(ctx context.Context, config Config, settings []*checkoutv1.Setting, log *slog.Logger) (*Node, error) {
+func openNode(ctx context.Context, config Config, settings []doctor.Setting, log *slog.Logger) (*Node, error) {
 	n := &Node{log: log}
 	if err := n.open(ctx, config, settings); err != nil {
 		n.Close()
@@ -77,7 +76,7 @@ func openNode(ctx context.Context, config Config, settings []*checkoutv1.Setting
 	return n, nil
 }
 
-func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.Setting) (err error) {
+func (n *Node) open(ctx context.Context, config Config, settings []doctor.Setting) (err error) {
 	definition, err := workflows.Checkout()
 	if err != nil {
 		return err
@@ -98,6 +97,7 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 	if err != nil {
 		return err
 	}
+	n.Doctor.Settings = settings
 	checkoutapi.Hear(n.inbox, n.Store, n.orders)
 	n.Metrics.MustRegister(n.outbox.Collector(), n.inbox.Collector(), n.orders.Collector())
 	n.clients.askEvents(config, n.Host, n.ownEvents(), traced)
@@ -109,7 +109,8 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 		Store: n.Store, Orders: n.orders, Pool: n.Pool, Engine: n.Engine, Plan: n.plan, Desk: n.Desk,
 		Warehouse: n.clients.warehouse, Payment: n.clients.payment,
 		Events: n.clients.events, DeadLetters: n.deadLetters, HasBus: n.carrier != nil, ApprovalAbove: config.ApprovalAbove,
-		Log: n.log, Metrics: n.Metrics, Settings: settings, Doctor: n.doctor(config),
+		Log: n.log, Metrics: n.Metrics, Doctor: n.Doctor,
+		Components: checkoutapi.Components{Folders: filepath.SplitList(config.Components), KeepWorkflows: config.KeepWorkflows},
 	})
 	n.Server.Mount(checkoutv1connect.NewCheckoutServiceHandler(n.service, n.Server.Options()...))
 	n.Server.Mount(eventv1connect.NewEventServiceHandler(n.ownEvents(), n.Server.Options()...))
@@ -145,22 +146,6 @@ func (n *Node) guests(pool *pgxpool.Pool) map[string]store.Guest {
 
 func (n *Node) openDeadLetters(ctx context.Context, orderIDs []string) ([]string, error) {
 	return n.deadLetters.OpenAbout(ctx, orderIDs)
-}
-
-// doctor is what Doctor looks at beside the API's own.
-func (n *Node) doctor(config Config) checkoutapi.DoctorConfig {
-	doctor := checkoutapi.DoctorConfig{
-		Migrations:       append(host.Migrations(), beside()...),
-		ComponentFolders: filepath.SplitList(config.Components),
-		KeepWorkflows:    config.KeepWorkflows,
-		Breakers:         n.Breakers,
-		SweeperLock:      sweeper.LeaderLock(n.Engine.Name()),
-		Missing:          n.Keeper.Missing,
-	}
-	if config.Engine == Dapr {
-		doctor.Sidecar = checkoutapi.SidecarAPI{URL: "http://127.0.0.1:" + config.DaprHTTPPort, Token: config.DaprAPIToken}
-	}
-	return doctor
 }
 
 // appName is the orchestrator's name among the apps that say and hear events.

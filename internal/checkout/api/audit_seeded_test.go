@@ -34,6 +34,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/internal/testing/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
@@ -101,7 +102,7 @@ func (f *fixture) serve(t *testing.T, goods warehousev1connect.WarehouseServiceC
 	service := api.New(api.Config{
 		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: goods, Payment: money,
 		Desk: checkouttest.Desk(f.store, f.engine, goods, money), Events: events, HasBus: true,
-		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Doctor: &doctor.Doctor{},
 	})
 	mux := http.NewServeMux()
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service))

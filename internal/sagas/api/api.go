@@ -18,6 +18,7 @@ import (
 	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
 	"github.com/checkoutsaga/orchestrator/gen/saga/v1/sagav1connect"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
@@ -27,6 +28,7 @@ import (
 // Service answers saga.v1.SagaService. Its methods may be called from many goroutines.
 type Service struct {
 	desk        operator.Desk
+	doctor      *doctor.Doctor
 	definitions map[string]*saga.Definition
 	// program is what people type.
 	program string
@@ -41,8 +43,8 @@ type Starter func(ctx context.Context, req *sagav1.StartRequest, input json.RawM
 
 // New returns the service of some definitions. Its advice names the program by which people steer sagas. Definitions with a starter are
 // started by that; they are audited by whoever knows more of them.
-func New(desk operator.Desk, definitions []*saga.Definition, program string, starters map[string]Starter) *Service {
-	s := &Service{desk: desk, definitions: make(map[string]*saga.Definition), program: program, starters: starters}
+func New(desk operator.Desk, doctor *doctor.Doctor, definitions []*saga.Definition, program string, starters map[string]Starter) *Service {
+	s := &Service{desk: desk, doctor: doctor, definitions: make(map[string]*saga.Definition), program: program, starters: starters}
 	for _, d := range definitions {
 		s.definitions[d.Name()] = d
 	}
@@ -150,25 +152,4 @@ func (s *Service) Watch(ctx context.Context, req *connect.Request[sagav1.WatchRe
 		}
 		return found.Status.IsFinal() || req.Msg.UntilSettled && settled, nil
 	})
-}
-
-// History tells all that is known of a saga. The participants are asked now.
-func (s *Service) History(ctx context.Context, req *connect.Request[sagav1.HistoryRequest]) (*connect.Response[sagav1.HistoryResponse], error) {
-	id := saga.ID{Definition: req.Msg.Definition, Key: req.Msg.Key}
-	found, err := s.find(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	h, err := s.desk.Store.History(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	answer := &sagav1.HistoryResponse{Saga: s.toWire(found)}
-	for _, e := range h.Entries {
-		answer.Entries = append(answer.Entries, entryToWire(e))
-	}
-	for _, r := range s.desk.Records(ctx, found) {
-		answer.Operations = append(answer.Operations, recordToWire(r))
-	}
-	return connect.NewResponse(answer), nil
 }

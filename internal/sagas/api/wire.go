@@ -93,7 +93,7 @@ func entryToWire(e journal.Entry) *sagav1.Entry {
 	}
 }
 
-func recordToWire(r operator.Record) *sagav1.ParticipantOperation {
+func recordToWire(r *operator.Record) *sagav1.ParticipantOperation {
 	out := &sagav1.ParticipantOperation{Participant: r.Participant, Step: r.Step}
 	if r.Err != nil {
 		out.Unreachable = r.Err.Error()

@@ -16,6 +16,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/redact"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/api"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
@@ -232,4 +233,35 @@ func (c *Config) naming(participant string) string {
 		}
 	}
 	return "nothing"
+}
+
+// settings is the configuration as people may see it.
+func (c *Config) settings() []doctor.Setting {
+	list := []doctor.Setting{
+		{Name: "ORCHESTRATOR_ENGINE", Value: c.Engine},
+		{Name: "ORCHESTRATOR_LISTEN", Value: c.Listen},
+		{Name: "ORCHESTRATOR_HOSTS", Value: c.Hosts.String()},
+		{Name: "ORCHESTRATOR_DATABASE_URL", Value: redact.URL(c.DatabaseURL)},
+		{Name: "ORCHESTRATOR_KEEP_WORKFLOWS", Value: c.KeepWorkflows.String()},
+		{Name: "ORCHESTRATOR_KEEP_SAGAS", Value: c.KeepSagas.String()},
+	}
+	if c.Engine == Dapr {
+		list = append(list, doctor.Setting{Name: "DAPR_HTTP_PORT", Value: c.DaprHTTPPort}, doctor.Setting{Name: "DAPR_GRPC_PORT", Value: c.DaprGRPCPort})
+	}
+	for _, name := range c.remote() {
+		if c.Engine == Dapr {
+			list = append(list, doctor.Setting{Name: variable(name, "APP_ID"), Value: c.appID(name)})
+		} else {
+			list = append(list, doctor.Setting{Name: variable(name, "URL"), Value: redact.URL(c.url(name))})
+		}
+	}
+	return list
+}
+
+// sidecar is where this process's own answers, if it has one.
+func (c *Config) sidecar() doctor.Sidecar {
+	if c.Engine != Dapr {
+		return doctor.Sidecar{}
+	}
+	return doctor.Sidecar{URL: "http://127.0.0.1:" + c.DaprHTTPPort, Token: c.DaprAPIToken}
 }

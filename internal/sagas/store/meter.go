@@ -1,10 +1,10 @@
 package store
 
 import (
+	"context"
 	"slices"
 	"sync"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/checkoutsaga/orchestrator/saga/journal"
@@ -29,7 +29,7 @@ type meter struct {
 // longBuckets reach from a saga that nothing holds up to one that a person thinks about for days.
 var longBuckets = []float64{.025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 72 * 3600}
 
-func newMeter(pool *pgxpool.Pool) *meter {
+func newMeter(open func(context.Context) ([]OpenGroup, error)) *meter {
 	reasons := newWords()
 	return &meter{
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -65,7 +65,7 @@ func newMeter(pool *pgxpool.Pool) *meter {
 			Help: "How often a saga was handed to its next run, by who did it: the sweeper or an operator.",
 		}, []string{"saga", "by"}),
 		reasons: reasons,
-		gauges:  newGauges(pool, reasons),
+		gauges:  newGauges(open, reasons),
 	}
 }
 

@@ -224,21 +224,3 @@ func (s *Store) SettleUntouched(ctx context.Context, id saga.ID) (settled bool, 
 	}
 	return settled, nil
 }
-
-// OpenByEngine counts the sagas that are not final, by the engine that drives them.
-func (s *Store) OpenByEngine(ctx context.Context) (map[string]int, error) {
-	rows, err := s.pool.Query(ctx, `SELECT engine, count(*) FROM sagas WHERE check_at IS NOT NULL GROUP BY engine`)
-	if err != nil {
-		return nil, fmt.Errorf("count open sagas: %w", err)
-	}
-	open := make(map[string]int)
-	var engine string
-	var count int
-	if _, err := pgx.ForEachRow(rows, []any{&engine, &count}, func() error {
-		open[engine] = count
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("count open sagas: %w", err)
-	}
-	return open, nil
-}

@@ -51,7 +51,9 @@ type Guest interface {
 // New returns a store on a migrated database, with the guests of those definitions that have one, by name. The pool stays the
 // caller's.
 func New(pool *pgxpool.Pool, guests map[string]Guest) *Store {
-	return &Store{pool: pool, guests: guests, watchers: newWatchers(), meter: newMeter(pool)}
+	s := &Store{pool: pool, guests: guests, watchers: newWatchers()}
+	s.meter = newMeter(s.OpenGroups)
+	return s
 }
 
 func (s *Store) guest(definition string) Guest {

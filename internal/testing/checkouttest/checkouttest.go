@@ -2,14 +2,20 @@
 package checkouttest
 
 import (
+	"context"
 	"log/slog"
+	"maps"
+	"slices"
+	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/activities"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	"github.com/checkoutsaga/orchestrator/internal/breaker"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
@@ -17,6 +23,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/events/inbox"
 	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/process"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/runs"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
@@ -74,5 +82,30 @@ func Desk(s *store.Store, e engine.Engine, warehouse warehousev1connect.Warehous
 	return operator.Desk{
 		Store: s, Runs: runs.Runs{Engine: e, Log: slog.New(slog.DiscardHandler)},
 		Participants: map[string]participant.Participant{checkout.Warehouse: activities.Warehouse(warehouse), checkout.Payment: activities.Payment(payment)},
+	}
+}
+
+// Doctor is that of a process with this database, engine and desk. Nothing is wrong with it: a sweeper leads until the test ends.
+func Doctor(t *testing.T, pool *pgxpool.Pool, e engine.Engine, desk operator.Desk) *doctor.Doctor {
+	t.Helper()
+	definition, err := workflows.Checkout()
+	require.NoError(t, err)
+	const lock = -0x7f6b6f75740001 // PostgreSQL shows a key in two unsigned halves.
+	leader, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	_, err = leader.Exec(t.Context(), `SELECT pg_advisory_lock_shared($1)`, lock)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, leader.Conn().Close(context.Background()))
+		leader.Release()
+	})
+	return &doctor.Doctor{
+		Pool: pool, Store: desk.Store, Engine: e, Migrations: Migrations(), SweeperLock: lock,
+		Missing: func() []process.Missing { return nil }, HeldBack: func() []breaker.State { return nil },
+		Definitions: []*saga.Definition{definition}, Participants: slices.Collect(maps.Keys(desk.Participants)),
+		Probe: func(ctx context.Context, name string) error {
+			_, err := desk.Participants[name].Get(ctx, participant.ID{Definition: checkout.Definition, Key: "probe", Step: checkout.ReserveStock})
+			return err
+		},
 	}
 }
