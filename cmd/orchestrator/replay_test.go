@@ -23,6 +23,8 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
+	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
+	"github.com/checkoutsaga/orchestrator/gen/saga/v1/sagav1connect"
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
@@ -30,6 +32,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	sagaapi "github.com/checkoutsaga/orchestrator/internal/sagas/api"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/attempts"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/internal/testing/checkouttest"
@@ -88,12 +91,15 @@ func deploy(t *testing.T, register func(*task.TaskRegistry, *store.Store) error)
 	go func() { stopped <- engine.Run(running) }()
 	t.Cleanup(func() { stop(); <-stopped })
 
+	desk := checkouttest.Desk(s, engine, reserving{}, down{})
+	examined := checkouttest.Doctor(t, pool, engine, desk)
 	service := api.New(api.Config{
 		Store: s, Orders: checkouttest.Orders(pool), Pool: pool, Engine: engine, Plan: checkouttest.PlanWithApproval(), Warehouse: reserving{}, Payment: down{},
-		Desk: checkouttest.Desk(s, engine, reserving{}, down{}), Log: log, Metrics: prometheus.NewRegistry(),
+		Desk: desk, Doctor: examined, Log: log, Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service))
+	mux.Handle(sagav1connect.NewSagaServiceHandler(sagaapi.New(desk, examined, nil, "orchestrator", nil)))
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	return &deployed{url: server.URL, pool: pool, api: checkoutv1connect.NewCheckoutServiceClient(server.Client(), server.URL)}
@@ -110,6 +116,18 @@ func (d *deployed) start(t *testing.T, orderID string) {
 func (d *deployed) types(t *testing.T, args ...string) answer {
 	t.Helper()
 	return typed(t, "", map[string]string{cli.ServerVariable: d.url}, args...)
+}
+
+// replayView is what `doctor --replay -o json` prints.
+type replayView struct {
+	Replayed                int
+	Differences, Unreadable []struct {
+		OrderID string `json:"order_id"`
+		Run     int32
+		Step    string
+		// Difference or Why.
+		Difference, Why string
+	}
 }
 
 // replayed is `doctor --replay -o json`.
@@ -200,12 +218,12 @@ func TestReplayNamesOpenCheckoutsThatThisBuildDoesNotFit(t *testing.T) {
 
 // told is a server that has these histories.
 type told struct {
-	checkoutv1connect.UnimplementedCheckoutServiceHandler
-	histories []*checkoutv1.ListOpenHistoriesResponse
+	sagav1connect.UnimplementedSagaServiceHandler
+	histories []*sagav1.ListOpenHistoriesResponse
 	end       error
 }
 
-func (s told) ListOpenHistories(_ context.Context, _ *connect.Request[checkoutv1.ListOpenHistoriesRequest], stream *connect.ServerStream[checkoutv1.ListOpenHistoriesResponse]) error {
+func (s told) ListOpenHistories(_ context.Context, _ *connect.Request[sagav1.ListOpenHistoriesRequest], stream *connect.ServerStream[sagav1.ListOpenHistoriesResponse]) error {
 	for _, h := range s.histories {
 		if err := stream.Send(h); err != nil {
 			return err
@@ -217,17 +235,17 @@ func (s told) ListOpenHistories(_ context.Context, _ *connect.Request[checkoutv1
 func (s told) types(t *testing.T, args ...string) answer {
 	t.Helper()
 	mux := http.NewServeMux()
-	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(s))
+	mux.Handle(sagav1connect.NewSagaServiceHandler(s))
 	server := httptest.NewServer(mux)
 	defer server.Close()
 	return typed(t, "", map[string]string{cli.ServerVariable: server.URL}, args...)
 }
 
 func TestReplayDoesNotPassOverWhatCannotBeRead(t *testing.T) {
-	s := told{histories: []*checkoutv1.ListOpenHistoriesResponse{
-		{OrderId: "ord-1", Run: 2, InstanceId: "ord-1-2", Step: "capture-payment", Unreadable: "the engine sleeps"},
-		{OrderId: "ord-2", Run: 1, InstanceId: "ord-2-1", Events: [][]byte{{0xff}}},
-		{OrderId: "ord-3", Run: 1, InstanceId: "ord-3-1"}, // Not begun.
+	s := told{histories: []*sagav1.ListOpenHistoriesResponse{
+		{Key: "ord-1", Run: 2, InstanceId: "ord-1-2", Step: "capture-payment", Unreadable: "the engine sleeps"},
+		{Key: "ord-2", Run: 1, InstanceId: "ord-2-1", Events: [][]byte{{0xff}}},
+		{Key: "ord-3", Run: 1, InstanceId: "ord-3-1"}, // Not begun.
 	}}
 	got := s.types(t, "doctor", "--replay")
 	require.Equal(t, cli.ExitFindings, got.status)

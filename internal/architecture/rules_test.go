@@ -82,6 +82,11 @@ var rules = []rule{
 		because: "it serves any saga: what a definition has beside its list is its guest's, and comes in by the hooks",
 	},
 	{
+		packages: []string{"internal/sagas/doctor", "internal/sagas/history", "internal/sagas/operator"},
+		never:    []string{"gen", "internal/sagas/api", "internal/sagas/host", "internal/engine/dapr", "internal/engine/embedded", "internal/events", "connectrpc.com"},
+		because:  "what is told of sagas is an ordinary Go API: the wire is the API's, the engine and the participants are seams, and a guest adds its own",
+	},
+	{
 		packages: []string{"internal/checkout/api", "internal/checkout/orders", "internal/checkout/requests"}, never: []string{"workflows", "activities", "participants", "cmd"},
 		because: "what a checkout has beside its saga decides by the row and the plan in it; who declares the plan, and who the participants are, is wired in node",
 	},
@@ -101,8 +106,8 @@ var rules = []rule{
 	},
 	{
 		packages: []string{"internal/cli"}, except: []string{"internal/cli/participantverbs"},
-		mayOnly: []string{"internal/cli", "gen/saga/v1", "internal/localenv", "internal/money", "internal/process", "internal/redact", "internal/telemetry"},
-		because: "the command line is that of anybody's sagas: it knows the contract of sagas and no trade, and serves nothing itself",
+		mayOnly: []string{"internal/cli", "gen/saga/v1", "internal/localenv", "internal/money", "internal/process", "internal/redact", "internal/telemetry", "saga$", "saga/replay"},
+		because: "the command line is that of anybody's sagas: it knows the contract of sagas and no trade, and serves nothing itself; of saga it has what its own build replays histories by",
 	},
 	{
 		packages: []string{"internal/cli/participantverbs"}, mayOnly: []string{"internal/cli$", "saga/participant"},

@@ -23,6 +23,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
+	sagaapi "github.com/checkoutsaga/orchestrator/internal/sagas/api"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
@@ -154,12 +155,8 @@ func (s *Service) toFilter(req *checkoutv1.ListRequest) (store.Filter, error) {
 	if req.Since != nil {
 		f.Since = req.Since.AsTime()
 	}
-	for i, wire := range req.Statuses {
-		status, ok := fromWireStatus(wire)
-		if !ok {
-			return f, contract.BadInput(contract.BadField(fmt.Sprintf("statuses[%d]", i), "is no status"))
-		}
-		f.Statuses = append(f.Statuses, status)
+	for _, wire := range req.Statuses {
+		f.Statuses = append(f.Statuses, sagaapi.StatusOf(wire))
 	}
 	if _, _, known := s.plan.Named(f.Step); f.Step != "" && !known {
 		return f, contract.BadInput(contract.BadField("step", "is neither a step nor a compensation: %q", f.Step))

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -13,14 +11,10 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/requests"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
+	sagaapi "github.com/checkoutsaga/orchestrator/internal/sagas/api"
 )
 
-const (
-	// maxKey bounds an Idempotency-Key, in bytes. It is a header, so no rule of the contracts holds it.
-	maxKey          = 255
-	defaultDeadline = 15 * time.Minute
-	defaultApproval = 24 * time.Hour
-)
+const defaultDeadline = 15 * time.Minute
 
 // priceList is what is needed of the price list to judge an order.
 type priceList struct {
@@ -33,15 +27,9 @@ type priceList struct {
 
 // validate tells what is wrong with an order that keeps the contract's rules and yet cannot be accepted, in the order of its fields.
 func validate(req *checkoutv1.StartRequest, key string, list priceList) []*contract.Problem {
-	var bad []*contract.Problem
+	bad := sagaapi.CheckKey("order_id", req.OrderId, key)
 	refuse := func(field, problem string, args ...any) {
 		bad = append(bad, contract.BadField(field, problem, args...))
-	}
-	if req.OrderId == "" && key == "" {
-		refuse("order_id", "is missing, and so is the Idempotency-Key header; a start needs one of them to be repeatable")
-	}
-	if !printable(key) {
-		refuse("Idempotency-Key", "must be at most %d printable characters", maxKey)
 	}
 	currencyKnown := false
 	for _, c := range list.currencies {
@@ -107,9 +95,4 @@ func articles(items []*checkoutv1.Item) []string {
 		skus[i] = item.Sku
 	}
 	return skus
-}
-
-// printable tells whether an Idempotency-Key can be kept. A header may bring any bytes.
-func printable(key string) bool {
-	return len(key) <= maxKey && utf8.ValidString(key) && !strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) })
 }
