@@ -54,7 +54,7 @@ func (f findings) requireWrong(t *testing.T, check, detail, mend string) {
 func (f *fixture) examined(t *testing.T, config api.DoctorConfig) findings {
 	t.Helper()
 	service := api.New(api.Config{
-		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
+		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: f.engine, Definition: checkouttest.Definition(), Warehouse: f.warehouse, Payment: f.payment,
 		Desk: checkouttest.Desk(f.store, f.engine, f.warehouse, f.payment),
 		Log:  slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Doctor: config,
 	})

@@ -35,8 +35,8 @@ type Config struct {
 	// Pool is the store's database; Doctor looks at it.
 	Pool   *pgxpool.Pool
 	Engine engine.Engine
-	// Plan is the list of steps that checkouts get which are accepted now.
-	Plan saga.Plan
+	// Definition is that of checkouts which are accepted now.
+	Definition *saga.Definition
 	// Desk is where operators steer checkouts.
 	Desk      operator.Desk
 	Warehouse warehousev1connect.WarehouseServiceClient
@@ -61,15 +61,16 @@ type Config struct {
 
 // Service answers checkout.v1.CheckoutService. Its methods may be called from many goroutines.
 type Service struct {
-	store     *store.Store
-	orders    *orders.Orders
-	desk      operator.Desk
-	pool      *pgxpool.Pool
-	engine    engine.Engine
-	plan      saga.Plan
-	warehouse warehousev1connect.WarehouseServiceClient
-	payment   paymentv1connect.PaymentServiceClient
-	events    map[string]eventv1connect.EventServiceClient
+	store  *store.Store
+	orders *orders.Orders
+	desk   operator.Desk
+	pool   *pgxpool.Pool
+	engine engine.Engine
+	// definition is that of checkouts which are accepted now.
+	definition *saga.Definition
+	warehouse  warehousev1connect.WarehouseServiceClient
+	payment    paymentv1connect.PaymentServiceClient
+	events     map[string]eventv1connect.EventServiceClient
 	// deadLetters may be nil.
 	deadLetters DeadLetters
 	hasBus      bool
@@ -86,7 +87,7 @@ var _ checkoutv1connect.CheckoutServiceHandler = (*Service)(nil)
 func New(c Config) *Service {
 	s := &Service{
 		store: c.Store, orders: c.Orders, desk: c.Desk, pool: c.Pool,
-		engine: c.Engine, plan: c.Plan, warehouse: c.Warehouse, payment: c.Payment,
+		engine: c.Engine, definition: c.Definition, warehouse: c.Warehouse, payment: c.Payment,
 		events: c.Events, deadLetters: c.DeadLetters, hasBus: c.HasBus, approval: c.ApprovalAbove, log: c.Log, settings: c.Settings, doctor: c.Doctor,
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "checkouts_started_total", Help: "Checkouts that this process accepted.",
@@ -151,7 +152,7 @@ func (s *Service) toFilter(req *checkoutv1.ListRequest) (store.Filter, error) {
 		}
 		f.Statuses = append(f.Statuses, status)
 	}
-	if _, _, known := s.plan.Named(f.Step); f.Step != "" && !known {
+	if _, _, known := s.definition.Plan().Named(f.Step); f.Step != "" && !known {
 		return f, contract.BadInput(contract.BadField("step", "is neither a step nor a compensation: %q", f.Step))
 	}
 	if f.Limit == 0 {

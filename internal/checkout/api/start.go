@@ -17,7 +17,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
-	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // idempotencyKey is the header by which a caller may name a start.
@@ -127,16 +126,20 @@ func (s *Service) priceBy(list priceList, req *checkoutv1.StartRequest, key stri
 	if err := contract.BadInput(unacceptable(order)...); err != nil {
 		return store.NewSaga{}, err
 	}
+	made, err := s.definition.Accept(order.Input())
+	if err != nil {
+		return store.NewSaga{}, fmt.Errorf("make the saga of order %s: %w", order.ID, err)
+	}
 	accepted := store.NewSaga{
-		Key: order.ID, IdempotencyKey: key, Digest: digest(named), Request: request, Input: order.Input(),
-		About: saga.About{Whom: order.CustomerID, Money: order.Amount}, Plan: s.plan.WithoutDecision(), Engine: s.engine.Name(),
-		Elsewhere: named.Coordination == event.Choreographed, Deadline: defaultDeadline,
+		Key: order.ID, IdempotencyKey: key, Digest: digest(named), Request: request, Input: made.Input, Requests: made.Requests,
+		About: made.About, Plan: made.Plan.WithoutDecision(), Engine: s.engine.Name(),
+		Elsewhere: named.Coordination == event.Choreographed, Deadline: made.Deadline,
 	}
 	if named.Deadline != nil {
 		accepted.Deadline = named.Deadline.AsDuration()
 	}
 	if above, set := s.approval[order.Amount.Currency]; set && order.Amount.MinorUnits > above {
-		accepted.Plan, accepted.Approval = s.plan, defaultApproval
+		accepted.Plan, accepted.Approval = made.Plan, defaultApproval
 		if named.ApprovalDeadline != nil {
 			accepted.Approval = named.ApprovalDeadline.AsDuration()
 		}
