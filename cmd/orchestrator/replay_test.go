@@ -17,16 +17,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/activities"
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
-	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
-	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
-	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
 	"github.com/checkoutsaga/orchestrator/gen/saga/v1/sagav1connect"
-	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
-	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/api"
 	"github.com/checkoutsaga/orchestrator/internal/cli"
@@ -42,20 +36,16 @@ import (
 )
 
 // reserving has stock for everybody, and payment is down: every checkout stays open at authorize-payment.
-type reserving struct {
-	warehousev1connect.UnimplementedWarehouseServiceHandler
+type reserving struct{ participant.Participant }
+
+func (reserving) Do(context.Context, participant.Request) (participant.Result, error) {
+	return participant.Result{Outcome: participant.Applied}, nil
 }
 
-func (reserving) Reserve(context.Context, *connect.Request[warehousev1.ReserveRequest]) (*connect.Response[warehousev1.ReserveResponse], error) {
-	return connect.NewResponse(&warehousev1.ReserveResponse{Result: &operationv1.Result{Outcome: operationv1.Outcome_OUTCOME_APPLIED}}), nil
-}
+type down struct{ participant.Participant }
 
-type down struct {
-	paymentv1connect.UnimplementedPaymentServiceHandler
-}
-
-func (down) Authorize(context.Context, *connect.Request[paymentv1.AuthorizeRequest]) (*connect.Response[paymentv1.AuthorizeResponse], error) {
-	return nil, connect.NewError(connect.CodeUnavailable, errors.New("connection refused"))
+func (down) Do(context.Context, participant.Request) (participant.Result, error) {
+	return participant.Result{}, errors.New("connection refused")
 }
 
 // open is a gate that holds nobody back.
@@ -91,10 +81,10 @@ func deploy(t *testing.T, register func(*task.TaskRegistry, *store.Store) error)
 	go func() { stopped <- engine.Run(running) }()
 	t.Cleanup(func() { stop(); <-stopped })
 
-	desk := checkouttest.Desk(s, engine, reserving{}, down{})
+	desk := checkouttest.Desk(s, engine, nil, nil)
 	examined := checkouttest.Doctor(t, pool, engine, desk)
 	service := api.New(api.Config{
-		Store: s, Orders: checkouttest.Orders(pool), Pool: pool, Engine: engine, Plan: checkouttest.PlanWithApproval(), Warehouse: reserving{}, Payment: down{},
+		Store: s, Orders: checkouttest.Orders(pool), Pool: pool, Engine: engine, Definition: checkouttest.Definition(),
 		Desk: desk, Doctor: examined, Log: log, Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()
@@ -142,7 +132,7 @@ func TestReplayTellsThatOpenCheckoutsOfThisBuildFitIt(t *testing.T) {
 	d := deploy(t, func(registry *task.TaskRegistry, s *store.Store) error {
 		return errors.Join(saga.Register(registry, saga.Policy{}),
 			attempts.Register(registry, s, map[string]participant.Participant{
-				checkout.Warehouse: activities.Warehouse(reserving{}), checkout.Payment: activities.Payment(down{}),
+				checkout.Warehouse: reserving{}, checkout.Payment: down{},
 			}, open{}))
 	})
 	view, got := d.replayed(t)

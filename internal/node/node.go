@@ -7,14 +7,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"path/filepath"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/otelconnect"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/checkoutsaga/orchestrator/activities"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
@@ -39,7 +37,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/sagas/host"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
-	"github.com/checkoutsaga/orchestrator/saga/participant"
 	"github.com/checkoutsaga/orchestrator/workflows"
 )
 
@@ -88,7 +85,7 @@ func (n *Node) open(ctx context.Context, config Config, settings []doctor.Settin
 	}
 	traced := connect.WithInterceptors(tracing)
 	n.Host, err = host.Open(ctx, host.Config{
-		Definitions: []*saga.Definition{definition}, Adapters: n.clients.adapters(traced), URLs: n.called(config.URLs), AppIDs: n.called(config.AppIDs),
+		Definitions: []*saga.Definition{definition}, URLs: n.called(config.URLs), AppIDs: n.called(config.AppIDs),
 		Starters:    map[string]api.Starter{checkout.Definition: n.startCheckout},
 		DatabaseURL: config.DatabaseURL, Listen: config.Listen, Hosts: config.Hosts, Connections: config.Connections, Engine: config.Engine,
 		DaprHTTPPort: config.DaprHTTPPort, DaprGRPCPort: config.DaprGRPCPort, DaprAPIToken: config.DaprAPIToken,
@@ -100,13 +97,13 @@ func (n *Node) open(ctx context.Context, config Config, settings []doctor.Settin
 	n.Doctor.Settings = settings
 	checkoutapi.Hear(n.inbox, n.Store, n.orders)
 	n.Metrics.MustRegister(n.outbox.Collector(), n.inbox.Collector(), n.orders.Collector())
-	n.clients.askEvents(config, n.Host, n.ownEvents(), traced)
+	n.clients = newClients(config, n.Host, n.ownEvents(), traced)
 	if err := n.joinBus(config.Bus); err != nil {
 		return err
 	}
 	n.Metrics.MustRegister(n.deadLetters.Collector())
 	n.service = checkoutapi.New(checkoutapi.Config{
-		Store: n.Store, Orders: n.orders, Pool: n.Pool, Engine: n.Engine, Plan: n.plan, Desk: n.Desk,
+		Store: n.Store, Orders: n.orders, Pool: n.Pool, Engine: n.Engine, Definition: definition, Desk: n.Desk,
 		Warehouse: n.clients.warehouse, Payment: n.clients.payment,
 		Events: n.clients.events, DeadLetters: n.deadLetters, HasBus: n.carrier != nil, ApprovalAbove: config.ApprovalAbove,
 		Log: n.log, Metrics: n.Metrics, Doctor: n.Doctor,
@@ -156,7 +153,7 @@ func (n *Node) ownEvents() eventrpc.Service {
 	return eventrpc.Service{Outbox: n.outbox, Inbox: n.inbox}
 }
 
-// clients are those by which the other processes are called.
+// clients are those by which the other processes are asked about what they have; to do steps, participants are called by their contract.
 type clients struct {
 	warehouse warehousev1connect.WarehouseServiceClient
 	payment   paymentv1connect.PaymentServiceClient
@@ -164,33 +161,27 @@ type clients struct {
 	events map[string]eventv1connect.EventServiceClient
 }
 
-// adapters make participants of the services that do the steps of a checkout.
-func (c *clients) adapters(traced connect.ClientOption) map[string]func(*http.Client, string) participant.Participant {
-	return map[string]func(*http.Client, string) participant.Participant{
-		checkout.Warehouse: func(web *http.Client, url string) participant.Participant {
-			c.warehouse = warehousev1connect.NewWarehouseServiceClient(web, url, traced)
-			return activities.Warehouse(c.warehouse)
-		},
-		checkout.Payment: func(web *http.Client, url string) participant.Participant {
-			c.payment = paymentv1connect.NewPaymentServiceClient(web, url, traced)
-			return activities.Payment(c.payment)
-		},
-	}
-}
-
-// askEvents makes what every process that has an address is asked about events by.
-func (c *clients) askEvents(config Config, h *host.Host, own eventrpc.Service, traced connect.ClientOption) {
+// newClients makes them of every process that has an address.
+func newClients(config Config, h *host.Host, own eventrpc.Service, traced connect.ClientOption) clients {
 	targets := config.URLs
 	if config.Engine == Dapr {
 		targets = config.AppIDs
 	}
-	c.events = map[string]eventv1connect.EventServiceClient{appName: own}
+	c := clients{events: map[string]eventv1connect.EventServiceClient{appName: own}}
 	for _, name := range Participants() {
-		if targets[name] != "" {
-			web, url := h.To(targets[name])
-			c.events[name] = eventv1connect.NewEventServiceClient(web, url, traced)
+		if targets[name] == "" {
+			continue
+		}
+		web, url := h.To(targets[name])
+		c.events[name] = eventv1connect.NewEventServiceClient(web, url, traced)
+		switch name {
+		case checkout.Warehouse:
+			c.warehouse = warehousev1connect.NewWarehouseServiceClient(web, url, traced)
+		case checkout.Payment:
+			c.payment = paymentv1connect.NewPaymentServiceClient(web, url, traced)
 		}
 	}
+	return c
 }
 
 // joinBus lets this process say and hear events: through its sidecar, or together with the participants in the same process.

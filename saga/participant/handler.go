@@ -28,13 +28,13 @@ const (
 // break a rule of the contract are refused before p sees them, and answers that do are never sent. List and Forget are answered
 // where p is a Keeper. The options go to Connect; who calls is for whoever mounts it to know.
 func Handler(p Participant, options ...connect.HandlerOption) (pattern string, handler http.Handler) {
-	options = append([]connect.HandlerOption{
-		connect.WithReadMaxBytes(maxRequest),
+	options = append([]connect.HandlerOption{connect.WithReadMaxBytes(maxRequest)}, options...)
+	options = append(options,
+		// In place of a JSON among the others: that of the contract passes over fields that it does not know.
 		connect.WithCodec(plainJSON{"json"}),
 		connect.WithCodec(plainJSON{"json; charset=utf-8"}),
-	}, options...)
-	// After the others, so that those see what is refused here.
-	options = append(options, connect.WithInterceptors(connect.UnaryInterceptorFunc(held)))
+		// After the others, so that those see what is refused here.
+		connect.WithInterceptors(connect.UnaryInterceptorFunc(held)))
 	pattern, handler = participantv1connect.NewParticipantServiceHandler(served{p}, options...)
 	return pattern, http.MaxBytesHandler(handler, maxRequest+1<<10)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protowire"
+	"github.com/checkoutsaga/orchestrator/gen/saga/participant/v1/participantv1connect"
 )
 
 // Kind is what a fault does to a call that it meets.
@@ -46,7 +45,7 @@ const (
 // Fault says which calls are to meet what.
 type Fault struct {
 	Kind Kind
-	// Procedure is the last part of the procedure's name, such as "Reserve".
+	// Procedure is what a step or its undoing is called in the typed service of its participant, such as "Reserve".
 	Procedure string
 	// OrderID limits the fault to one order; empty means every order.
 	OrderID string
@@ -55,8 +54,8 @@ type Fault struct {
 	Times int
 	// Down is how long TakeDown lasts.
 	Down time.Duration
-	// Answer is the body of an Answer, in Connect's binary form.
-	Answer []byte
+	// Answer is the body of an Answer.
+	Answer string
 }
 
 // Armed is a fault that lies in wait.
@@ -250,8 +249,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	procedure := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
-	a := p.meeting(procedure, orderIDOf(r.Header.Get("Content-Type"), body))
+	a := p.meeting(called(r.URL.Path, body))
 	if a == nil {
 		p.forward(r.Context(), w, r, body)
 		return
@@ -282,8 +280,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.forwardDetached(a, discard{}, r, body)
 		panic(http.ErrAbortHandler)
 	case Answer:
-		w.Header().Set("Content-Type", "application/proto")
-		_, _ = w.Write(a.fault.Answer)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, a.fault.Answer)
 	case TakeDown:
 		p.takeDown(a.fault.Down)
 		panic(http.ErrAbortHandler)
@@ -371,36 +369,18 @@ func (k *kept) give(w http.ResponseWriter) {
 	_, _ = k.body.WriteTo(w)
 }
 
-// orderIDOf reads the order id, which is the first field of every request about one order.
-func orderIDOf(contentType string, body []byte) string {
-	id, err := "", error(nil)
-	if strings.HasPrefix(contentType, "application/json") {
-		id, err = orderIDOfJSON(body)
-	} else {
-		id, err = orderIDOfBinary(body)
-	}
-	if err != nil {
-		return "" // Not about one order.
-	}
-	return id
+// procedures are the names of what participants are asked for over their contract.
+var procedures = map[string]string{
+	"Do reserve-stock": "Reserve", "Undo reserve-stock": "Release", "Do commit-stock": "Commit",
+	"Do authorize-payment": "Authorize", "Undo authorize-payment": "Void", "Do capture-payment": "Capture", "Undo capture-payment": "Refund",
 }
 
-func orderIDOfJSON(body []byte) (string, error) {
-	var request struct {
-		ProtoName string `json:"order_id"`
-		JSONName  string `json:"orderId"`
+// called reads what is asked for, and for which order; nothing where it is no step.
+func called(path string, body []byte) (procedure, orderID string) {
+	method, is := strings.CutPrefix(path, "/"+participantv1connect.ParticipantServiceName+"/")
+	var request struct{ Key, Step string }
+	if !is || json.Unmarshal(body, &request) != nil {
+		return "", ""
 	}
-	if err := json.Unmarshal(body, &request); err != nil {
-		return "", err
-	}
-	return request.ProtoName + request.JSONName, nil
-}
-
-func orderIDOfBinary(body []byte) (string, error) {
-	number, kind, n := protowire.ConsumeTag(body)
-	if n < 0 || number != 1 || kind != protowire.BytesType {
-		return "", errors.New("no order id")
-	}
-	id, m := protowire.ConsumeString(body[n:])
-	return id, protowire.ParseError(min(m, 0))
+	return procedures[method+" "+request.Step], request.Key
 }

@@ -55,7 +55,7 @@ func (f *fixture) examined(t *testing.T, components api.Components, edit func(*d
 	d := checkouttest.Doctor(t, f.pool, f.engine, desk)
 	edit(d)
 	service := api.New(api.Config{
-		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(),
+		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: f.engine, Definition: checkouttest.Definition(),
 		Warehouse: f.warehouse, Payment: f.payment, Desk: desk,
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Doctor: d, Components: components,
 	})

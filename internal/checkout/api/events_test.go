@@ -187,7 +187,7 @@ func newWorld(t *testing.T) *world {
 
 	desk := checkouttest.Desk(w.store, w.engine, w.fixture.warehouse, w.fixture.payment)
 	service := api.New(api.Config{
-		Store: w.store, Orders: checkouttest.Orders(w.pool), Pool: w.pool, Engine: w.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: w.fixture.warehouse, Payment: w.fixture.payment,
+		Store: w.store, Orders: checkouttest.Orders(w.pool), Pool: w.pool, Engine: w.engine, Definition: checkouttest.Definition(), Warehouse: w.fixture.warehouse, Payment: w.fixture.payment,
 		Desk: desk, Doctor: checkouttest.Doctor(t, w.pool, w.engine, desk),
 		Events: clients, DeadLetters: w.letters, HasBus: true, Log: log, Metrics: prometheus.NewRegistry(),
 	})

@@ -37,7 +37,7 @@ func (f *fixture) openHistories(t *testing.T, history func(id string) ([]*protos
 	t.Helper()
 	desk := checkouttest.Desk(f.store, remembering{f.engine, history}, f.warehouse, f.payment)
 	service := api.New(api.Config{
-		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: remembering{f.engine, history}, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
+		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: remembering{f.engine, history}, Definition: checkouttest.Definition(), Warehouse: f.warehouse, Payment: f.payment,
 		Desk: desk, Doctor: checkouttest.Doctor(t, f.pool, remembering{f.engine, history}, desk),
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})

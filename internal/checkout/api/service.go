@@ -38,8 +38,8 @@ type Config struct {
 	// Pool is the store's database.
 	Pool   *pgxpool.Pool
 	Engine engine.Engine
-	// Plan is the list of steps that checkouts get which are accepted now.
-	Plan saga.Plan
+	// Definition is that of checkouts which are accepted now.
+	Definition *saga.Definition
 	// Desk is where operators steer checkouts.
 	Desk      operator.Desk
 	Warehouse warehousev1connect.WarehouseServiceClient
@@ -63,14 +63,15 @@ type Config struct {
 
 // Service answers checkout.v1.CheckoutService. Its methods may be called from many goroutines.
 type Service struct {
-	store     *store.Store
-	orders    *orders.Orders
-	desk      operator.Desk
-	pool      *pgxpool.Pool
-	engine    engine.Engine
-	plan      saga.Plan
-	warehouse warehousev1connect.WarehouseServiceClient
-	payment   paymentv1connect.PaymentServiceClient
+	store  *store.Store
+	orders *orders.Orders
+	desk   operator.Desk
+	pool   *pgxpool.Pool
+	engine engine.Engine
+	// definition is that of checkouts which are accepted now.
+	definition *saga.Definition
+	warehouse  warehousev1connect.WarehouseServiceClient
+	payment    paymentv1connect.PaymentServiceClient
 	// ledgers tell what those have on record, by participant.
 	ledgers map[string]ledger
 	events  map[string]eventv1connect.EventServiceClient
@@ -95,7 +96,7 @@ var _ checkoutv1connect.CheckoutServiceHandler = (*Service)(nil)
 func New(c Config) *Service {
 	s := &Service{
 		store: c.Store, orders: c.Orders, desk: c.Desk, pool: c.Pool,
-		engine: c.Engine, plan: c.Plan, warehouse: c.Warehouse, payment: c.Payment,
+		engine: c.Engine, definition: c.Definition, warehouse: c.Warehouse, payment: c.Payment,
 		events: c.Events, deadLetters: c.DeadLetters, hasBus: c.HasBus, approval: c.ApprovalAbove, log: c.Log, doctor: c.Doctor,
 		ledgers: map[string]ledger{checkout.Warehouse: c.Warehouse, checkout.Payment: c.Payment},
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
@@ -158,7 +159,7 @@ func (s *Service) toFilter(req *checkoutv1.ListRequest) (store.Filter, error) {
 	for _, wire := range req.Statuses {
 		f.Statuses = append(f.Statuses, sagaapi.StatusOf(wire))
 	}
-	if _, _, known := s.plan.Named(f.Step); f.Step != "" && !known {
+	if _, _, known := s.definition.Plan().Named(f.Step); f.Step != "" && !known {
 		return f, contract.BadInput(contract.BadField("step", "is neither a step nor a compensation: %q", f.Step))
 	}
 	if f.Limit == 0 {

@@ -66,7 +66,7 @@ func setup(t *testing.T) *fixture {
 	examined := checkouttest.Doctor(t, pool, f.engine, desk)
 	examined.Settings = []doctor.Setting{{Name: "ORCHESTRATOR_LISTEN", Value: "127.0.0.1:0"}}
 	service := api.New(api.Config{
-		Store: f.store, Orders: checkouttest.Orders(pool), Pool: pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
+		Store: f.store, Orders: checkouttest.Orders(pool), Pool: pool, Engine: f.engine, Definition: checkouttest.Definition(), Warehouse: f.warehouse, Payment: f.payment,
 		Desk: desk, Doctor: examined,
 		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
@@ -108,7 +108,9 @@ func (f *fixture) do(t *testing.T, orderID, step string, undo bool, outcome saga
 	pass, err := f.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
 	require.Equal(t, journal.Go, pass.Leave, pass.Reason)
-	asked, err := checkout.OrderOf(orderID, pass.Input)
+	accepted, err := f.store.Saga(t.Context(), checkout.Saga(orderID))
+	require.NoError(t, err)
+	asked, err := checkout.OrderOf(orderID, accepted.Input)
 	require.NoError(t, err)
 	f.remember(asked, step, undo, outcome)
 	standing, err := f.store.Record(t.Context(), attempt, journal.Learned{Outcome: outcome, Reason: reason})

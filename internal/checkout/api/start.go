@@ -18,7 +18,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	sagaapi "github.com/checkoutsaga/orchestrator/internal/sagas/api"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
-	"github.com/checkoutsaga/orchestrator/saga"
 )
 
 // Start accepts an order and begins its checkout. Once it has answered, the checkout goes on whatever becomes of the
@@ -115,16 +114,20 @@ func (s *Service) priceBy(list priceList, req *checkoutv1.StartRequest, key stri
 	if err := contract.BadInput(unacceptable(order)...); err != nil {
 		return store.NewSaga{}, err
 	}
+	made, err := s.definition.Accept(order.Input())
+	if err != nil {
+		return store.NewSaga{}, fmt.Errorf("make the saga of order %s: %w", order.ID, err)
+	}
 	accepted := store.NewSaga{
-		Key: order.ID, IdempotencyKey: key, Digest: digest(named), Request: request, Input: order.Input(),
-		About: saga.About{Whom: order.CustomerID, Money: order.Amount}, Plan: s.plan.WithoutDecision(), Engine: s.engine.Name(),
-		Elsewhere: named.Coordination == event.Choreographed, Deadline: defaultDeadline,
+		Key: order.ID, IdempotencyKey: key, Digest: digest(named), Request: request, Input: made.Input, Requests: made.Requests,
+		About: made.About, Plan: made.Plan.WithoutDecision(), Engine: s.engine.Name(),
+		Elsewhere: named.Coordination == event.Choreographed, Deadline: made.Deadline,
 	}
 	if named.Deadline != nil {
 		accepted.Deadline = named.Deadline.AsDuration()
 	}
 	if above, set := s.approval[order.Amount.Currency]; set && order.Amount.MinorUnits > above {
-		accepted.Plan, accepted.Approval = s.plan, sagaapi.DefaultApproval
+		accepted.Plan, accepted.Approval = made.Plan, sagaapi.DefaultApproval
 		if named.ApprovalDeadline != nil {
 			accepted.Approval = named.ApprovalDeadline.AsDuration()
 		}

@@ -90,7 +90,7 @@ func (s *Service) validateResolve(ctx context.Context, req *checkoutv1.ResolveRe
 
 // hasStep tells whether a name is that of a step or compensation of today's plan, or of the one that the checkout was accepted with.
 func (s *Service) hasStep(ctx context.Context, orderID, name string) (bool, error) {
-	if _, _, known := s.plan.Named(name); known {
+	if _, _, known := s.definition.Plan().Named(name); known {
 		return true, nil
 	}
 	c, err := s.store.Saga(ctx, checkout.Saga(orderID))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -40,10 +39,8 @@ const (
 type Config struct {
 	// Definitions are the sagas that this process drives and accepts.
 	Definitions []*saga.Definition
-	// Participants are those in this process, by name. The others are called by URLs or, with Dapr, AppIDs, over the contract of
-	// participants or, where an adapter has the name, over one of their own.
+	// Participants are those in this process, by name. The others are called by URLs or, with Dapr, AppIDs, over the contract.
 	Participants map[string]participant.Participant
-	Adapters     map[string]func(web *http.Client, baseURL string) participant.Participant
 	// URLs are where participants are called without Dapr, AppIDs whom the sidecar is asked for; a name that is missing there is its
 	// own app id.
 	URLs, AppIDs map[string]string

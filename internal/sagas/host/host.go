@@ -223,11 +223,7 @@ func (h *Host) call(config Config, names []string) error {
 			continue
 		}
 		web, url := h.caller.To(target(name))
-		if adapt, has := config.Adapters[name]; has {
-			h.Participants[name] = adapt(web, url)
-		} else {
-			h.Participants[name] = participant.Client(web, url, connect.WithInterceptors(tracing))
-		}
+		h.Participants[name] = participant.Client(web, url, connect.WithInterceptors(tracing))
 	}
 	return nil
 }

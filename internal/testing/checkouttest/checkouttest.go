@@ -9,12 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/activities"
-	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
-	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/breaker"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
@@ -38,11 +37,16 @@ func Plan() saga.Plan { return PlanWithApproval().WithoutDecision() }
 
 // PlanWithApproval is the list of a checkout that a person has to approve.
 func PlanWithApproval() saga.Plan {
+	return Definition().Plan()
+}
+
+// Definition is that of checkouts.
+func Definition() *saga.Definition {
 	definition, err := workflows.Checkout()
 	if err != nil {
 		panic(err) // The list is a constant, which package workflows tests.
 	}
-	return definition.Plan()
+	return definition
 }
 
 // Migrations make a database in which an orchestrator keeps checkouts.
@@ -77,11 +81,58 @@ func Start(o checkout.Order) store.NewSaga {
 	}
 }
 
-// Desk is where an operator steers the checkouts of a store, at these participants.
-func Desk(s *store.Store, e engine.Engine, warehouse warehousev1connect.WarehouseServiceClient, payment paymentv1connect.PaymentServiceClient) operator.Desk {
+// Desk is where an operator steers the checkouts of a store, at participants that have these records.
+func Desk(s *store.Store, e engine.Engine, warehouse, payment Records) operator.Desk {
 	return operator.Desk{
 		Store: s, Runs: runs.Runs{Engine: e, Log: slog.New(slog.DiscardHandler)},
-		Participants: map[string]participant.Participant{checkout.Warehouse: activities.Warehouse(warehouse), checkout.Payment: activities.Payment(payment)},
+		Participants: map[string]participant.Participant{checkout.Warehouse: recorded{of: warehouse}, checkout.Payment: recorded{of: payment}},
+	}
+}
+
+// Records are what a participant tells of its operations.
+type Records interface {
+	GetOperation(context.Context, *connect.Request[operationv1.GetOperationRequest]) (*connect.Response[operationv1.GetOperationResponse], error)
+	ListOperations(context.Context, *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error)
+}
+
+// recorded is a participant that is asked about its records alone; a call of anything else is a nil dereference, so a failed test.
+type recorded struct {
+	participant.Participant
+	participant.Keeper
+	of Records
+}
+
+func (r recorded) Get(ctx context.Context, id participant.ID) (participant.Operation, error) {
+	answer, err := r.of.GetOperation(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: id.Key, Step: id.Step}))
+	switch {
+	case connect.CodeOf(err) == connect.CodeNotFound:
+		return participant.Operation{}, nil
+	case err != nil:
+		return participant.Operation{}, err
+	}
+	return operation(answer.Msg.Operation), nil
+}
+
+func (r recorded) List(ctx context.Context, q participant.Query) (participant.Page, error) {
+	answer, err := r.of.ListOperations(ctx, connect.NewRequest(&operationv1.ListOperationsRequest{OrderIds: q.Keys}))
+	if err != nil {
+		return participant.Page{}, err
+	}
+	var page participant.Page
+	for _, op := range answer.Msg.Operations {
+		page.Operations = append(page.Operations, operation(op))
+	}
+	return page, nil
+}
+
+func operation(op *operationv1.Operation) participant.Operation {
+	outcomes := map[operationv1.Outcome]participant.Outcome{
+		operationv1.Outcome_OUTCOME_APPLIED: participant.Applied, operationv1.Outcome_OUTCOME_REJECTED: participant.Rejected,
+		operationv1.Outcome_OUTCOME_UNKNOWN: participant.NotKnown, operationv1.Outcome_OUTCOME_UNDONE_BEFORE: participant.UndoneBefore,
+	}
+	return participant.Operation{
+		Definition: checkout.Definition, Key: op.OrderId, Step: op.Step, Do: outcomes[op.Do], Undo: outcomes[op.Undo],
+		Reason: op.Reason, Reference: op.Reference, CreatedAt: op.CreatedAt.AsTime(), UpdatedAt: op.UpdatedAt.AsTime(),
 	}
 }
 

@@ -41,7 +41,8 @@ const notUndoable = "cannot_be_undone"
 
 // Participant does its steps in transactions of one database, and keeps the six promises of package participant.
 type Participant struct {
-	pool  *pgxpool.Pool
+	// Whether a saga is over is for the caller to know: what has been done here and not been undone looks the same in a saga that goes on.
+	keeper
 	steps map[string]Step
 }
 
@@ -54,7 +55,7 @@ var (
 // New makes a participant of its steps, by name. The database of pool has the ledger's tables (Migrate) beside those that the steps
 // write. A step that is not among them is a participant.ErrBadRequest.
 func New(pool *pgxpool.Pool, steps map[string]Step) *Participant {
-	return &Participant{pool: pool, steps: steps}
+	return &Participant{keeper: keeper{pool: pool}, steps: steps}
 }
 
 // Does is participant.Bound's.
@@ -174,46 +175,6 @@ func undo(ctx context.Context, tx pgx.Tx, step Step, r participant.Request, op *
 	}
 	op.Undo.Reject(refused.reason, refused.detail)
 	return nil
-}
-
-// Get is participant.Participant's.
-func (p *Participant) Get(ctx context.Context, id participant.ID) (participant.Operation, error) {
-	op, err := Get(ctx, p.pool, id)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return participant.Operation{}, nil
-	case err != nil:
-		return participant.Operation{}, fmt.Errorf("get %s of %s: %w", id.Step, id.Key, err)
-	}
-	return op.Recorded(), nil
-}
-
-// List is participant.Keeper's.
-func (p *Participant) List(ctx context.Context, q participant.Query) (participant.Page, error) {
-	if len(q.Keys) > 0 && q.Definition == "" {
-		return participant.Page{}, fmt.Errorf("%w: definition: is missing; it is what the keys are keys of", participant.ErrBadRequest)
-	}
-	ops, next, err := page(ctx, p.pool, q)
-	if errors.Is(err, errNoPlace) {
-		return participant.Page{}, fmt.Errorf("%w: %w", participant.ErrBadRequest, err)
-	}
-	if err != nil {
-		return participant.Page{}, err
-	}
-	list := participant.Page{NextPageToken: next}
-	for _, op := range ops {
-		list.Operations = append(list.Operations, op.Recorded())
-	}
-	return list, nil
-}
-
-// Forget is participant.Keeper's. Whether a saga is over is for the caller to know: what has been done here and not been undone looks
-// the same in a saga that goes on.
-func (p *Participant) Forget(ctx context.Context, definition string, keys []string) (participant.Forgotten, error) {
-	if definition == "" {
-		return participant.Forgotten{}, fmt.Errorf("%w: definition: is missing", participant.ErrBadRequest)
-	}
-	return Forget(ctx, p.pool, definition, "", keys)
 }
 
 func (p *Participant) step(r participant.Request) (Step, error) {

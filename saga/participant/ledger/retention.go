@@ -24,7 +24,7 @@ func lockName(definition, key string) string { return definition + "/" + key }
 // it is over, and what comes late for it must not be taken for new. Asked again for a saga it answers the same.
 //
 // When a saga is old enough is for the caller to know, who sees the whole of it. Whether it is settled is judged here: nothing of it
-// is under way, and openWhy, an SQL expression about sagas.key by the participant's own tables, is NULL; otherwise it is a sentence
+// is under way, and openWhy, an SQL expression about sagas.definition and sagas.key by the participant's own tables, is NULL; otherwise it is a sentence
 // about what is open. The ledger cannot tell: it does not know which step is the last. An empty openWhy has nothing open.
 //
 // Only operations are removed. What the participant's books add up from (reservations, payments and their movements) stays for
@@ -49,7 +49,7 @@ func Forget(ctx context.Context, pool *pgxpool.Pool, definition, openWhy string,
 			                           AND ('started' IN (o.do_state, o.undo_state) OR o.undo_state = 'wanted'))
 			            THEN 'an operation of it is under way'
 			            ELSE (` + openWhy + `) END AS why
-			FROM unnest($2::text[]) AS sagas (key)
+			FROM (SELECT $1::text AS definition, key FROM unnest($2::text[]) AS keys (key)) AS sagas
 		), removed AS (
 			DELETE FROM operations WHERE definition = $1 AND key IN (SELECT key FROM judged WHERE why IS NULL)
 		), remembered AS (
