@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -48,14 +47,16 @@ type Fault struct {
 	Kind Kind
 	// Procedure is the last part of the procedure's name, such as "Reserve".
 	Procedure string
-	// OrderID limits the fault to one order; empty means every order.
+	// OrderID limits the fault to one order, or to one saga by its key; empty means every one.
 	OrderID string
+	// Step limits it to one step, where the procedure is one of saga.participant.v1; empty means every step.
+	Step string
 	// Times is how many calls meet the fault; 0 means all until it is lifted. An activity tries up to three times in one
 	// attempt, so fewer than four are gone before the saga notices.
 	Times int
 	// Down is how long TakeDown lasts.
 	Down time.Duration
-	// Answer is the body of an Answer, in Connect's binary form.
+	// Answer is the body of an Answer, in the form in which the caller asks.
 	Answer []byte
 }
 
@@ -63,6 +64,7 @@ type Fault struct {
 type Armed struct {
 	fault  Fault
 	fired  atomic.Int64
+	held   atomic.Int64
 	first  chan struct{} // closed when it fires for the first time
 	lifted chan struct{}
 	lift   sync.Once
@@ -71,6 +73,9 @@ type Armed struct {
 
 // Fired is how many calls have met the fault.
 func (a *Armed) Fired() int { return int(a.fired.Load()) }
+
+// Holding is how many calls it holds now.
+func (a *Armed) Holding() int { return int(a.held.Load()) }
 
 // Lift ends the fault: calls that it holds go on, later ones do not meet it.
 func (a *Armed) Lift() { a.lift.Do(func() { close(a.lifted) }) }
@@ -98,8 +103,8 @@ func (a *Armed) AwaitFor(limit time.Duration) bool {
 func (a *Armed) AwaitDelivered() { a.late.Wait() }
 
 // meets says whether a call meets the fault, and counts it.
-func (a *Armed) meets(procedure, orderID string) bool {
-	if a.fault.Procedure != procedure || a.fault.OrderID != "" && a.fault.OrderID != orderID {
+func (a *Armed) meets(procedure string, about subject) bool {
+	if f := a.fault; f.Procedure != procedure || f.OrderID != "" && f.OrderID != about.id || f.Step != "" && f.Step != about.step {
 		return false
 	}
 	select {
@@ -251,7 +256,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	procedure := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
-	a := p.meeting(procedure, orderIDOf(r.Header.Get("Content-Type"), body))
+	a := p.meeting(procedure, subjectOf(r.Header.Get("Content-Type"), body))
 	if a == nil {
 		p.forward(r.Context(), w, r, body)
 		return
@@ -282,7 +287,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.forwardDetached(a, discard{}, r, body)
 		panic(http.ErrAbortHandler)
 	case Answer:
-		w.Header().Set("Content-Type", "application/proto")
+		w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
 		_, _ = w.Write(a.fault.Answer)
 	case TakeDown:
 		p.takeDown(a.fault.Down)
@@ -294,6 +299,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // hold waits until the fault is lifted; false if the caller gave up before.
 func (a *Armed) hold(ctx context.Context) bool {
+	a.held.Add(1)
+	defer a.held.Add(-1)
 	select {
 	case <-a.lifted:
 		return true
@@ -302,11 +309,11 @@ func (a *Armed) hold(ctx context.Context) bool {
 	}
 }
 
-func (p *Proxy) meeting(procedure, orderID string) *Armed {
+func (p *Proxy) meeting(procedure string, about subject) *Armed {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range p.faults {
-		if a.meets(procedure, orderID) {
+		if a.meets(procedure, about) {
 			return a
 		}
 	}
@@ -371,36 +378,39 @@ func (k *kept) give(w http.ResponseWriter) {
 	_, _ = k.body.WriteTo(w)
 }
 
-// orderIDOf reads the order id, which is the first field of every request about one order.
-func orderIDOf(contentType string, body []byte) string {
-	id, err := "", error(nil)
+// subject is what a call is about; empty where it is not about one order or saga.
+type subject struct{ id, step string }
+
+// subjectOf reads it. In JSON it may be of any contract; in binary it is the order id, which is the first field of every request about
+// one order.
+func subjectOf(contentType string, body []byte) subject {
 	if strings.HasPrefix(contentType, "application/json") {
-		id, err = orderIDOfJSON(body)
-	} else {
-		id, err = orderIDOfBinary(body)
+		return subjectOfJSON(body)
 	}
-	if err != nil {
-		return "" // Not about one order.
-	}
-	return id
+	return subject{id: orderIDOfBinary(body)}
 }
 
-func orderIDOfJSON(body []byte) (string, error) {
+func subjectOfJSON(body []byte) subject {
 	var request struct {
 		ProtoName string `json:"order_id"`
 		JSONName  string `json:"orderId"`
+		Key       string `json:"key"`
+		Step      string `json:"step"`
 	}
 	if err := json.Unmarshal(body, &request); err != nil {
-		return "", err
+		return subject{}
 	}
-	return request.ProtoName + request.JSONName, nil
+	return subject{id: request.ProtoName + request.JSONName + request.Key, step: request.Step}
 }
 
-func orderIDOfBinary(body []byte) (string, error) {
+func orderIDOfBinary(body []byte) string {
 	number, kind, n := protowire.ConsumeTag(body)
 	if n < 0 || number != 1 || kind != protowire.BytesType {
-		return "", errors.New("no order id")
+		return ""
 	}
 	id, m := protowire.ConsumeString(body[n:])
-	return id, protowire.ParseError(min(m, 0))
+	if m < 0 {
+		return ""
+	}
+	return id
 }
