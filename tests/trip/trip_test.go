@@ -69,10 +69,10 @@ func (s *system) killed(t *testing.T, v victim) {
 			standing++
 		}
 	}
+	require.Greater(t, standing, len(stands)/2)
 
 	at := time.Now()
 	v.kill()
-	require.Greater(t, standing, len(stands)/2)
 	for _, held := range stands {
 		held.lift()
 	}
