@@ -18,7 +18,7 @@ type ProgramConfig struct {
 	// Env is added to the environment.
 	Env []string
 	Dir string
-	// ReadyURL answers a GET with success once the program is ready.
+	// ReadyURL answers a GET with success once the program is ready. Empty: nobody waits for that.
 	ReadyURL string
 	// Tied: the program dies with this process.
 	Tied bool
@@ -63,6 +63,9 @@ func (p *Program) Restart(ctx context.Context) error {
 
 // WaitReady waits until it is ready.
 func (p *Program) WaitReady(ctx context.Context) error {
+	if p.ready == "" {
+		return nil
+	}
 	return p.process.ready(ctx, answers(p.ready))
 }
 

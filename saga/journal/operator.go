@@ -197,7 +197,8 @@ func (r *Row) Settle(step string, proof Proof) (what string, refused error) {
 	return fmt.Sprintf("%s is taken as done, %s; it is %s", step, by, r.Status), nil
 }
 
-// Refund turns a saga back whose pivot was applied: a new run undoes what stands before the pivot, and then the pivot.
+// Refund turns a saga back whose pivot was applied: a new run undoes what stands before the pivot, and then the pivot. What is done behind
+// the pivot stays, since nothing undoes it, and what was done names it.
 func (r *Row) Refund(step, actor, reason string) (what string, refused error) {
 	if _, _, refused := r.at(step); refused != nil {
 		return "", refused
@@ -215,12 +216,14 @@ func (r *Row) Refund(step, actor, reason string) (what string, refused error) {
 	}
 	r.Verdict, r.Reason, r.ReasonCode = Cancelled, "refunded: "+reason, codeRefunded
 	r.Attention = nil
-	before, undoing := true, []string(nil)
+	before, undoing, stays := true, []string(nil), ""
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		switch {
 		case s.Pivot:
 			s.CompensationState, before = CompensationPending, false
+		case !before && s.IsDone():
+			stays += "; " + s.Name + " is done, and nothing undoes it"
 		case !before:
 			s.State = StateSkipped
 		case s.IsDone() && s.Compensation != "" && s.Participant != pivot.Participant:
@@ -233,7 +236,7 @@ func (r *Row) Refund(step, actor, reason string) (what string, refused error) {
 	r.nextCompensation()
 	r.FruitlessRuns = 0
 	r.newRun(actor, "refund: "+reason)
-	return "it is undone by " + strings.Join(append(undoing, "and then by "+pivot.Compensation), ", "), nil
+	return "it is undone by " + strings.Join(append(undoing, "and then by "+pivot.Compensation), ", ") + stays, nil
 }
 
 // Redrive hands an open saga to a new run, on another engine if one is named.

@@ -45,10 +45,12 @@ const (
 // Fault says which calls are to meet what.
 type Fault struct {
 	Kind Kind
-	// Procedure is what a step or its undoing is called in the typed service of its participant, such as "Reserve".
+	// Procedure is "Do" or "Undo", or what the shop's participant calls it, such as "Reserve".
 	Procedure string
-	// OrderID limits the fault to one order; empty means every order.
+	// OrderID limits the fault to one order, or to one saga by its key; empty means every one.
 	OrderID string
+	// Step limits it to one step; empty means every one.
+	Step string
 	// Times is how many calls meet the fault; 0 means all until it is lifted. An activity tries up to three times in one
 	// attempt, so fewer than four are gone before the saga notices.
 	Times int
@@ -62,6 +64,7 @@ type Fault struct {
 type Armed struct {
 	fault  Fault
 	fired  atomic.Int64
+	held   atomic.Int64
 	first  chan struct{} // closed when it fires for the first time
 	lifted chan struct{}
 	lift   sync.Once
@@ -70,6 +73,9 @@ type Armed struct {
 
 // Fired is how many calls have met the fault.
 func (a *Armed) Fired() int { return int(a.fired.Load()) }
+
+// Holding is how many calls it holds now.
+func (a *Armed) Holding() int { return int(a.held.Load()) }
 
 // Lift ends the fault: calls that it holds go on, later ones do not meet it.
 func (a *Armed) Lift() { a.lift.Do(func() { close(a.lifted) }) }
@@ -97,8 +103,9 @@ func (a *Armed) AwaitFor(limit time.Duration) bool {
 func (a *Armed) AwaitDelivered() { a.late.Wait() }
 
 // meets says whether a call meets the fault, and counts it.
-func (a *Armed) meets(procedure, orderID string) bool {
-	if a.fault.Procedure != procedure || a.fault.OrderID != "" && a.fault.OrderID != orderID {
+func (a *Armed) meets(c call) bool {
+	f := a.fault
+	if f.Procedure != c.method && f.Procedure != procedures[c.method+" "+c.step] || f.OrderID != "" && f.OrderID != c.key || f.Step != "" && f.Step != c.step {
 		return false
 	}
 	select {
@@ -292,6 +299,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // hold waits until the fault is lifted; false if the caller gave up before.
 func (a *Armed) hold(ctx context.Context) bool {
+	a.held.Add(1)
+	defer a.held.Add(-1)
 	select {
 	case <-a.lifted:
 		return true
@@ -300,11 +309,11 @@ func (a *Armed) hold(ctx context.Context) bool {
 	}
 }
 
-func (p *Proxy) meeting(procedure, orderID string) *Armed {
+func (p *Proxy) meeting(c call) *Armed {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range p.faults {
-		if a.meets(procedure, orderID) {
+		if a.meets(c) {
 			return a
 		}
 	}
@@ -369,18 +378,21 @@ func (k *kept) give(w http.ResponseWriter) {
 	_, _ = k.body.WriteTo(w)
 }
 
-// procedures are the names of what participants are asked for over their contract.
+// procedures are what the shop's participants call what they are asked for over their contract.
 var procedures = map[string]string{
 	"Do reserve-stock": "Reserve", "Undo reserve-stock": "Release", "Do commit-stock": "Commit",
 	"Do authorize-payment": "Authorize", "Undo authorize-payment": "Void", "Do capture-payment": "Capture", "Undo capture-payment": "Refund",
 }
 
-// called reads what is asked for, and for which order; nothing where it is no step.
-func called(path string, body []byte) (procedure, orderID string) {
+// call is what a participant is asked for over its contract: a method, about a step of a saga.
+type call struct{ method, key, step string }
+
+// called reads it; the zero call is none of the contract.
+func called(path string, body []byte) call {
 	method, is := strings.CutPrefix(path, "/"+participantv1connect.ParticipantServiceName+"/")
 	var request struct{ Key, Step string }
 	if !is || json.Unmarshal(body, &request) != nil {
-		return "", ""
+		return call{}
 	}
-	return procedures[method+" "+request.Step], request.Key
+	return call{method: method, key: request.Key, step: request.Step}
 }
