@@ -50,7 +50,7 @@ const idPrefix = "dl-"
 // idText is a letter's id as people type it.
 func idText(id int64) string { return idPrefix + strconv.FormatInt(id, 10) }
 
-// parseID returns 0, which is no letter's, for what is no id.
+// parseID returns 0, the id of no letter, for a text that is no id.
 func parseID(text string) int64 {
 	digits, found := strings.CutPrefix(text, idPrefix)
 	id, err := strconv.ParseInt(digits, 10, 64)
@@ -60,8 +60,8 @@ func parseID(text string) int64 {
 	return id
 }
 
-// keep stores a message, or counts that it arrived again: what was settled is open then, because a consumer has failed anew. All
-// consumers are to be asked.
+// keep stores a message, or counts that it arrived again. A settled letter is open again then, because a consumer has failed anew.
+// All consumers are to be asked.
 func (l letters) keep(ctx context.Context, a arrival) (id string, err error) {
 	const query = `
 		WITH letter AS (
@@ -83,7 +83,7 @@ func (l letters) keep(ctx context.Context, a arrival) (id string, err error) {
 	return idText(number), nil
 }
 
-// questions are what a consumer is to be asked, oldest letter first.
+// questions are the letters to ask a consumer about, oldest first.
 func (l letters) questions(ctx context.Context, consumer string, limit int) ([]question, error) {
 	const query = `
 		SELECT q.letter, q.arrival, l.topic, l.message_id, l.event_id
@@ -103,7 +103,7 @@ func (l letters) questions(ctx context.Context, consumer string, limit int) ([]q
 	return questions, nil
 }
 
-// answer writes down what a consumer said. A question about a later arrival stays.
+// answer stores what a consumer said. A question about a later arrival stays.
 func (l letters) answer(ctx context.Context, consumer string, questions []question, failures map[int64]failure) error {
 	const answered = `
 		DELETE FROM dead_letter_questions AS q USING unnest($2::bigint[], $3::integer[]) AS asked (letter, arrival)
@@ -122,7 +122,7 @@ func (l letters) answer(ctx context.Context, consumer string, questions []questi
 	batch := &pgx.Batch{}
 	batch.Queue(answered, consumer, ids, arrivals)
 	batch.Queue(recovered, consumer, ids)
-	for _, q := range questions { // In one order, or two who ask would wait for each other.
+	for _, q := range questions { // In one order, or two askers would wait for each other.
 		if f, has := failures[q.letter]; has {
 			batch.Queue(failed, q.letter, consumer, f.Attempts, f.Error, f.LastAt)
 		}
@@ -134,9 +134,9 @@ func (l letters) answer(ctx context.Context, consumer string, questions []questi
 	return nil
 }
 
-// selection is a deadletter.v1.Selection that was found good.
+// selection is a deadletter.v1.Selection after its check.
 type selection struct {
-	// named says that ids are, even if none of them can be one.
+	// named says that ids were given, even if none of them can be one.
 	named                  bool
 	ids                    []int64
 	topic, consumer, state string
@@ -201,7 +201,7 @@ func (l letters) list(ctx context.Context, s selection, after int64, limit int) 
 
 var errGone = errors.New("no such dead letter")
 
-// message returns a letter's message and how often it had arrived by then. errGone.
+// message returns a letter's message and how often it had arrived by then, or errGone.
 func (l letters) message(ctx context.Context, id int64) (message []byte, arrivals int32, err error) {
 	err = l.pool.QueryRow(ctx, `SELECT message, arrivals FROM dead_letters WHERE id = $1`, id).Scan(&message, &arrivals)
 	if errors.Is(err, pgx.ErrNoRows) {

@@ -45,7 +45,7 @@ type Failure struct {
 	FirstAt, LastAt time.Time
 }
 
-// Failures tells of the deliveries of the messages that failed.
+// Failures returns what is known of the messages whose deliveries failed.
 func (in *Inbox) Failures(ctx context.Context, messageIDs []string) ([]Failure, error) {
 	const query = `
 		SELECT message_id, topic, attempts, error, dropped, first_at, last_at FROM delivery_failures
@@ -64,7 +64,7 @@ func (in *Inbox) Failures(ctx context.Context, messageIDs []string) ([]Failure, 
 // App is the app that receives.
 func (in *Inbox) App() string { return in.app }
 
-// Prune removes what is no longer remembered, now and then, until ctx ends.
+// Prune removes what is no longer remembered, every pruneEvery, until ctx ends.
 func (in *Inbox) Prune(ctx context.Context) error {
 	tick := time.NewTicker(pruneEvery)
 	defer tick.Stop()
