@@ -13,7 +13,7 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 )
 
-// rules are tried in this order: what breaks the participant for a while comes last.
+// rules are tried in this order: those that break the participant for a while come last.
 var rules = []rule{
 	{"rule 1, I2", "the same again returns the recorded outcome and applies nothing twice", nothing, sameAgain},
 	{"rule 1, I2", "32 of the same at once apply once", nothing, manyAtOnce},
@@ -99,7 +99,7 @@ func manyAtOnce(t *trial) {
 	})
 }
 
-// atOnce asks so many times at once and wants every answer to be that it is applied.
+// atOnce asks that many times at once and wants applied as every answer.
 func (t *trial) atOnce(times int, order string, call Call) error {
 	var all sync.WaitGroup
 	errs := make([]error, times)
@@ -223,7 +223,7 @@ func undoFirst(t *trial) {
 		if err != nil {
 			return err
 		}
-		// Otherwise nobody could tell a step that is late from one that a participant did, confirmed and lost.
+		// Otherwise nobody could tell a late step from one that a participant did, confirmed and lost.
 		if first.GetReason() != unseen {
 			return fmt.Errorf("undoing what never came was answered with reason %q, must be %q", first.GetReason(), unseen)
 		}
@@ -419,7 +419,7 @@ func undoUnknown(t *trial) {
 	}
 }
 
-// leftStarted lets an answer be lost, kills the participant once it is seen to have started, and then asks for nothing.
+// leftStarted lets an answer get lost, kills the participant once it is seen to have started, and then asks for nothing.
 func leftStarted(t *trial) {
 	orders := t.prepared(3, Lost)
 	started := t.leaveStarted(orders, t.doing(Lost), func(op *operationv1.Operation) bool { return op.Do == unknown })
@@ -443,7 +443,7 @@ func (t *trial) leaveStarted(orders []string, call Call, isStarted func(*operati
 		answered := make(chan struct{})
 		asking.Go(func() {
 			defer close(answered)
-			_, _ = t.once(order, call) // What it says is of no use: it is to be cut off.
+			_, _ = t.once(order, call) // What it says does not matter: it is to be cut off.
 		})
 		for {
 			// Asked before the look, so that an answer ends the watch only after a last look.
@@ -489,8 +489,8 @@ func (t *trial) killAndStart() bool {
 	return err == nil
 }
 
-// hungUp ends calls at a random moment of the time that they take. It needs nothing of the participant: a caller that is gone is
-// the fault that every participant meets. How long calls take is learnt on the way, so that about half of them are cut off.
+// hungUp ends calls at a random moment. It needs nothing of the participant: every one meets callers that are gone. It learns how
+// long calls take, so that it cuts off about half of them.
 func hungUp(t *trial) {
 	var longest, cut, calls, inEffect atomic.Int64
 	longest.Store(int64(10 * time.Millisecond))
@@ -577,7 +577,7 @@ func (t *trial) whileCommitsFail(orders []string, call Call, state string) {
 }
 
 // killed kills the participant while it works on many orders, a few times, until enough calls were cut off. Then it asks for
-// nothing until all agrees, and at last repeats every request.
+// nothing until all agrees. At last it repeats every request.
 func killed(t *trial) {
 	const (
 		perKill = 24
