@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// readOpenEvery is how old the gauges may be: however many scrape, the database is asked no more often. More load or older
-	// figures is the choice.
+	// readOpenEvery is how old the gauges may be: however many scrape, the database is asked no more often. Less costs load, more
+	// gives older figures.
 	readOpenEvery = 3 * time.Second
 	// readOpenTimeout bounds what a scrape waits for the database. Prometheus gives up after 10 s and would then know nothing.
 	readOpenTimeout = 2 * time.Second
@@ -38,7 +38,7 @@ var (
 		"For how long the oldest of them has waited.", nil, nil)
 )
 
-// gauges tell how the open sagas stand.
+// gauges are figures of the open sagas.
 type gauges struct {
 	pool    *pgxpool.Pool
 	reasons *words
@@ -57,7 +57,7 @@ func newGauges(pool *pgxpool.Pool, reasons *words) *gauges {
 	})}
 }
 
-// openGroup is what open sagas that have these seven in common add up to.
+// openGroup is the sum of open sagas that have these seven in common.
 type openGroup struct {
 	Definition, Status, Phase, Step, Reason, Attention, Currency string
 	Sagas                                                        int64
@@ -67,8 +67,7 @@ type openGroup struct {
 	Money int64
 }
 
-// selectOpen reads by the index of those that the sweeper looks at, which has the open ones only: there are few of them however
-// many have ended.
+// selectOpen uses the sweeper's index, which has only the open sagas: they are few, however many have ended.
 const selectOpen = `
 	SELECT definition, status, phase, at_step, reason_code, coalesce(attention ->> 'code', ''), currency,
 	       count(*),
@@ -95,8 +94,8 @@ func (g *gauges) read() ([]openGroup, error) {
 	return groups, nil
 }
 
-// latest asks the database unless it was asked a moment ago. A failure is remembered as an answer is: a database that is slow
-// is not asked again by each scrape that has waited for it.
+// latest asks the database unless it was asked a moment ago. It remembers a failure like an answer: not every scrape that waited
+// for a slow database asks it again.
 func (g *gauges) latest() ([]openGroup, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
