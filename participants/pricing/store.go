@@ -20,9 +20,9 @@ type store struct {
 	outbox *outbox.Outbox
 }
 
-// set gives an article a price in one currency and writes the event that tells of it. The price that it has already changes
-// nothing. Those who set the same price at once take turns at its row, so one of them changes it, and the events of an article
-// tell its prices in the order in which they were set.
+// set gives an article a price in one currency and writes the event. The price that it has already changes nothing. Those who set
+// the same price at once take turns at its row, so only one changes it, and the events of an article tell its prices in the order
+// in which they were set.
 func (s *store) set(ctx context.Context, p price) (set price, changed bool, err error) {
 	const upsert = `
 		INSERT INTO prices (sku, currency, minor_units) VALUES ($1, $2, $3)
