@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/dapr/durabletask-go/task"
 )
@@ -34,13 +33,7 @@ func stop(why error, detail string) error {
 // cut shortens s to at most n bytes of valid UTF-8; protobuf refuses to store anything else.
 func cut(s string, n int) string {
 	s = strings.ToValidUTF8(s, "?")
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
+	return strings.ToValidUTF8(s[:min(len(s), n)], "")
 }
 
 // guard turns a panic into an error of the run. Nothing else would: the panic would kill the process, and the instance would be

@@ -28,11 +28,11 @@ package notification
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	ordersv1 "github.com/checkoutsaga/orchestrator/gen/orders/v1"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // state is the state of a notification. It stands in rows: renaming one is a migration.
@@ -115,8 +115,7 @@ const maxError = 500
 
 // why is an error as its row keeps it. A mail server may say anything; PostgreSQL takes UTF-8 without zeros.
 func why(err error) string {
-	text := strings.ReplaceAll(strings.ToValidUTF8(err.Error(), "?"), "\x00", "?")
-	return strings.ToValidUTF8(text[:min(len(text), maxError)], "")
+	return pg.Text(err.Error(), maxError)
 }
 
 // givenUp marks the error of what is not tried again, so that readers of the API see it.

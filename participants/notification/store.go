@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // record stores what is to be sent, in the transaction of its event, and supersedes older unsent notifications of the order. late
@@ -120,16 +122,8 @@ func (s *store) list(ctx context.Context, orderID string) ([]notification, error
 const columns = `n.event_id, n.order_id, n.customer_id, n.subject, n.body, n.created_at, n.state, n.attempts, n.error, n.sent_at`
 
 func (s *store) query(ctx context.Context, query string, args ...any) ([]notification, error) {
-	rows, err := s.pool.Query(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("read notifications: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (n notification, err error) {
+	return pg.Rows(ctx, s.pool, "read notifications", func(row pgx.CollectableRow) (n notification, err error) {
 		err = row.Scan(&n.EventID, &n.OrderID, &n.CustomerID, &n.Subject, &n.Body, &n.CreatedAt, &n.state, &n.attempts, &n.error, &n.sentAt)
 		return n, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read notifications: %w", err)
-	}
-	return found, nil
+	}, query, args...)
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 var errNoOrder = errors.New("no such order is known here")
@@ -88,15 +90,7 @@ func (s *store) list(ctx context.Context, customerID string, after place, limit 
 }
 
 func (s *store) query(ctx context.Context, query string, args ...any) ([]order, error) {
-	rows, err := s.pool.Query(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("read orders: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, scanOrder)
-	if err != nil {
-		return nil, fmt.Errorf("read orders: %w", err)
-	}
-	return found, nil
+	return pg.Rows(ctx, s.pool, "read orders", scanOrder, query, args...)
 }
 
 func scanOrder(row pgx.CollectableRow) (o order, err error) {

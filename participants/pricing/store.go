@@ -68,15 +68,7 @@ func one(ctx context.Context, tx pgx.Tx, sku, currency string) (price, error) {
 // list returns the prices of one article, or of all if sku is empty, by article and currency.
 func (s *store) list(ctx context.Context, sku string) ([]price, error) {
 	const some = ` WHERE sku = $1 OR $1 = '' ORDER BY sku COLLATE "C", currency COLLATE "C"`
-	rows, err := s.pool.Query(ctx, selectPrices+some, sku)
-	if err != nil {
-		return nil, fmt.Errorf("read prices: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, scanPrice)
-	if err != nil {
-		return nil, fmt.Errorf("read prices: %w", err)
-	}
-	return found, nil
+	return pg.Rows(ctx, s.pool, "read prices", scanPrice, selectPrices+some, sku)
 }
 
 func scanPrice(row pgx.CollectableRow) (p price, err error) {

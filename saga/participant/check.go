@@ -137,20 +137,13 @@ func isWritable(at time.Time) bool { return at.Year() >= 1 && at.Year() <= 9999 
 
 // cut makes a detail one line of at most MaxDetail bytes.
 func cut(s string) string {
-	s = strings.Map(func(r rune) rune {
+	line := strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
 		}
 		return ' '
 	}, strings.ToValidUTF8(s, "?"))
-	if len(s) <= MaxDetail {
-		return s
-	}
-	end := MaxDetail
-	for !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return s[:end]
+	return strings.ToValidUTF8(line[:min(len(line), MaxDetail)], "")
 }
 
 // toValue reads JSON for the wire; nil for none, and for null. It refuses what would not arrive as it was sent, or could not be

@@ -9,6 +9,7 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/events/bus"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // arrival is a message as far as it can be read.
@@ -60,8 +61,8 @@ func readArrival(from event.Topic, message []byte) arrival {
 	if at, err := time.Parse(time.RFC3339, loose.Header.OccurredAt); err == nil {
 		a.occurredAt = &at
 	}
-	a.eventID, a.orderID = clean(a.eventID, maxID), clean(a.orderID, maxID)
-	a.fault = clean(fault(opened, message), maxText)
+	a.eventID, a.orderID = pg.Text(a.eventID, maxID), pg.Text(a.orderID, maxID)
+	a.fault = pg.Text(fault(opened, message), maxText)
 	return a
 }
 
@@ -101,10 +102,4 @@ func unpushed(message []byte) string {
 		return "it expired at " + expiration
 	}
 	return ""
-}
-
-// clean cuts a text at most bytes, and makes it one that PostgreSQL takes.
-func clean(s string, most int) string {
-	s = strings.ReplaceAll(s, "\x00", "?")
-	return strings.ToValidUTF8(s[:min(len(s), most)], "")
 }

@@ -11,6 +11,7 @@ import (
 
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 const (
@@ -101,7 +102,7 @@ func failuresOf(ctx context.Context, app string, consumer eventv1connect.EventSe
 	for _, q := range questions {
 		if f := byMessage[[2]string{q.topic, q.messageID}]; f != nil && !has[q.eventID] {
 			failures[q.letter] = failure{
-				Consumer: app, Attempts: f.Attempts, Error: clean(f.Error, maxText), LastAt: f.LastAt.AsTime(),
+				Consumer: app, Attempts: f.Attempts, Error: pg.Text(f.Error, maxText), LastAt: f.LastAt.AsTime(),
 			}
 		}
 	}

@@ -27,8 +27,8 @@ func Migrations() pg.Migrations { return pg.EmbeddedMigrations(files, "dead_lett
 const (
 	// keepSettled is how long a letter is kept after it was replayed or archived. Open ones are kept for ever.
 	keepSettled = 90 * 24 * time.Hour
-	// pruneEvery is how often older ones are removed, pruneBatch how many at a time.
-	pruneEvery, pruneBatch = time.Hour, 1000
+	// pruneEvery is how often older ones are removed.
+	pruneEvery = time.Hour
 	// askAgain is how often consumers that gave no answer are asked again.
 	askAgain = 15 * time.Second
 )

@@ -2,10 +2,11 @@ package deadletter
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // Held is an event that is a dead letter.
@@ -50,13 +51,5 @@ func (s *Service) HeldOf(ctx context.Context, eventIDs []string) ([]Held, error)
 // OpenAbout returns those of the orders that have an open letter: a replay may still bring its event.
 func (s *Service) OpenAbout(ctx context.Context, orderIDs []string) ([]string, error) {
 	const query = `SELECT DISTINCT order_id FROM dead_letters WHERE state = 'open' AND order_id = ANY($1)`
-	rows, err := s.letters.pool.Query(ctx, query, orderIDs)
-	if err != nil {
-		return nil, fmt.Errorf("look for dead letters of orders: %w", err)
-	}
-	open, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("look for dead letters of orders: %w", err)
-	}
-	return open, nil
+	return pg.Rows(ctx, s.letters.pool, "look for dead letters of orders", pgx.RowTo[string], query, orderIDs)
 }

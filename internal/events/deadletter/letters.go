@@ -89,18 +89,10 @@ func (l letters) questions(ctx context.Context, consumer string, limit int) ([]q
 		SELECT q.letter, q.arrival, l.topic, l.message_id, l.event_id
 		FROM dead_letter_questions AS q JOIN dead_letters AS l ON l.id = q.letter
 		WHERE q.consumer = $1 ORDER BY q.letter LIMIT $2`
-	rows, err := l.pool.Query(ctx, query, consumer, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read questions: %w", err)
-	}
-	questions, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (q question, err error) {
+	return pg.Rows(ctx, l.pool, "read questions", func(row pgx.CollectableRow) (q question, err error) {
 		err = row.Scan(&q.letter, &q.arrival, &q.topic, &q.messageID, &q.eventID)
 		return q, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read questions: %w", err)
-	}
-	return questions, nil
+	}, query, consumer, limit)
 }
 
 // answer stores what a consumer said. A question about a later arrival stays.
@@ -184,19 +176,11 @@ func (l letters) list(ctx context.Context, s selection, after int64, limit int) 
 		FROM dead_letters AS l
 		LEFT JOIN LATERAL (SELECT actor, reason FROM dead_letter_acts WHERE letter = l.id ORDER BY id DESC LIMIT 1) AS act ON true
 		WHERE %s AND l.id > $%d ORDER BY l.id LIMIT $%d`, where, len(args)-1, len(args))
-	rows, err := l.pool.Query(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r letter, err error) {
+	return pg.Rows(ctx, l.pool, "list dead letters", func(row pgx.CollectableRow) (r letter, err error) {
 		err = row.Scan(&r.id, &r.topic, &r.eventID, &r.orderID, &r.occurredAt, &r.fault, &r.state, &r.arrivals, &r.arrivedAt, &r.lastAt,
 			&r.settledAt, &r.replays, &r.size, &r.actor, &r.reason, &r.failures, &r.unasked)
 		return r, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
-	}
-	return found, nil
+	}, query, args...)
 }
 
 var errGone = errors.New("no such dead letter")
@@ -220,15 +204,7 @@ type act struct {
 }
 
 func (l letters) acts(ctx context.Context, id int64) ([]act, error) {
-	rows, err := l.pool.Query(ctx, `SELECT at, what, actor, reason FROM dead_letter_acts WHERE letter = $1 ORDER BY id`, id)
-	if err != nil {
-		return nil, fmt.Errorf("read acts: %w", err)
-	}
-	acts, err := pgx.CollectRows(rows, pgx.RowToStructByPos[act])
-	if err != nil {
-		return nil, fmt.Errorf("read acts: %w", err)
-	}
-	return acts, nil
+	return pg.Rows(ctx, l.pool, "read acts", pgx.RowToStructByPos[act], `SELECT at, what, actor, reason FROM dead_letter_acts WHERE letter = $1 ORDER BY id`, id)
 }
 
 // markReplayed writes down that a letter was published. If it has arrived again since its arrivals were counted, it failed again
@@ -264,13 +240,8 @@ func (l letters) prune(ctx context.Context, keep time.Duration) error {
 	const query = `
 		DELETE FROM dead_letters WHERE id IN (
 			SELECT id FROM dead_letters WHERE settled_at < clock_timestamp() - $1::interval ORDER BY settled_at LIMIT $2)`
-	for {
-		tag, err := l.pool.Exec(ctx, query, keep, pruneBatch)
-		if err != nil {
-			return fmt.Errorf("prune dead letters: %w", err)
-		}
-		if tag.RowsAffected() < pruneBatch {
-			return nil
-		}
+	if err := pg.Prune(ctx, l.pool, query, keep); err != nil {
+		return fmt.Errorf("prune dead letters: %w", err)
 	}
+	return nil
 }

@@ -232,6 +232,6 @@ func (in *Inbox) note(ctx context.Context, d bus.Delivery, failed error, dropped
 		INSERT INTO delivery_failures (message_id, topic, error, dropped) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (message_id, topic) DO UPDATE
 		SET attempts = delivery_failures.attempts + 1, error = excluded.error, dropped = excluded.dropped, last_at = clock_timestamp()`
-	_, err := in.pool.Exec(ctx, query, d.MessageID(), d.Topic, cut(failed.Error()), dropped)
+	_, err := in.pool.Exec(ctx, query, d.MessageID(), d.Topic, pg.Text(failed.Error(), maxError), dropped)
 	return err
 }

@@ -42,15 +42,7 @@ func scanEvent(row pgx.CollectableRow) (e stored, err error) {
 }
 
 func (o *Outbox) read(ctx context.Context, query string, args ...any) ([]stored, error) {
-	rows, err := o.pool.Query(ctx, selectEvents+query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("read outbox: %w", err)
-	}
-	events, err := pgx.CollectRows(rows, scanEvent)
-	if err != nil {
-		return nil, fmt.Errorf("read outbox: %w", err)
-	}
-	return events, nil
+	return pg.Rows(ctx, o.pool, "read outbox", scanEvent, selectEvents+query, args...)
 }
 
 // unpublished reads the first batch of what waits, without some keys, by position. Positions keep the order of the numbers of a
@@ -236,13 +228,8 @@ func (o *Outbox) prune(ctx context.Context) error {
 			SELECT position FROM outbox
 			WHERE published_at IS NOT NULL AND occurred_at < clock_timestamp() - $1::interval
 			ORDER BY occurred_at LIMIT $2)`
-	for {
-		tag, err := o.pool.Exec(ctx, query, o.keep, pruneBatch)
-		if err != nil {
-			return fmt.Errorf("prune outbox: %w", err)
-		}
-		if tag.RowsAffected() < pruneBatch {
-			return nil
-		}
+	if err := pg.Prune(ctx, o.pool, query, o.keep); err != nil {
+		return fmt.Errorf("prune outbox: %w", err)
 	}
+	return nil
 }

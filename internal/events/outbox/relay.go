@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/checkoutsaga/orchestrator/internal/events/bus"
+	"github.com/checkoutsaga/orchestrator/internal/pause"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
@@ -38,8 +39,8 @@ const (
 	// quiet is how long the session that holds the leader's lock may be silent before it is asked whether it lives. answerTimeout
 	// is how long the database may take, when the process stops, to say what is left.
 	quiet, answerTimeout = 5 * time.Second, 5 * time.Second
-	// pruneEvery is how often what is older than Keep is removed, pruneBatch how much at a time.
-	pruneEvery, pruneBatch = time.Hour, 1000
+	// pruneEvery is how often what is older than Keep is removed.
+	pruneEvery = time.Hour
 )
 
 // Keep is how long events are kept. It is longer than a checkout may be open and miss one (30 days).
@@ -93,7 +94,7 @@ func (r *relay) tell(ctx context.Context) {
 		if _, err := r.pool.Exec(ctx, `SELECT pg_notify($1, '')`, channel); err != nil && ctx.Err() == nil {
 			r.log.Warn("the relay was not told of events; it finds them by itself", "error", err)
 		}
-		pause(ctx, gather)
+		pause.For(ctx, gather)
 	}
 }
 
@@ -166,7 +167,7 @@ func (r *relay) publishAll(ctx, handing context.Context) error {
 			} else {
 				gathering = min(max(2*gathering, r.maxGather/4), r.maxGather)
 			}
-			pause(ctx, gathering)
+			pause.For(ctx, gathering)
 			forget(r.due)
 		case <-time.After(wait):
 			gathering = 0
@@ -280,7 +281,7 @@ func (r *relay) pruneNowAndThen(ctx context.Context) {
 		if err := r.prune(ctx); err != nil && ctx.Err() == nil {
 			r.log.Warn("the outbox was not pruned; it is tried again", "error", err)
 		}
-		pause(ctx, pruneEvery)
+		pause.For(ctx, pruneEvery)
 	}
 }
 
@@ -297,12 +298,5 @@ func forget(ch chan struct{}) {
 	select {
 	case <-ch:
 	default:
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
 	}
 }

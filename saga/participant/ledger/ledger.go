@@ -22,9 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -104,7 +102,7 @@ func (s *Side) Apply(reference string) {
 
 // Reject records a refusal.
 func (s *Side) Reject(reason, detail string) {
-	s.State, s.Reason, s.Detail = Rejected, reason, cut(detail)
+	s.State, s.Reason, s.Detail = Rejected, reason, pg.Text(detail, MaxDetail)
 }
 
 // Start records that an effect outside the database is about to be asked for with a key.
@@ -113,7 +111,7 @@ func (s *Side) Start(key string) {
 }
 
 // Await says what a started effect waits for. It is not recorded.
-func (s *Side) Await(detail string) { s.Detail = cut(detail) }
+func (s *Side) Await(detail string) { s.Detail = pg.Text(detail, MaxDetail) }
 
 // Amount is money that an operation concerns. The zero value means none.
 type Amount struct {
@@ -370,15 +368,7 @@ func ListSince(ctx context.Context, pool *pgxpool.Pool, definition string, since
 }
 
 func list(ctx context.Context, pool *pgxpool.Pool, query string, args ...any) ([]Operation, error) {
-	rows, err := pool.Query(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("list operations: %w", err)
-	}
-	ops, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Operation, error) { return scan(row) })
-	if err != nil {
-		return nil, fmt.Errorf("list operations: %w", err)
-	}
-	return ops, nil
+	return pg.Rows(ctx, pool, "list operations", func(row pgx.CollectableRow) (Operation, error) { return scan(row) }, query, args...)
 }
 
 // scan reads the columns, and further ones of the query.
@@ -396,17 +386,4 @@ func scan(row pgx.Row, more ...any) (Operation, error) {
 		o.ValidUntil = validUntil.UTC()
 	}
 	return o, err
-}
-
-// cut shortens a sentence to MaxDetail bytes without breaking a character.
-func cut(s string) string {
-	s = strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")
-	if len(s) <= MaxDetail {
-		return s
-	}
-	end := MaxDetail
-	for !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return s[:end]
 }

@@ -106,7 +106,7 @@ func do(ctx context.Context, tx pgx.Tx, step Step, r participant.Request, op *Op
 	if err := result.Check(Doing); err != nil {
 		return fmt.Errorf("do %s of %s: %w", r.Step, r.Key, err)
 	}
-	op.Do.Reason, op.Do.Detail, op.Do.Reference = result.Reason, cut(result.Detail), result.Reference
+	op.Do.Reason, op.Do.Detail, op.Do.Reference = result.Reason, pg.Text(result.Detail, MaxDetail), result.Reference
 	switch result.Outcome {
 	case participant.Applied:
 		op.Do.State = Applied
