@@ -2,7 +2,7 @@ package journal
 
 import "github.com/checkoutsaga/orchestrator/saga"
 
-// Reply is what a run is told whose attempt may not go ahead; mayGo where it may.
+// Reply is what the run is told if its attempt may not go ahead; mayGo says that it may.
 func (p Pass) Reply() (reply saga.Reply, mayGo bool) {
 	switch p.Leave {
 	case Superseded:
@@ -17,7 +17,7 @@ func (p Pass) Reply() (reply saga.Reply, mayGo bool) {
 	return saga.Reply{}, true
 }
 
-// Reply is what a run is told of what its attempt taught, once that is recorded.
+// Reply is what the run is told once an outcome is recorded.
 func (s Standing) Reply(l Learned) saga.Reply {
 	switch {
 	case s == Over:

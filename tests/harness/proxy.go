@@ -23,18 +23,18 @@ type Kind string
 
 // The kinds of faults.
 const (
-	// Fail answers "unavailable" and does not forward: an honest error of something in between.
+	// Fail answers "unavailable" and does not forward, as an honest error on the way.
 	Fail Kind = "fail"
 	// LoseBefore cuts the connection without forwarding: the call never arrives.
 	LoseBefore Kind = "lose-before"
-	// LoseAfter forwards, waits for the answer and cuts the connection instead of giving it: it was applied, nobody knows.
+	// LoseAfter forwards, waits for the answer and cuts the connection instead of giving it: it was applied and nobody knows.
 	LoseAfter Kind = "lose-after"
 	// HoldBefore keeps the call until the fault is lifted, then forwards it. If the caller gives up first, it never arrives.
 	HoldBefore Kind = "hold-before"
 	// HoldAfter forwards at once and keeps the answer until the fault is lifted or the caller gives up.
 	HoldAfter Kind = "hold-after"
-	// Delay keeps the call until the fault is lifted and then forwards it, although its caller has long given up: a late
-	// packet. See Armed.AwaitDelivered.
+	// Delay keeps the call until the fault is lifted and then forwards it, although its caller gave up long ago: a late packet. See
+	// Armed.AwaitDelivered.
 	Delay Kind = "delay"
 	// Answer forwards nothing and gives Fault.Answer instead.
 	Answer Kind = "answer"
@@ -42,7 +42,7 @@ const (
 	TakeDown Kind = "take-down"
 )
 
-// Fault says which calls are to meet what.
+// Fault says which calls meet what.
 type Fault struct {
 	Kind Kind
 	// Procedure is "Do" or "Undo", or what the shop's participant calls it, such as "Reserve".
@@ -51,8 +51,8 @@ type Fault struct {
 	OrderID string
 	// Step limits it to one step; empty means every one.
 	Step string
-	// Times is how many calls meet the fault; 0 means all until it is lifted. An activity tries up to three times in one
-	// attempt, so fewer than four are gone before the saga notices.
+	// Times is how many calls meet the fault; 0 means all until it is lifted. An activity tries up to three times in one attempt,
+	// so the saga notices only four or more.
 	Times int
 	// Down is how long TakeDown lasts.
 	Down time.Duration
@@ -60,7 +60,7 @@ type Fault struct {
 	Answer string
 }
 
-// Armed is a fault that lies in wait.
+// Armed is a fault that waits for its calls.
 type Armed struct {
 	fault  Fault
 	fired  atomic.Int64
@@ -98,8 +98,8 @@ func (a *Armed) AwaitFor(limit time.Duration) bool {
 	}
 }
 
-// AwaitDelivered returns when all calls that LoseAfter, HoldAfter and Delay have taken were answered by the participant,
-// though their callers may be long gone. A Delay must be lifted.
+// AwaitDelivered returns when the participant has answered all calls that LoseAfter, HoldAfter and Delay took, though their callers
+// may be gone. A Delay must be lifted first.
 func (a *Armed) AwaitDelivered() { a.late.Wait() }
 
 // meets says whether a call meets the fault, and counts it.
@@ -127,8 +127,8 @@ func (a *Armed) meets(c call) bool {
 	return true
 }
 
-// Proxy stands before a participant and does to its calls what the armed faults say. Its address stays the same for its
-// whole life, whatever becomes of the participant behind it.
+// Proxy stands before a participant and does to its calls what the armed faults say. Its address never changes, whatever becomes of
+// the participant.
 type Proxy struct {
 	target    *url.URL
 	address   string
@@ -156,11 +156,10 @@ func StartProxy(t testing.TB, target string) *Proxy {
 	return p
 }
 
-// URL is what callers are to call.
+// URL is the address for callers.
 func (p *Proxy) URL() string { return "http://" + p.address }
 
-// Arm lays a fault in wait. The test fails if it has not fired by the test's end: a fault that nothing met has proven
-// nothing.
+// Arm sets up a fault. The test fails if it has not fired by the test's end: a fault that nothing met proves nothing.
 func (p *Proxy) Arm(t testing.TB, f Fault) *Armed {
 	t.Helper()
 	a := &Armed{fault: f, first: make(chan struct{}), lifted: make(chan struct{})}
@@ -184,7 +183,7 @@ func (p *Proxy) Arm(t testing.TB, f Fault) *Armed {
 	return a
 }
 
-// Down refuses connections until Up; those that are open are cut.
+// Down refuses connections until Up, and cuts the open ones.
 func (p *Proxy) Down() {
 	p.mu.Lock()
 	server := p.server
@@ -235,7 +234,7 @@ func (p *Proxy) close() {
 	p.transport.CloseIdleConnections()
 }
 
-// takeDown goes down for a while, on a goroutine of its own: going down cuts the call that asked for it.
+// takeDown goes down for a while, on a goroutine of its own, because that cuts the call that caused it.
 func (p *Proxy) takeDown(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -244,13 +243,13 @@ func (p *Proxy) takeDown(d time.Duration) {
 	}
 	p.busy.Go(func() {
 		p.Down()
-		// The whole point is to be away for a time, so this waits for nothing but the clock.
+		// It must be away for a time, so it waits for the clock.
 		<-time.After(d)
 		_ = p.up()
 	})
 }
 
-// ServeHTTP forwards a call, or does to it what the first fault says that it meets.
+// ServeHTTP forwards a call, or does to it what its first fault says.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -282,7 +281,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		answer.give(w)
 	case Delay:
-		// The server ends this handler only when it returns, so that a caller who gave up does not end the wait.
+		// The server ends this context only when the handler returns, so a caller who gave up does not end the wait.
 		<-a.lifted
 		p.forwardDetached(a, discard{}, r, body)
 		panic(http.ErrAbortHandler)
@@ -297,7 +296,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// hold waits until the fault is lifted; false if the caller gave up before.
+// hold waits until the fault is lifted; false if the caller gave up first.
 func (a *Armed) hold(ctx context.Context) bool {
 	a.held.Add(1)
 	defer a.held.Add(-1)
@@ -320,8 +319,7 @@ func (p *Proxy) meeting(c call) *Armed {
 	return nil
 }
 
-// forwardDetached forwards a call that is to be done whatever becomes of its caller: neither that he hangs up nor the
-// deadline that he sent along ends it.
+// forwardDetached forwards a call whatever becomes of its caller: neither its hanging up nor its deadline ends the call.
 func (p *Proxy) forwardDetached(a *Armed, w http.ResponseWriter, r *http.Request, body []byte) {
 	defer a.late.Done()
 	ctx := context.WithoutCancel(r.Context())
@@ -352,7 +350,7 @@ func (p *Proxy) forward(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	}
 }
 
-// discard takes an answer that nobody is to get.
+// discard takes an answer that nobody gets.
 type discard struct{}
 
 func (discard) Header() http.Header         { return make(http.Header) }

@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"connectrpc.com/connect"
 	"github.com/dapr/durabletask-go/task"
@@ -18,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/checkoutsaga/orchestrator/internal/pause"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 	"github.com/checkoutsaga/orchestrator/saga/participant"
@@ -243,15 +242,5 @@ func understood(err error) (attention journal.AttentionCode, ok bool) {
 	return "", false
 }
 
-// cut shortens a text to journal.MaxDetail bytes of valid UTF-8, so that histories and rows stay small and storable.
-func cut(text string) string {
-	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), "")
-	if len(text) <= journal.MaxDetail {
-		return text
-	}
-	text = text[:journal.MaxDetail]
-	for !utf8.ValidString(text) {
-		text = text[:len(text)-1]
-	}
-	return text
-}
+// cut makes a text short enough for histories and rows.
+func cut(text string) string { return pg.Text(text, journal.MaxDetail) }

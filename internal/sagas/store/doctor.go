@@ -17,8 +17,8 @@ type OpenRun struct {
 	Step string
 }
 
-// OpenRuns are the runs by which an engine drives open sagas, by id, beginning after one. The engine may not know a run
-// yet, or no longer. One that is driven elsewhere and that no run has taken over has none.
+// OpenRuns are the runs by which an engine drives open sagas, by id, after one. The engine may not know a run yet, or no longer. A
+// saga that is driven elsewhere and that no run has taken over has none.
 func (s *Store) OpenRuns(ctx context.Context, engine string, after saga.ID, limit int) ([]OpenRun, error) {
 	rows, err := s.pool.Query(ctx, `
 		SELECT definition, key, run, at_step FROM sagas

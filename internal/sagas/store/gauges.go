@@ -29,7 +29,7 @@ var (
 		"For how long the oldest of them has waited.", nil, nil)
 )
 
-// gauges tell how the open sagas stand.
+// gauges are figures of the open sagas.
 type gauges struct {
 	reasons *words
 	failed  prometheus.Counter
@@ -51,7 +51,7 @@ func newGauges(read func(context.Context) ([]OpenGroup, error), reasons *words) 
 	return g
 }
 
-// OpenGroup is what open sagas that have these eight in common add up to.
+// OpenGroup is the sum of open sagas that have these eight in common.
 type OpenGroup struct {
 	Engine, Definition, Status, Phase, Step, Reason, Attention, Currency string
 	Sagas                                                                int64
@@ -61,8 +61,7 @@ type OpenGroup struct {
 	Money int64
 }
 
-// selectOpen reads by the index of those that the sweeper looks at, which has the open ones only: there are few of them however
-// many have ended.
+// selectOpen uses the sweeper's index, which has only the open sagas: they are few, however many have ended.
 const selectOpen = `
 	SELECT engine, definition, status, phase, at_step, reason_code, coalesce(attention ->> 'code', ''), currency,
 	       count(*),

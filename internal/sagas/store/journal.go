@@ -17,8 +17,8 @@ import (
 func (s *Store) Fence(ctx context.Context, a journal.Attempt) (journal.Pass, error) {
 	var pass journal.Pass
 	if !a.Claims && a.HeldBack == "" {
-		// Most attempts claim nothing, so a look without a lock answers them; what changes right after it is caught by
-		// Record and by the next fence.
+		// Most attempts claim nothing, so a look without a lock answers them. Record and the next fence catch what changes right
+		// after it.
 		r, err := s.read(ctx, a.Saga())
 		if err != nil {
 			return journal.Pass{}, fmt.Errorf("fence %s of %s: %w", a.Step, a.Saga(), err)
@@ -37,7 +37,7 @@ func (s *Store) Fence(ctx context.Context, a journal.Attempt) (journal.Pass, err
 	return pass, nil
 }
 
-// Record writes what an attempt taught, and all that follows from it.
+// Record writes the outcome of an attempt, and all that follows from it.
 func (s *Store) Record(ctx context.Context, a journal.Attempt, l journal.Learned) (journal.Standing, error) {
 	var standing journal.Standing
 	if _, err := s.change(ctx, a.Saga(), func(r *row) bool {
@@ -50,9 +50,9 @@ func (s *Store) Record(ctx context.Context, a journal.Attempt, l journal.Learned
 	return standing, nil
 }
 
-// Observe lets decide look, under its lock and in the caller's transaction, at a saga of which something was heard; if decide says that
-// this was news, the row is written. ErrNotFound where there is no such saga. The caller calls observed once the transaction has
-// committed: it tells watchers, the meter and the guest. It is nil where there was no news.
+// Observe lets decide look at a saga of which something was heard, under the saga's lock and in the caller's transaction. If decide
+// says that this was news, the row is written. It returns ErrNotFound if there is no such saga. The caller calls observed once the
+// transaction has committed: it tells watchers, the meter and the guest. It is nil if there was no news.
 func (s *Store) Observe(ctx context.Context, tx pgx.Tx, id saga.ID, decide func(*journal.Row) (news bool)) (observed func(), err error) {
 	r, err := scanSaga(tx.QueryRow(ctx, selectSaga+" FOR UPDATE", id.Definition, id.Key))
 	if err != nil {
@@ -72,10 +72,10 @@ func (s *Store) Observe(ctx context.Context, tx pgx.Tx, id saga.ID, decide func(
 	return func() { s.committed(was, r) }, nil
 }
 
-// change lets decide look at a saga under its lock; if decide says that it changed the row, the row is written. It is a
-// transaction of two round trips: begin with the read, and commit with the writes.
+// change lets decide look at a saga under its lock, and writes the row if decide says that it changed. It is a transaction of two
+// round trips: begin with the read, and commit with the writes.
 func (s *Store) change(ctx context.Context, id saga.ID, decide func(*row) (changed bool)) (Saga, error) {
-	// Released in the middle of a transaction, a connection is closed by the pool, and PostgreSQL rolls it back.
+	// If it is released in the middle of a transaction, the pool closes the connection, and PostgreSQL rolls back.
 	conn, err := s.pool.Acquire(ctx)
 	if err != nil {
 		return Saga{}, fmt.Errorf("change %s: %w", id, err)
@@ -95,14 +95,14 @@ func (s *Store) change(ctx context.Context, id saga.ID, decide func(*row) (chang
 		err = closed
 	}
 	if err != nil {
-		_, _ = conn.Exec(ctx, "ROLLBACK") // Spares a connection where there is only no such row.
+		_, _ = conn.Exec(ctx, "ROLLBACK") // Spares the connection if there is merely no such row.
 		return Saga{}, notFound(err, id)
 	}
 
 	end := &pgx.Batch{}
 	was := pastOf(r)
 	changed := decide(r)
-	// Before what follows from them, so that a history tells them in this order.
+	// Before what follows from them, so that a history has them in this order.
 	for _, c := range r.Commands {
 		end.Queue(insertCommand, c.ID, id.Definition, id.Key, c.Kind, c.Step, c.Actor, c.Reason, c.Outcome, c.WithoutProof)
 	}
@@ -130,7 +130,7 @@ func (s *Store) committed(was past, r *row) {
 	}
 }
 
-// kindOf is the kind of a change to a status.
+// kindOf is the kind of a change to this status.
 func kindOf(status journal.Status) Interest {
 	if status.IsFinal() || status == journal.NeedsAttention {
 		return Settled
@@ -138,7 +138,7 @@ func kindOf(status journal.Status) Interest {
 	return AnyChange
 }
 
-// read reads a saga. ErrNotFound.
+// read reads a saga, or returns ErrNotFound.
 func (s *Store) read(ctx context.Context, id saga.ID) (*row, error) {
 	r, err := scanSaga(s.pool.QueryRow(ctx, selectSaga, id.Definition, id.Key))
 	if err != nil {
@@ -166,7 +166,7 @@ const selectSagas = `
 
 const selectSaga = selectSagas + ` WHERE definition = $1 AND key = $2`
 
-// row is one saga as a transaction sees it. Which way it can go is for the rules of package journal to say.
+// row is one saga as a transaction sees it. Only the rules of package journal change its state.
 type row struct {
 	journal.Row
 	about    saga.About
@@ -180,7 +180,7 @@ func (r *row) saga() Saga {
 	return Saga{Saga: r.Saga, Elsewhere: r.Elsewhere, About: r.about, Input: r.input}
 }
 
-// fence is the rule, with what the participant is asked with for whoever may go ahead.
+// fence is the rule's answer; with Go it has the participant's request.
 func (r *row) fence(a journal.Attempt) (pass journal.Pass, claimed bool) {
 	pass, claimed = r.Fence(a)
 	if pass.Leave == journal.Go {
@@ -206,7 +206,7 @@ func scanSaga(from pgx.Row) (*row, error) {
 	return r, nil
 }
 
-// storedStep is how far a step is, as the row keeps it: as many as the plan has, in its order.
+// storedStep is the progress of a step as the row keeps it. There are as many as the plan has steps, in its order.
 type storedStep struct {
 	Name         string          `json:"name"`
 	State        string          `json:"state"`
@@ -221,7 +221,7 @@ type storedStep struct {
 	Tries        int             `json:"compensation_tries"`
 }
 
-// progressOf is how far each step of a plan is.
+// progressOf is the progress of each step of a plan.
 func progressOf(plan saga.Plan, stored []storedStep) []journal.Step {
 	steps := make([]journal.Step, len(plan.Steps))
 	for i, s := range stored {
@@ -252,7 +252,7 @@ const (
 	INSERT INTO commands (id, definition, key, kind, step, actor, reason, outcome, without_proof) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 )
 
-// queueSave queues what writes a changed row, with what is told about it.
+// queueSave queues the writes of a changed row.
 func (s *Store) queueSave(ctx context.Context, batch *pgx.Batch, r *row) error {
 	var checkAt *time.Time
 	if r.Phase != journal.Final {

@@ -15,21 +15,21 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
-// Step is what doing and undoing one step means in the participant's own tables. Both functions do all that they do in the transaction
-// that they are given, and neither commits it nor rolls it back. They may run again after a transaction that failed, so they have no
-// effect outside of it: a call to another system is none of theirs. See BeginDoing for a participant that has to make one.
+// Step is what doing and undoing one step means in the participant's own tables. Both functions do all their work in the
+// transaction that they are given, and neither commits it nor rolls it back. They may run again after a transaction that failed, so
+// they must have no effect outside of it and call no other system. See BeginDoing for a participant that has to call one.
 type Step struct {
-	// Do puts the effect in place and answers participant.Applied, or refuses: see participant.Reject. It is called once for each
-	// operation that comes to an answer. What it wrote before it refused is not kept. An error means "not known, ask again".
+	// Do puts the effect in place and answers participant.Applied, or refuses: see participant.Reject. Once it has answered for an
+	// operation, it is not called for that one again. What it wrote before it refused is not kept. An error means "not known, ask
+	// again".
 	Do func(ctx context.Context, tx pgx.Tx, r participant.Request) (participant.Result, error)
 	// Undo makes the effect be gone. It is called only where Do has applied it, and once. It finds what to undo by the request's
-	// definition and key. CannotUndo refuses; any other error means "not known, ask again". Nil where nothing undoes the step: who
-	// asks all the same, after it was done, is refused.
+	// definition and key. CannotUndo refuses; any other error means "not known, ask again". Nil if nothing undoes the step: a
+	// request to undo it, after it was done, is refused.
 	Undo func(ctx context.Context, tx pgx.Tx, r participant.Request) error
 }
 
-// CannotUndo is the error of Step.Undo that refuses for good: a word for programs and a sentence for people. What the function wrote
-// is not kept.
+// CannotUndo makes Step.Undo refuse for good: a word for programs and a sentence for people. What the function wrote is not kept.
 func CannotUndo(reason, detail string) error { return &refusal{reason, detail} }
 
 type refusal struct{ reason, detail string }
@@ -53,18 +53,18 @@ var (
 )
 
 // New makes a participant of its steps, by name. The database of pool has the ledger's tables (Migrate) beside those that the steps
-// write. A step that is not among them is a participant.ErrBadRequest.
+// write. For any other step it answers participant.ErrBadRequest.
 func New(pool *pgxpool.Pool, steps map[string]Step) *Participant {
 	return &Participant{keeper: keeper{pool: pool}, steps: steps}
 }
 
-// Does is participant.Bound's.
+// Does implements participant.Bound.
 func (p *Participant) Does(_, step string) (does, undoes bool) {
 	s, has := p.steps[step]
 	return has, s.Undo != nil
 }
 
-// Do is participant.Participant's.
+// Do implements participant.Participant.
 func (p *Participant) Do(ctx context.Context, r participant.Request) (participant.Result, error) {
 	step, err := p.step(r)
 	if err != nil {
@@ -107,7 +107,7 @@ func do(ctx context.Context, tx pgx.Tx, step Step, r participant.Request, op *Op
 	if err := result.Check(Doing); err != nil {
 		return fmt.Errorf("do %s of %s: %w", r.Step, r.Key, err)
 	}
-	op.Do.Reason, op.Do.Detail, op.Do.Reference = result.Reason, cut(result.Detail), result.Reference
+	op.Do.Reason, op.Do.Detail, op.Do.Reference = result.Reason, pg.Text(result.Detail, MaxDetail), result.Reference
 	switch result.Outcome {
 	case participant.Applied:
 		op.Do.State = Applied
@@ -123,7 +123,7 @@ func do(ctx context.Context, tx pgx.Tx, step Step, r participant.Request, op *Op
 	return nil
 }
 
-// Undo is participant.Participant's.
+// Undo implements participant.Participant.
 func (p *Participant) Undo(ctx context.Context, r participant.Request) (participant.Result, error) {
 	step, err := p.step(r)
 	if err != nil {
@@ -204,7 +204,7 @@ func keepingIf(ctx context.Context, tx pgx.Tx, work func(tx pgx.Tx) (keep bool, 
 	return part.Rollback(ctx)
 }
 
-// notKnown ends a transaction whose step has said that it is not known yet. It is an answer, and nothing of it is recorded.
+// notKnown ends a transaction whose step is not known yet. It is an answer, and records nothing.
 type notKnown struct{ answer participant.Result }
 
 func (n *notKnown) Error() string { return "not known yet: " + n.answer.Detail }
@@ -220,7 +220,7 @@ func answerOr(answer participant.Result, err error) (participant.Result, error) 
 	return answer, nil
 }
 
-// digestOf is the request's own digest, or one of its input: of what it says, however it is written.
+// digestOf is the request's own digest, or one of its input: of its content, however it is written.
 func digestOf(r participant.Request) (string, error) {
 	if r.Digest != "" {
 		return r.Digest, nil
@@ -234,14 +234,14 @@ func digestOf(r participant.Request) (string, error) {
 	if err := d.Decode(&input); err != nil {
 		return "", fmt.Errorf("%w: input: %w", participant.ErrBadRequest, err)
 	}
-	text, err := json.Marshal(input) // With the names of each object in order.
+	text, err := json.Marshal(input) // The names of each object are sorted.
 	if err != nil {
 		return "", fmt.Errorf("%w: input: %w", participant.ErrBadRequest, err)
 	}
 	return Digest(1, "input", string(text)), nil
 }
 
-// compact is JSON without spaces; nil where it is none, or null.
+// compact is JSON without spaces; nil for what is no JSON, or null.
 func compact(text json.RawMessage) json.RawMessage {
 	var out bytes.Buffer
 	if err := json.Compact(&out, text); err != nil || out.String() == "null" {
@@ -250,7 +250,7 @@ func compact(text json.RawMessage) json.RawMessage {
 	return out.Bytes()
 }
 
-// Answer is what whoever asks is told of one direction.
+// Answer is what a caller is told of one direction.
 func (o Operation) Answer(d Direction) participant.Result {
 	side := o.Side(d)
 	r := participant.Result{Outcome: side.answered(), Reason: side.Reason, Detail: side.Detail, Reference: side.Reference}
@@ -266,7 +266,7 @@ func (o Operation) Answer(d Direction) participant.Result {
 	return r
 }
 
-// Recorded is the operation as whoever asks for it is told.
+// Recorded is the operation as a caller is told it.
 func (o Operation) Recorded() participant.Operation {
 	told := participant.Operation{
 		Definition: o.Definition, Key: o.Key, Step: o.Step, Do: o.Do.answered(), Undo: o.Undo.answered(),
@@ -278,7 +278,7 @@ func (o Operation) Recorded() participant.Operation {
 	return told
 }
 
-// answered is the outcome of one direction; empty where it was not asked for.
+// answered is the outcome of one direction; empty if it was not asked for.
 func (s Side) answered() participant.Outcome {
 	switch s.State {
 	case Applied:

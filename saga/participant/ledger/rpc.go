@@ -16,7 +16,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
-// What is told of outcomes that have no words of their own in the row.
+// The reason and sentence of outcomes that have none in the row.
 const (
 	started            = "started"
 	undoneBefore       = "undone_before"
@@ -78,7 +78,7 @@ type Records struct {
 	definition string
 }
 
-// NewRecords serves what the ledger in the database of pool has. By openWhy the participant says why a saga is still open; see Forget.
+// NewRecords serves what the ledger in the database of pool has. For openWhy see Forget.
 func NewRecords(pool *pgxpool.Pool, definition, openWhy string) *Records {
 	return &Records{keeper: keeper{pool, openWhy}, definition: definition}
 }
@@ -91,7 +91,7 @@ func BadInput(same proto.Message) error {
 	return nil
 }
 
-// GetOperation tells what is known of one step of one order; code not_found if it was never asked for in either direction,
+// GetOperation tells what is known of one step of one order. It is not_found if it was never asked for in either direction, and
 // failed_precondition if the order was forgotten and nobody can tell any more.
 func (r *Records) GetOperation(ctx context.Context, req *connect.Request[operationv1.GetOperationRequest]) (*connect.Response[operationv1.GetOperationResponse], error) {
 	op, err := Get(ctx, r.pool, participant.ID{Definition: r.definition, Key: req.Msg.OrderId, Step: req.Msg.Step})
@@ -101,7 +101,7 @@ func (r *Records) GetOperation(ctx context.Context, req *connect.Request[operati
 	return connect.NewResponse(&operationv1.GetOperationResponse{Operation: op.message()}), nil
 }
 
-// ListOperations lists those of the named orders by order id and step, or all by when they last changed.
+// ListOperations lists the operations of the named orders by order id and step, or all by when they last changed.
 func (r *Records) ListOperations(ctx context.Context, req *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error) {
 	since := time.Time{}
 	if req.Msg.Since != nil {
@@ -123,7 +123,7 @@ func (r *Records) ListOperations(ctx context.Context, req *connect.Request[opera
 	return connect.NewResponse(res), nil
 }
 
-// ForgetOperations forgets settled orders, and tells why it keeps the others.
+// ForgetOperations forgets settled orders, and says why it keeps the others.
 func (r *Records) ForgetOperations(ctx context.Context, req *connect.Request[operationv1.ForgetOperationsRequest]) (*connect.Response[operationv1.ForgetOperationsResponse], error) {
 	done, err := Forget(ctx, r.pool, r.definition, r.openWhy, req.Msg.OrderIds)
 	if err != nil {
