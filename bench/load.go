@@ -16,10 +16,15 @@ type turn struct {
 	Seconds   float64 `json:"seconds"`
 	Done      int     `json:"done"`
 	PerSecond float64 `json:"per_second"`
-	// CPUPer1000 is CPU seconds per 1,000 done, by kind of process.
+	// CPUPer1000 is CPU seconds per 1,000 done, and MemoryMB what is resident at the end, by kind of process.
 	CPUPer1000 map[string]float64 `json:"cpu_seconds_per_1000"`
+	MemoryMB   map[string]float64 `json:"memory_mb,omitempty"`
+	// Commits is how many transactions of the whole server wrote something, and WALBytes how much log, for each done.
+	Commits  float64 `json:"commits_each,omitempty"`
+	WALBytes float64 `json:"wal_bytes_each,omitempty"`
 
 	latencies []time.Duration
+	all       int // With those of the warm-up, and those that ended late.
 }
 
 // measure keeps inFlight at work on a system for the warm-up and then length, and counts what ends within the length. Ids are
@@ -31,6 +36,10 @@ func (g *ground) measure(ctx context.Context, s *system, inFlight int, length ti
 	from := began.Add(warmUp)
 	until := from.Add(length)
 
+	commits, bytes, err := g.written(ctx)
+	if err != nil {
+		return turn{}, err
+	}
 	var mu sync.Mutex
 	var t turn
 	var failed error
@@ -42,6 +51,7 @@ func (g *ground) measure(ctx context.Context, s *system, inFlight int, length ti
 				err := s.one(ctx, fmt.Sprintf("%s-%d-%d", prefix, n, i))
 				end := time.Now()
 				mu.Lock()
+				t.all++
 				switch {
 				case err != nil && failed == nil:
 					failed = err
@@ -53,32 +63,45 @@ func (g *ground) measure(ctx context.Context, s *system, inFlight int, length ti
 			}
 		})
 	}
-	before, errBefore := g.cpuAt(ctx, from)
-	after, errAfter := g.cpuAt(ctx, until)
+	before, errBefore := g.usageAt(ctx, from)
+	after, errAfter := g.usageAt(ctx, until)
 	workers.Wait()
-	for _, err := range []error{failed, errBefore, errAfter} {
+	commitsAfter, bytesAfter, errWritten := g.written(ctx)
+	for _, err := range []error{failed, errBefore, errAfter, errWritten} {
 		if err != nil {
 			return turn{}, fmt.Errorf("measure %s with %d in flight: %w", s.name, inFlight, err)
 		}
 	}
 	t.Done, t.Seconds = len(t.latencies), length.Seconds()
 	t.PerSecond = float64(t.Done) / t.Seconds
-	t.CPUPer1000 = map[string]float64{}
-	if t.Done > 0 {
-		for kind, used := range after.since(before) {
-			t.CPUPer1000[kind] = used.Seconds() * 1000 / float64(t.Done)
-		}
-	}
+	t.Commits, t.WALBytes = float64(commitsAfter-commits)/float64(t.all), float64(bytesAfter-bytes)/float64(t.all)
+	t.uses(before, after, s.owners)
 	return t, nil
 }
 
-// cpuAt reads the CPU time used at a moment to come.
-func (g *ground) cpuAt(ctx context.Context, at time.Time) (usage, error) {
+// uses puts down what the processes of the owners did between before and after.
+func (t *turn) uses(before, after usage, owners []string) {
+	t.CPUPer1000, t.MemoryMB = map[string]float64{}, map[string]float64{}
+	if t.Done == 0 {
+		return
+	}
+	for kind, took := range after.since(before, owners) {
+		t.CPUPer1000[kind] = took.Seconds() * 1000 / float64(t.Done)
+	}
+	for kind, now := range after {
+		if now.memory > 0 && slices.Contains(owners, kind.owner) {
+			t.MemoryMB[kind.name] += float64(now.memory) / (1 << 20)
+		}
+	}
+}
+
+// usageAt reads what is used at a moment to come.
+func (g *ground) usageAt(ctx context.Context, at time.Time) (usage, error) {
 	timer := time.NewTimer(time.Until(at))
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return g.cpu()
+		return g.usage()
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
