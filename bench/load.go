@@ -30,7 +30,7 @@ type turn struct {
 // measure keeps inFlight at work on a system for the warm-up and then length, and counts what ends within the length. Ids are
 // unique for ever. What is under way at the end is finished, so that the next turn meets an idle machine.
 func (g *ground) measure(ctx context.Context, s *system, inFlight int, length time.Duration, prefix string) (turn, error) {
-	ctx, cancel := context.WithTimeout(ctx, warmUp+length+time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, warmUp+length+3*time.Minute)
 	defer cancel()
 	began := time.Now()
 	from := began.Add(warmUp)

@@ -126,7 +126,7 @@ func run(ctx context.Context, o options) (err error) {
 
 // compare starts the systems, measures them in turns, and stops them.
 func compare(ctx context.Context, g *ground, starters []starter, concurrencies []int, o options) error {
-	startCtx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	startCtx, cancel := context.WithTimeout(ctx, 10*time.Minute) // Programs are built first.
 	defer cancel()
 	var systems []*system
 	for _, start := range starters {

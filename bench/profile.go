@@ -30,19 +30,16 @@ func (g *ground) profileAt(port int) (env []string, url string) {
 	return []string{"BENCH_PPROF=" + address}, "http://" + address + "/debug/pprof/profile"
 }
 
-// buildProfiled builds the orchestrator with the file that serves its profile.
-func (g *ground) buildProfiled(ctx context.Context) (program string, err error) {
-	overlay := filepath.Join(g.dir, "overlay.json")
+// profileOverlay has the compiler see the file that serves a profile among those of the orchestrator, too.
+func (g *ground) profileOverlay() (file string, err error) {
+	file = filepath.Join(g.dir, "overlay.json")
 	text, err := json.Marshal(map[string]map[string]string{"Replace": {
 		filepath.Join(g.root, "cmd", "orchestrator", "profile.go"): filepath.Join(g.root, "bench", "saga", "profile.go"),
 	}})
 	if err != nil {
 		return "", err
 	}
-	if err := os.WriteFile(overlay, text, 0o600); err != nil {
-		return "", err
-	}
-	return g.build(ctx, "./cmd/orchestrator", "-overlay", overlay)
+	return file, os.WriteFile(file, text, 0o600)
 }
 
 // countStatements has PostgreSQL count its statements, for which it is started again.

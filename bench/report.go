@@ -43,7 +43,12 @@ type spread struct {
 	Max    float64 `json:"max"`
 }
 
-func spreadOf(of []float64) spread { return spread{median(of), slices.Min(of), slices.Max(of)} }
+func spreadOf(of []float64) spread {
+	if len(of) == 0 {
+		return spread{}
+	}
+	return spread{median(of), slices.Min(of), slices.Max(of)}
+}
 
 func (s spread) format(digits int) string {
 	return fmt.Sprintf("%.*f (%.*f–%.*f)", digits, s.Median, digits, s.Min, digits, s.Max)
@@ -91,10 +96,14 @@ func (t turn) cpu() (sum float64) {
 	return sum
 }
 
-// ratios are those of throughput and CPU time, each of a turn to that of base in the same round.
+// ratios are those of throughput and CPU time, each of a turn to that of base in the same round. A turn in which nothing ended says
+// nothing.
 func ratios(turns, base []turn) (throughput, cpu spread) {
 	var t, c []float64
 	for i := range turns {
+		if turns[i].Done == 0 || base[i].Done == 0 {
+			continue
+		}
 		t = append(t, turns[i].PerSecond/base[i].PerSecond)
 		c = append(c, turns[i].cpu()/base[i].cpu())
 	}

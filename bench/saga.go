@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strings"
 
 	"connectrpc.com/connect"
@@ -17,7 +18,7 @@ import (
 )
 
 // startParticipants starts those of the saga, each in a process and with a database of its own, unless they run.
-func (g *ground) startParticipants(ctx context.Context, program string) error {
+func (g *ground) startParticipants(ctx context.Context) error {
 	if g.participants != nil {
 		return nil
 	}
@@ -34,7 +35,7 @@ func (g *ground) startParticipants(ctx context.Context, program string) error {
 	for i, name := range names {
 		listen := fmt.Sprintf("127.0.0.1:%d", ports[i])
 		stop, err := g.start(ctx, kind{owner, name}, localstack.ProgramConfig{
-			Path: program, Args: []string{"participant"}, Env: []string{"LISTEN=" + listen, "DATABASE_URL=" + url(name)}, ReadyURL: "http://" + listen + "/readyz",
+			Path: g.sagaProgram(), Args: []string{"participant"}, Env: []string{"LISTEN=" + listen, "DATABASE_URL=" + url(name)}, ReadyURL: "http://" + listen + "/readyz",
 		})
 		if err != nil {
 			return err
@@ -45,14 +46,15 @@ func (g *ground) startParticipants(ctx context.Context, program string) error {
 	return nil
 }
 
+func (g *ground) sagaProgram() string { return filepath.Join(g.bin(), "saga") }
+
 // startSaga returns what starts one of the programs that run the saga: those written by hand by their names, and this engine's by "saga".
 func startSaga(name string) starter {
 	return func(ctx context.Context, g *ground) (*system, error) {
-		program, err := g.build(ctx, "./bench/saga")
-		if err != nil {
+		if err := g.build(ctx, "./bench/saga"); err != nil {
 			return nil, err
 		}
-		if err := g.startParticipants(ctx, program); err != nil {
+		if err := g.startParticipants(ctx); err != nil {
 			return nil, err
 		}
 		url, err := g.databases(ctx, name+"_", "log")
@@ -71,7 +73,7 @@ func startSaga(name string) starter {
 			role, one = "serve", sagaAt("http://"+listen)
 			env = append(env, "ORCHESTRATOR_ENGINE=embedded", "ORCHESTRATOR_LISTEN="+listen, "ORCHESTRATOR_DATABASE_URL="+url("log"))
 		}
-		stop, err := g.start(ctx, kind{name, name}, localstack.ProgramConfig{Path: program, Args: []string{role}, Env: env, ReadyURL: "http://" + listen + "/readyz"})
+		stop, err := g.start(ctx, kind{name, name}, localstack.ProgramConfig{Path: g.sagaProgram(), Args: []string{role}, Env: env, ReadyURL: "http://" + listen + "/readyz"})
 		if err != nil {
 			return nil, err
 		}

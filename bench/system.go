@@ -145,16 +145,30 @@ func (g *ground) stop(ctx context.Context, keep bool) error {
 	return errors.Join(err, localstack.RemovePostgres(g.postgresDir()), os.RemoveAll(g.dir))
 }
 
-// build builds a program of this repository below the folder of the run.
-func (g *ground) build(ctx context.Context, pkg string, flags ...string) (program string, err error) {
-	program = filepath.Join(g.dir, "bin", filepath.Base(pkg))
-	build := exec.CommandContext(ctx, "go", append(append([]string{"build", "-o", program}, flags...), pkg)...)
+// build builds programs of this repository as they are now.
+func (g *ground) build(ctx context.Context, packages string, flags ...string) error {
+	args := append([]string{"build", "-o", g.bin() + "/"}, flags...)
+	build := exec.CommandContext(ctx, "go", append(args, packages)...)
 	build.Dir = g.root
 	if text, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w: %s", pkg, err, text)
+		return fmt.Errorf("build %s: %w: %s", packages, err, text)
 	}
-	return program, nil
+	return nil
 }
+
+// buildOurs builds the programs of the checkout, with -profile including the file that serves a profile.
+func (g *ground) buildOurs(ctx context.Context) error {
+	if !g.profiled {
+		return g.build(ctx, "./cmd/...")
+	}
+	overlay, err := g.profileOverlay()
+	if err != nil {
+		return err
+	}
+	return g.build(ctx, "./cmd/...", "-overlay", overlay)
+}
+
+func (g *ground) bin() string { return filepath.Join(g.dir, "bin") }
 
 // start starts a program whose CPU time is its owner's, under a name.
 func (g *ground) start(ctx context.Context, k kind, c localstack.ProgramConfig) (stop func(), err error) {
@@ -184,8 +198,11 @@ func startOnDapr(ctx context.Context, g *ground) (*system, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := g.buildOurs(ctx); err != nil {
+		return nil, err
+	}
 	s, err := stack.Start(ctx, stack.Config{
-		Components: filepath.Join(g.root, "components"), Bin: filepath.Join(g.root, "bin"),
+		Components: filepath.Join(g.root, "components"), Bin: g.bin(),
 		Dir: filepath.Join(g.dir, "checkout-dapr"), Dapr: g.dapr, Plane: g.plane, Broker: g.broker, DatabaseURL: url,
 	})
 	if err != nil {
@@ -229,14 +246,11 @@ func startInOneProcess(ctx context.Context, g *ground, owner string) (s *system,
 		upper := strings.ToUpper(name)
 		env = append(env, upper+"_LISTEN="+at(name), upper+"_DATABASE_URL="+url(name))
 	}
-	program := filepath.Join(g.root, "bin", stack.Orchestrator)
-	if g.profiled {
-		if program, err = g.buildProfiled(ctx); err != nil {
-			return nil, "", err
-		}
+	if err := g.buildOurs(ctx); err != nil {
+		return nil, "", err
 	}
 	stop, err := g.start(ctx, kind{owner, stack.Orchestrator}, localstack.ProgramConfig{
-		Path: program, Args: []string{"dev"}, Env: env, ReadyURL: "http://" + at(stack.Orchestrator) + "/readyz",
+		Path: filepath.Join(g.bin(), stack.Orchestrator), Args: []string{"dev"}, Env: env, ReadyURL: "http://" + at(stack.Orchestrator) + "/readyz",
 	})
 	if err != nil {
 		return nil, "", err
@@ -337,7 +351,6 @@ func startWorkflow(ctx context.Context, g *ground) (*system, error) {
 // bareStack is the processes of bench/bare with their sidecars.
 type bareStack struct {
 	g           *ground
-	program     string
 	dir         string
 	suffix      string
 	databaseURL string
@@ -349,8 +362,7 @@ func newBareStack(ctx context.Context, g *ground, owner string) (*bareStack, err
 	if err := os.MkdirAll(b.dir, 0o755); err != nil {
 		return nil, err
 	}
-	var err error
-	if b.program, err = g.build(ctx, "./bench/bare"); err != nil {
+	if err := g.build(ctx, "./bench/bare"); err != nil {
 		return nil, err
 	}
 	url, err := g.databases(ctx, owner+"_", "dapr")
@@ -388,7 +400,7 @@ func (b *bareStack) start(ctx context.Context, name, role string, env []string) 
 	b.stops = append(b.stops, sidecar.Stop)
 	listen := fmt.Sprintf("127.0.0.1:%d", port[0])
 	app, err := localstack.StartProgram(ctx, localstack.ProgramConfig{
-		Name: role, Path: b.program, Args: []string{role},
+		Name: role, Path: filepath.Join(b.g.bin(), "bare"), Args: []string{role},
 		Env: append([]string{
 			"LISTEN=" + listen,
 			fmt.Sprintf("DAPR_GRPC_PORT=%d", sidecar.GRPCPort), fmt.Sprintf("DAPR_HTTP_PORT=%d", sidecar.HTTPPort),
