@@ -26,44 +26,54 @@ type used struct {
 	memory int64
 }
 
-type usage map[kind]used
+// usage is what was used until a moment.
+type usage struct {
+	processes map[kind]used
+	// commits is how many transactions of the server have written something, wal how many bytes of log. Unlike pg_stat_database, which
+	// hears of a transaction up to ten seconds later, both are exact at once.
+	commits, wal int64
+}
 
 func (u usage) add(k kind, cpu time.Duration, memory int64) {
-	sum := u[k]
-	u[k] = used{sum.cpu + cpu, sum.memory + memory}
+	sum := u.processes[k]
+	u.processes[k] = used{sum.cpu + cpu, sum.memory + memory}
 }
 
 // since is how much CPU time was used since before, by what the processes are. Those of other owners are left out: they stand idle.
 // With no owners named, all count.
 func (u usage) since(before usage, owners []string) map[string]time.Duration {
 	took := map[string]time.Duration{}
-	for k, now := range u {
+	for k, now := range u.processes {
 		if k.owner == "" || len(owners) == 0 || slices.Contains(owners, k.owner) {
-			took[k.name] += now.cpu - before[k].cpu
+			took[k.name] += now.cpu - before.processes[k].cpu
 		}
 	}
 	return took
 }
 
 // usage reads what the processes below this one and PostgreSQL's use. Those that nobody has named are Dapr's, and what runs beside it.
-func (g *ground) usage() (usage, error) {
+func (g *ground) usage(ctx context.Context) (usage, error) {
+	u := usage{processes: map[kind]used{}}
+	const written = `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint, (pg_current_wal_insert_lsn() - '0/0')::bigint`
+	if err := g.server.QueryRow(ctx, written).Scan(&u.commits, &u.wal); err != nil {
+		return u, fmt.Errorf("ask PostgreSQL what was written: %w", err)
+	}
 	own, err := children(os.Getpid())
 	if err != nil {
-		return nil, err
+		return u, err
 	}
 	postmaster, err := readProcess(g.postmaster)
 	if err != nil {
-		return nil, err
+		return u, err
 	}
 	server, err := children(postmaster.pid)
 	if err != nil {
-		return nil, err
+		return u, err
 	}
-	u := usage{}
 	if g.countsItself {
 		self, err := readProcess(os.Getpid())
 		if err != nil {
-			return nil, err
+			return u, err
 		}
 		u.add(kind{"", self.name}, self.used, self.memory)
 	}
@@ -80,14 +90,6 @@ func (g *ground) usage() (usage, error) {
 		u.add(p.ofPostgres(), p.used, 0) // Its memory is shared.
 	}
 	return u, nil
-}
-
-// written is how many transactions of the server have written something, and how much log they have made. Unlike pg_stat_database,
-// which hears of a transaction up to ten seconds later, both are exact at once.
-func (g *ground) written(ctx context.Context) (transactions, bytes int64, err error) {
-	err = g.server.QueryRow(ctx, `SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint, (pg_current_wal_insert_lsn() - '0/0')::bigint`).
-		Scan(&transactions, &bytes)
-	return transactions, bytes, err
 }
 
 // postmasterOf finds the process that is the parent of all of PostgreSQL's.

@@ -574,7 +574,7 @@ func (e *eventsGround) flow(ctx context.Context, c *counter) (t turn, err error)
 			return t, fmt.Errorf("wait for the backlog, of which %d are done: %w", c.done.Load(), ctx.Err())
 		}
 		at[i].when, at[i].done = time.Now(), c.done.Load()
-		if at[i].used, err = e.usage(); err != nil {
+		if at[i].used, err = e.usage(ctx); err != nil {
 			return t, err
 		}
 	}
@@ -583,7 +583,7 @@ func (e *eventsGround) flow(ctx context.Context, c *counter) (t turn, err error)
 		return t, errors.New("the backlog was through before it could be measured")
 	}
 	t.PerSecond = float64(t.Done) / t.Seconds
-	t.uses(at[0].used, at[1].used, nil)
+	t.uses(at[0].used, at[1].used, nil, t.Done)
 	return t, nil
 }
 

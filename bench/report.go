@@ -96,15 +96,13 @@ func (t turn) cpu() (sum float64) {
 	return sum
 }
 
-// ratios are those of throughput and CPU time, each of a turn to that of base in the same round. A turn in which nothing ended says
-// nothing.
+// ratios are those of throughput and CPU time, each of a turn to that of base in the same round.
 func ratios(turns, base []turn) (throughput, cpu spread) {
 	var t, c []float64
 	for i := range turns {
-		if turns[i].Done == 0 || base[i].Done == 0 {
-			continue
+		if base[i].Done > 0 { // Else the machine was too slow for so short a turn.
+			t = append(t, turns[i].PerSecond/base[i].PerSecond)
 		}
-		t = append(t, turns[i].PerSecond/base[i].PerSecond)
 		c = append(c, turns[i].cpu()/base[i].cpu())
 	}
 	return spreadOf(t), spreadOf(c)
