@@ -1,9 +1,9 @@
 # Every check and every way to run it, by one name each; CI uses the same ones. `make help` lists them.
 
 # The inner loop: all packages but those that start Dapr, and but the whole-system tests, which take minutes.
-FAST = $(shell go list ./... | grep -Ev '/(tests/(clock|dapr|embedded|outage|soak)|internal/engine/dapr|internal/testing/daprtest)(/|$$)')
+FAST = $(shell go list ./... | grep -Ev '/(tests/(clock|dapr|embedded|outage|soak|trip)|internal/engine/dapr|internal/testing/daprtest)(/|$$)')
 # Whole systems under load and under outages: one package after the other, or they starve each other on a small machine.
-WHOLE = $(addprefix ./tests/,brokers clock dapr embedded outage soak)
+WHOLE = $(addprefix ./tests/,brokers clock dapr embedded outage soak trip)
 PARTS = $(filter-out $(addprefix %/,$(WHOLE:./%=%)),$(shell go list ./...))
 # Our own sources; tools/ has modules of its own beside tools/stack.
 SOURCES = $(shell git ls-files -co --exclude-standard '*.go' | grep -v '^gen/')

@@ -37,7 +37,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/tests/dapr/stack"
 )
 
-// The second benchmark measures what carries events: publishing, receiving, and the time between. It compares:
+// The section events measures what carries events: publishing, receiving, and the time between. It compares:
 //
 //   - publish: a loop that publishes CloudEvents through a sidecar to Redis, and nothing else, one at a time and 16 at once
 //   - relay: the same events written to an outbox before, and relayed by it through the same sidecar; and, for what the outbox
@@ -142,7 +142,7 @@ type eventsGround struct {
 	stops              []func()
 }
 
-// measureEvents runs the second benchmark. The systems of the first must be stopped.
+// measureEvents runs the section events. The systems of the other sections must be stopped.
 func measureEvents(ctx context.Context, g *ground, o options) (r eventsReport, err error) {
 	r = eventsReport{At: time.Now().UTC().Truncate(time.Second), Machine: machine(), Rounds: o.rounds, Backlog: o.backlog}
 	e, err := startEvents(ctx, g, o.backlog)
@@ -156,7 +156,7 @@ func measureEvents(ctx context.Context, g *ground, o options) (r eventsReport, e
 	turns := map[string][]turn{}
 	var late delays
 	for round := range o.rounds {
-		did, err := e.round(ctx, time.Duration(o.seconds*float64(time.Second)), &late)
+		did, err := e.round(ctx, o.length(), &late)
 		if err != nil {
 			return r, err
 		}
@@ -167,9 +167,10 @@ func measureEvents(ctx context.Context, g *ground, o options) (r eventsReport, e
 	}
 	for _, m := range measured {
 		s := summarize(m.name, 0, turns[m.name])
-		row := eventRow{Name: m.name, PerSecond: s.PerSecond, CPUPer1000: s.CPUPer1000, CPUByKind: s.CPUByKind, To: m.to, Turns: s.Turns}
+		row := eventRow{Name: m.name, PerSecond: s.PerSecond.Median, CPUPer1000: s.CPUPer1000.Median, CPUByKind: s.CPUByKind, To: m.to, Turns: s.Turns}
 		if m.to != "" {
-			row.Ratio, row.CPURatio = ratios(turns[m.name], turns[m.to])
+			throughput, cpu := ratios(turns[m.name], turns[m.to])
+			row.Ratio, row.CPURatio = throughput.Median, cpu.Median
 		}
 		r.Rows = append(r.Rows, row)
 	}
@@ -573,7 +574,7 @@ func (e *eventsGround) flow(ctx context.Context, c *counter) (t turn, err error)
 			return t, fmt.Errorf("wait for the backlog, of which %d are done: %w", c.done.Load(), ctx.Err())
 		}
 		at[i].when, at[i].done = time.Now(), c.done.Load()
-		if at[i].used, err = e.cpu(); err != nil {
+		if at[i].used, err = e.usage(ctx); err != nil {
 			return t, err
 		}
 	}
@@ -582,10 +583,7 @@ func (e *eventsGround) flow(ctx context.Context, c *counter) (t turn, err error)
 		return t, errors.New("the backlog was through before it could be measured")
 	}
 	t.PerSecond = float64(t.Done) / t.Seconds
-	t.CPUPer1000 = map[string]float64{}
-	for kind, used := range at[1].used.since(at[0].used) {
-		t.CPUPer1000[kind] = used.Seconds() * 1000 / float64(t.Done)
-	}
+	t.uses(at[0].used, at[1].used, nil, t.Done)
 	return t, nil
 }
 

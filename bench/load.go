@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -16,21 +17,31 @@ type turn struct {
 	Seconds   float64 `json:"seconds"`
 	Done      int     `json:"done"`
 	PerSecond float64 `json:"per_second"`
-	// CPUPer1000 is CPU seconds per 1,000 done, by kind of process.
+	// CPUPer1000 is CPU seconds per 1,000 of all, with those of the warm-up and those that ended late, by kind of process; MemoryMB is
+	// what is resident at the end.
 	CPUPer1000 map[string]float64 `json:"cpu_seconds_per_1000"`
+	MemoryMB   map[string]float64 `json:"memory_mb,omitempty"`
+	// Commits is how many transactions of the whole server wrote something, and WALBytes how much log, for each of all.
+	Commits  float64 `json:"commits_each,omitempty"`
+	WALBytes float64 `json:"wal_bytes_each,omitempty"`
 
 	latencies []time.Duration
+	all       int
 }
 
 // measure keeps inFlight at work on a system for the warm-up and then length, and counts what ends within the length. Ids are
 // unique for ever. What is under way at the end is finished, so that the next turn meets an idle machine.
 func (g *ground) measure(ctx context.Context, s *system, inFlight int, length time.Duration, prefix string) (turn, error) {
-	ctx, cancel := context.WithTimeout(ctx, warmUp+length+time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, warmUp+length+3*time.Minute)
 	defer cancel()
 	began := time.Now()
 	from := began.Add(warmUp)
 	until := from.Add(length)
 
+	before, err := g.usage(ctx)
+	if err != nil {
+		return turn{}, err
+	}
 	var mu sync.Mutex
 	var t turn
 	var failed error
@@ -42,6 +53,7 @@ func (g *ground) measure(ctx context.Context, s *system, inFlight int, length ti
 				err := s.one(ctx, fmt.Sprintf("%s-%d-%d", prefix, n, i))
 				end := time.Now()
 				mu.Lock()
+				t.all++
 				switch {
 				case err != nil && failed == nil:
 					failed = err
@@ -53,35 +65,29 @@ func (g *ground) measure(ctx context.Context, s *system, inFlight int, length ti
 			}
 		})
 	}
-	before, errBefore := g.cpuAt(ctx, from)
-	after, errAfter := g.cpuAt(ctx, until)
 	workers.Wait()
-	for _, err := range []error{failed, errBefore, errAfter} {
-		if err != nil {
-			return turn{}, fmt.Errorf("measure %s with %d in flight: %w", s.name, inFlight, err)
-		}
+	after, err := g.usage(ctx)
+	if err := errors.Join(failed, err); err != nil {
+		return turn{}, fmt.Errorf("measure %s with %d in flight: %w", s.name, inFlight, err)
 	}
 	t.Done, t.Seconds = len(t.latencies), length.Seconds()
 	t.PerSecond = float64(t.Done) / t.Seconds
-	t.CPUPer1000 = map[string]float64{}
-	if t.Done > 0 {
-		for kind, used := range after.since(before) {
-			t.CPUPer1000[kind] = used.Seconds() * 1000 / float64(t.Done)
-		}
-	}
+	t.uses(before, after, s.owners, t.all)
 	return t, nil
 }
 
-// cpuAt reads the CPU time used at a moment to come.
-func (g *ground) cpuAt(ctx context.Context, at time.Time) (usage, error) {
-	timer := time.NewTimer(time.Until(at))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return g.cpu()
-	case <-ctx.Done():
-		return nil, ctx.Err()
+// uses puts down what n took of the owners' processes, and of the server, between before and after.
+func (t *turn) uses(before, after usage, owners []string, n int) {
+	t.CPUPer1000, t.MemoryMB = map[string]float64{}, map[string]float64{}
+	for kind, took := range after.since(before, owners) {
+		t.CPUPer1000[kind] = took.Seconds() * 1000 / float64(n)
 	}
+	for kind, now := range after.processes {
+		if now.memory > 0 && slices.Contains(owners, kind.owner) {
+			t.MemoryMB[kind.name] += float64(now.memory) / (1 << 20)
+		}
+	}
+	t.Commits, t.WALBytes = float64(after.commits-before.commits)/float64(n), float64(after.wal-before.wal)/float64(n)
 }
 
 // quantile of durations, q from 0 to 1.

@@ -18,6 +18,7 @@ import (
 	"github.com/dapr/durabletask-go/api/protos"
 	"github.com/dapr/durabletask-go/backend"
 	"github.com/dapr/durabletask-go/client"
+	"github.com/jackc/pgx/v5"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -31,13 +32,20 @@ import (
 
 // system is one of the things that are compared.
 type system struct {
-	// name is a word for -only and for the table.
+	// name is that in the table.
 	name string
-	// one runs one checkout, or one bare workflow, from the call that starts it until the client hears that it has ended.
+	// owners are those of the processes and databases that it consists of.
+	owners []string
+	// one runs one saga, one checkout or one bare workflow, from the call that starts it until the client hears that it has ended.
 	one func(ctx context.Context, id string) error
 	// stop ends what belongs to this system alone.
 	stop func()
+	// profile is where its program tells of itself, with -profile.
+	profile string
 }
+
+// onDapr owns what has no other owner: Dapr's processes and those that it runs.
+const onDapr = "dapr"
 
 // ground is what all systems stand on: one machine, one PostgreSQL server that keeps its promises, one Dapr.
 type ground struct {
@@ -46,16 +54,26 @@ type ground struct {
 	dapr      localstack.Dapr
 	plane     *localstack.ControlPlane
 	broker    *localstack.Broker
-	// checkout is set once the checkout on Dapr runs.
+	// checkout is set once the checkout on Dapr runs, embedded once that in one process does.
 	checkout *stack.Stack
-	// postmaster is the process id of PostgreSQL's first process.
+	embedded *system
+	// participants are the addresses of those of the saga, once they run.
+	participants []string
+	// server is a connection to PostgreSQL as a whole, postmaster the process id of its first process.
+	server     *pgx.Conn
 	postmaster int
+	// programs are processes by their ids.
+	programs map[int]kind
+	// profiled says that programs tell of themselves.
+	profiled bool
+	// stops end what several systems share.
+	stops []func()
 	// countsItself says that this process is at work itself, and not only the client of what is measured.
 	countsItself bool
 }
 
-// startGround starts PostgreSQL as in production, durable, on a fresh data folder, the control plane and a broker.
-func startGround(ctx context.Context, root string, withDapr bool) (*ground, error) {
+// startGround starts PostgreSQL as in production, durable, on a fresh data folder, and with Dapr the control plane and a broker.
+func startGround(ctx context.Context, root string, withDapr, profiled bool) (*ground, error) {
 	local, err := localstack.LocalDir(root)
 	if err != nil {
 		return nil, err
@@ -68,12 +86,9 @@ func startGround(ctx context.Context, root string, withDapr bool) (*ground, erro
 	if err != nil {
 		return nil, err
 	}
-	g := &ground{root: root, dir: dir}
-	if g.postgres, err = localstack.StartPostgres(ctx, g.postgresDir(), localstack.PostgresOptions{}); err != nil {
+	g := &ground{root: root, dir: dir, programs: map[int]kind{}, profiled: profiled}
+	if err := g.startPostgres(ctx); err != nil {
 		return g, err
-	}
-	if g.postmaster, err = postmasterOf(ctx, g.postgres.SuperuserURL("postgres")); err != nil {
-		return g, fmt.Errorf("find PostgreSQL's process: %w", err)
 	}
 	if !withDapr {
 		return g, nil
@@ -88,10 +103,34 @@ func startGround(ctx context.Context, root string, withDapr bool) (*ground, erro
 	return g, err
 }
 
+func (g *ground) startPostgres(ctx context.Context) (err error) {
+	if g.postgres, err = localstack.StartPostgres(ctx, g.postgresDir(), localstack.PostgresOptions{}); err != nil {
+		return err
+	}
+	if g.server, err = pgx.Connect(ctx, g.postgres.SuperuserURL("postgres")); err != nil {
+		return fmt.Errorf("reach PostgreSQL: %w", err)
+	}
+	if g.profiled {
+		if err := g.countStatements(ctx); err != nil {
+			return fmt.Errorf("have PostgreSQL count statements: %w", err)
+		}
+	}
+	if g.postmaster, err = postmasterOf(ctx, g.server); err != nil {
+		return fmt.Errorf("find PostgreSQL's process: %w", err)
+	}
+	return nil
+}
+
 func (g *ground) postgresDir() string { return filepath.Join(g.dir, "postgres") }
 
 // stop ends everything and removes what it wrote; logs stay where keep is set.
 func (g *ground) stop(ctx context.Context, keep bool) error {
+	for _, stop := range slices.Backward(g.stops) {
+		stop()
+	}
+	if g.server != nil {
+		_ = g.server.Close(ctx)
+	}
 	if g.plane != nil {
 		g.plane.KillScheduler() // Its data is thrown away.
 		g.plane.KillPlacement()
@@ -104,6 +143,42 @@ func (g *ground) stop(ctx context.Context, keep bool) error {
 		return err
 	}
 	return errors.Join(err, localstack.RemovePostgres(g.postgresDir()), os.RemoveAll(g.dir))
+}
+
+// build builds programs of this repository as they are now.
+func (g *ground) build(ctx context.Context, packages string, flags ...string) error {
+	args := append([]string{"build", "-o", g.bin() + "/"}, flags...)
+	build := exec.CommandContext(ctx, "go", append(args, packages)...)
+	build.Dir = g.root
+	if text, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build %s: %w: %s", packages, err, text)
+	}
+	return nil
+}
+
+// buildOurs builds the programs of the checkout, with -profile including the file that serves a profile.
+func (g *ground) buildOurs(ctx context.Context) error {
+	if !g.profiled {
+		return g.build(ctx, "./cmd/...")
+	}
+	overlay, err := g.profileOverlay()
+	if err != nil {
+		return err
+	}
+	return g.build(ctx, "./cmd/...", "-overlay", overlay)
+}
+
+func (g *ground) bin() string { return filepath.Join(g.dir, "bin") }
+
+// start starts a program whose CPU time is its owner's, under a name.
+func (g *ground) start(ctx context.Context, k kind, c localstack.ProgramConfig) (stop func(), err error) {
+	c.Name, c.Dir, c.Tied = k.name, filepath.Join(g.dir, k.owner), true
+	p, err := localstack.StartProgram(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	g.programs[p.PID()] = k
+	return func() { p.Stop(15 * time.Second) }, nil
 }
 
 // databases makes databases whose names begin with prefix and returns how to address them.
@@ -119,12 +194,15 @@ func (g *ground) databases(ctx context.Context, prefix string, names ...string) 
 
 // startOnDapr starts this project on Dapr.
 func startOnDapr(ctx context.Context, g *ground) (*system, error) {
-	url, err := g.databases(ctx, "a_", append(stack.Names(), "dapr")...)
+	url, err := g.databases(ctx, "dapr_", append(stack.Names(), "dapr")...)
 	if err != nil {
 		return nil, err
 	}
+	if err := g.buildOurs(ctx); err != nil {
+		return nil, err
+	}
 	s, err := stack.Start(ctx, stack.Config{
-		Components: filepath.Join(g.root, "components"), Bin: filepath.Join(g.root, "bin"),
+		Components: filepath.Join(g.root, "components"), Bin: g.bin(),
 		Dir: filepath.Join(g.dir, "checkout-dapr"), Dapr: g.dapr, Plane: g.plane, Broker: g.broker, DatabaseURL: url,
 	})
 	if err != nil {
@@ -135,47 +213,54 @@ func startOnDapr(ctx context.Context, g *ground) (*system, error) {
 		return nil, err
 	}
 	g.checkout = s
-	return &system{name: "dapr", one: checkoutAt(s.Orchestrator.URL), stop: s.Stop}, nil
+	return &system{name: "dapr", owners: []string{onDapr}, one: checkoutAt(s.Orchestrator.URL, articles), stop: s.Stop}, nil
 }
 
 // startEmbedded starts this project in one process.
 func startEmbedded(ctx context.Context, g *ground) (*system, error) {
-	s, _, err := startInOneProcess(ctx, g, "c_")
-	return s, err
+	s, server, err := startInOneProcess(ctx, g, "embedded")
+	if err != nil {
+		return nil, err
+	}
+	g.embedded = &system{name: "article", owners: s.owners, one: checkoutAt(server, articles[:1]), stop: func() {}}
+	return s, nil
 }
 
-// startInOneProcess starts this project in one process, on databases whose names begin with prefix, and tells the address of its API.
-func startInOneProcess(ctx context.Context, g *ground, prefix string) (s *system, server string, err error) {
+// startArticle is the same, where everybody buys one article.
+func startArticle(_ context.Context, g *ground) (*system, error) { return g.embedded, nil }
+
+// startInOneProcess starts this project in one process, on databases of owner, and tells the address of its API.
+func startInOneProcess(ctx context.Context, g *ground, owner string) (s *system, server string, err error) {
 	names := stack.Names()
-	url, err := g.databases(ctx, prefix, names...)
+	url, err := g.databases(ctx, owner+"_", names...)
 	if err != nil {
 		return nil, "", err
 	}
-	ports, err := localstack.FreePorts(len(names))
+	ports, err := localstack.FreePorts(len(names) + 1)
 	if err != nil {
 		return nil, "", err
 	}
 	at := func(name string) string { return fmt.Sprintf("127.0.0.1:%d", ports[slices.Index(names, name)]) }
-	var env []string
+	env, profile := g.profileAt(ports[len(names)])
 	for _, name := range names {
 		upper := strings.ToUpper(name)
 		env = append(env, upper+"_LISTEN="+at(name), upper+"_DATABASE_URL="+url(name))
 	}
-	app, err := localstack.StartProgram(ctx, localstack.ProgramConfig{
-		Name: "dev", Path: filepath.Join(g.root, "bin", stack.Orchestrator), Args: []string{"dev"},
-		Env: env,
-		Dir: filepath.Join(g.dir, prefix+"embedded"), ReadyURL: "http://" + at(stack.Orchestrator) + "/readyz", Tied: true,
+	if err := g.buildOurs(ctx); err != nil {
+		return nil, "", err
+	}
+	stop, err := g.start(ctx, kind{owner, stack.Orchestrator}, localstack.ProgramConfig{
+		Path: filepath.Join(g.bin(), stack.Orchestrator), Args: []string{"dev"}, Env: env, ReadyURL: "http://" + at(stack.Orchestrator) + "/readyz",
 	})
 	if err != nil {
 		return nil, "", err
 	}
-	stop := func() { app.Stop(15 * time.Second) }
 	if err := fillWarehouse(ctx, "http://"+at(stack.Warehouse)); err != nil {
 		stop()
 		return nil, "", err
 	}
 	server = "http://" + at(stack.Orchestrator)
-	return &system{name: "embedded", one: checkoutAt(server), stop: stop}, server, nil
+	return &system{name: "embedded", owners: []string{owner}, one: checkoutAt(server, articles), stop: stop, profile: profile}, server, nil
 }
 
 // articles are those of the catalogue; orders are spread over them, as in a shop.
@@ -194,12 +279,17 @@ func fillWarehouse(ctx context.Context, url string) error {
 	return nil
 }
 
-// checkoutAt runs checkouts of one article through the API: it starts one and waits on a quiet watch, which hears
-// of the end alone, as WaitForWorkflowCompletion does.
-func checkoutAt(url string) func(ctx context.Context, id string) error {
+// newClient keeps as many connections as calls may be under way.
+func newClient() *http.Client {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
-	transport.MaxIdleConnsPerHost = 256
-	checkouts := checkoutv1connect.NewCheckoutServiceClient(&http.Client{Transport: transport}, url)
+	transport.MaxIdleConns, transport.MaxIdleConnsPerHost = 0, 512
+	return &http.Client{Transport: transport}
+}
+
+// checkoutAt runs checkouts of one of the articles through the API: it starts one and waits on a quiet watch, which hears
+// of the end alone, as WaitForWorkflowCompletion does.
+func checkoutAt(url string, articles []string) func(ctx context.Context, id string) error {
+	checkouts := checkoutv1connect.NewCheckoutServiceClient(newClient(), url)
 	return func(ctx context.Context, id string) error {
 		_, err := checkouts.Start(ctx, connect.NewRequest(&checkoutv1.StartRequest{
 			OrderId: id, CustomerId: "cus-bench", Currency: "EUR", PaymentMethod: "tok_visa",
@@ -226,7 +316,7 @@ func checkoutAt(url string) func(ctx context.Context, id string) error {
 
 // startBare starts the bare workflow and the application that it calls, each with a sidecar.
 func startBare(ctx context.Context, g *ground) (*system, error) {
-	b, err := newBareStack(ctx, g, "b_")
+	b, err := newBareStack(ctx, g, "bare")
 	if err != nil {
 		return nil, err
 	}
@@ -239,15 +329,12 @@ func startBare(ctx context.Context, g *ground) (*system, error) {
 		b.stop()
 		return nil, err
 	}
-	return &system{name: "bare", one: one, stop: b.stop}, nil
+	return &system{name: "bare", owners: []string{onDapr, "bare"}, one: one, stop: b.stop}, nil
 }
 
-// startDirect starts the bare workflow that calls the participants of the checkout on Dapr, which must run.
-func startDirect(ctx context.Context, g *ground) (*system, error) {
-	if g.checkout == nil {
-		return nil, errors.New("direct calls the participants of dapr: measure dapr too")
-	}
-	b, err := newBareStack(ctx, g, "d_")
+// startWorkflow starts the bare workflow that calls the participants of the checkout on Dapr, which must run.
+func startWorkflow(ctx context.Context, g *ground) (*system, error) {
+	b, err := newBareStack(ctx, g, "workflow")
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +345,7 @@ func startDirect(ctx context.Context, g *ground) (*system, error) {
 		b.stop()
 		return nil, err
 	}
-	return &system{name: "direct", one: one, stop: b.stop}, nil
+	return &system{name: "workflow", owners: []string{onDapr, "workflow"}, one: one, stop: b.stop}, nil
 }
 
 // bareStack is the processes of bench/bare with their sidecars.
@@ -270,17 +357,15 @@ type bareStack struct {
 	stops       []func()
 }
 
-func newBareStack(ctx context.Context, g *ground, prefix string) (*bareStack, error) {
-	b := &bareStack{g: g, dir: filepath.Join(g.dir, prefix+"bare"), suffix: fmt.Sprintf("-%06x", rand.Uint32N(1<<24))}
+func newBareStack(ctx context.Context, g *ground, owner string) (*bareStack, error) {
+	b := &bareStack{g: g, dir: filepath.Join(g.dir, owner), suffix: fmt.Sprintf("-%06x", rand.Uint32N(1<<24))}
 	if err := os.MkdirAll(b.dir, 0o755); err != nil {
 		return nil, err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", b.program(), "./bench/bare")
-	build.Dir = g.root
-	if text, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build bench/bare: %w: %s", err, text)
+	if err := g.build(ctx, "./bench/bare"); err != nil {
+		return nil, err
 	}
-	url, err := g.databases(ctx, prefix, "dapr")
+	url, err := g.databases(ctx, owner+"_", "dapr")
 	if err != nil {
 		return nil, err
 	}
@@ -294,7 +379,6 @@ func newBareStack(ctx context.Context, g *ground, prefix string) (*bareStack, er
 	return b, os.Remove(filepath.Join(b.components(), "subscriptions.yaml"))
 }
 
-func (b *bareStack) program() string          { return filepath.Join(b.dir, "bare") }
 func (b *bareStack) components() string       { return filepath.Join(b.dir, "components") }
 func (b *bareStack) appID(name string) string { return name + b.suffix }
 
@@ -316,7 +400,7 @@ func (b *bareStack) start(ctx context.Context, name, role string, env []string) 
 	b.stops = append(b.stops, sidecar.Stop)
 	listen := fmt.Sprintf("127.0.0.1:%d", port[0])
 	app, err := localstack.StartProgram(ctx, localstack.ProgramConfig{
-		Name: role, Path: b.program(), Args: []string{role},
+		Name: role, Path: filepath.Join(b.g.bin(), "bare"), Args: []string{role},
 		Env: append([]string{
 			"LISTEN=" + listen,
 			fmt.Sprintf("DAPR_GRPC_PORT=%d", sidecar.GRPCPort), fmt.Sprintf("DAPR_HTTP_PORT=%d", sidecar.HTTPPort),

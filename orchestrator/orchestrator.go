@@ -68,7 +68,10 @@ func program(name string, c Config) cli.Program {
 clients of its API: --server, or ORCHESTRATOR_SERVER, or what .local/env says.`, name),
 		HowToStart: fmt.Sprintf("`%s dev` starts one here", name),
 		Verbs: func(client *cli.Client) []*cobra.Command {
-			return []*cobra.Command{newServe(client.Surroundings, name, c), newDev(client.Surroundings, name, c), sagaverbs.Sagas(client), participantverbs.New(client.Surroundings)}
+			return []*cobra.Command{
+				newServe(client.Surroundings, name, c), newDev(client.Surroundings, name, c),
+				sagaverbs.Sagas(client), participantverbs.New(client.Surroundings), sagaverbs.Doctor(client),
+			}
 		},
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// For declares a saga whose input is a T: its list, and what else the engine needs to know of each saga that is accepted. All of it
-// that is made from an input is made once, when the saga is accepted, and kept with it.
+// For declares a saga whose input is a T: its list, and what else the engine keeps of each saga. What is made from an input is made
+// once, when the saga is accepted, and kept with it.
 //
 // A T is read from JSON. A field that it does not have is refused.
 type For[T any] struct {
@@ -22,18 +22,18 @@ type For[T any] struct {
 	Version int
 	// Steps are done in this order.
 	Steps []Step
-	// Check says what is wrong with an input although it is a T. Nil: nothing is.
+	// Check says what is wrong with an input although it is a T. Nil accepts every T.
 	Check func(T) error
-	// About says by what people look for a saga, and what money is at stake. Nil: nobody and none.
+	// About says by what people look for a saga, and what money is at stake. Nil says neither.
 	About func(T) About
-	// Deadline is how long a saga may take until it is undone, where its start does not say: 1 s to 30 days. Default 15 minutes. Too
-	// short undoes what is merely slow; too long holds what nobody gets.
+	// Deadline is how long a saga may take until it is undone, unless its start says: 1 s to 30 days. Default 15 minutes. Too short
+	// undoes what is merely slow; too long holds what nobody gets.
 	Deadline time.Duration
-	// Decides says whether a person has to decide on a saga. Nil: on each, where the list has a Decision.
+	// Decides says whether a person must decide on a saga. Nil: on each, if the list has a Decision.
 	Decides func(T) bool
 }
 
-// Declaration is a For, of whatever input.
+// Declaration is a For with any input.
 type Declaration interface {
 	// Define checks the declaration. The error tells all that is wrong with it.
 	Define() (*Definition, error)
@@ -42,19 +42,19 @@ type Declaration interface {
 const (
 	// MaxInput bounds a saga's input, in bytes of JSON.
 	MaxInput = 64 << 10
-	// DefaultDeadline is that of a saga where nobody says.
+	// DefaultDeadline is the deadline of a saga for which nobody says one.
 	DefaultDeadline = 15 * time.Minute
-	// MaxDeadline bounds it.
+	// MaxDeadline bounds the deadline.
 	MaxDeadline = 30 * 24 * time.Hour
 )
 
-// Asking gives the step a request of its own, which From makes from the saga's input. A step without is asked with the whole input.
+// Asking gives the step a request of its own, which From makes from the saga's input. Without it a step gets the whole input.
 func (s Step) Asking(request Request) Step {
 	s.request = &request
 	return s
 }
 
-// Request makes what a step is asked with.
+// Request makes a step's request.
 type Request struct {
 	from reflect.Type
 	make func(input any) any
@@ -65,14 +65,14 @@ func From[T, R any](request func(T) R) Request {
 	r := Request{from: reflect.TypeFor[T]()}
 	if request != nil {
 		r.make = func(input any) any {
-			in, _ := input.(T) // Where T is an interface, an input of null is none, and is its zero value.
+			in, _ := input.(T) // If T is an interface, the input null is no T; then its zero value is the input.
 			return request(in)
 		}
 	}
 	return r
 }
 
-// Define is Declaration's.
+// Define implements Declaration.
 func (f For[T]) Define() (*Definition, error) {
 	d, wrong := define(f.Name, f.Version, f.Steps)
 	say := func(format string, args ...any) { wrong = append(wrong, fmt.Errorf(format, args...)) }
@@ -139,18 +139,18 @@ func (f For[T]) Define() (*Definition, error) {
 	return d, nil
 }
 
-// Accepted is what a definition makes of an input: all that a saga keeps.
+// Accepted is what a saga keeps of its input.
 type Accepted struct {
 	Plan Plan
-	// Input is the input as its type writes it.
+	// Input is the input as T is written in JSON.
 	Input json.RawMessage
-	// Requests are what steps are asked with, by step; the others are asked with the input.
+	// Requests are the requests of steps that have one of their own, by step.
 	Requests map[string]json.RawMessage
 	About    About
 	Deadline time.Duration
 }
 
-// Request is what a step is asked with.
+// Request is a step's request: its own, or the input.
 func (a Accepted) Request(step string) json.RawMessage {
 	if request, has := a.Requests[step]; has {
 		return request
@@ -164,7 +164,7 @@ type InputError struct{ Problem error }
 func (e *InputError) Error() string { return "input: " + e.Problem.Error() }
 func (e *InputError) Unwrap() error { return e.Problem }
 
-// Accept makes of an input what a saga keeps that is accepted with it. An *InputError says what is wrong with the input.
+// Accept makes of an input what its saga keeps. An *InputError says what is wrong with the input.
 func (d *Definition) Accept(input json.RawMessage) (Accepted, error) {
 	if len(input) > MaxInput {
 		return Accepted{}, &InputError{fmt.Errorf("is %d bytes long, at most %d are taken", len(input), MaxInput)}
@@ -175,9 +175,9 @@ func (d *Definition) Accept(input json.RawMessage) (Accepted, error) {
 	return d.accept(input)
 }
 
-// read reads an input strictly: nothing of it is passed over.
+// read reads an input strictly: unknown fields and further values are errors.
 func read[T any](input json.RawMessage, into *T) error {
-	// encoding/json leaves a struct as it is where it reads null, so nothing would be taken for a saga of nothing.
+	// encoding/json reads null into any struct, so nothing would pass for an input.
 	if bytes.Equal(bytes.TrimSpace(input), []byte("null")) && !mayBeNothing(reflect.TypeFor[T]()) {
 		return &InputError{errors.New("is missing")}
 	}
@@ -192,7 +192,7 @@ func read[T any](input json.RawMessage, into *T) error {
 	return nil
 }
 
-// mayBeNothing tells types of which null is a value: those that hold anything, and those that hold nothing.
+// mayBeNothing tells whether null is a value of a type: of interfaces, maps, slices, and structs without fields.
 func mayBeNothing(t reflect.Type) bool {
 	switch t.Kind() {
 	case reflect.Interface, reflect.Map, reflect.Slice:
@@ -203,7 +203,7 @@ func mayBeNothing(t reflect.Type) bool {
 	return false
 }
 
-// inWords is an error of encoding/json in the words of whoever wrote the JSON.
+// inWords is an error of encoding/json in the words of the JSON's author.
 func inWords(err error) error {
 	if mistyped := new(json.UnmarshalTypeError); errors.As(err, &mistyped) {
 		if mistyped.Field == "" {
@@ -217,7 +217,7 @@ func inWords(err error) error {
 	return errors.New(strings.TrimPrefix(err.Error(), "json: "))
 }
 
-// kind is a type as JSON knows it.
+// kind is a type in the words of JSON.
 func kind(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Bool:

@@ -11,9 +11,8 @@
 //	)
 //	err = saga.Register(registry, saga.Policy{})
 //
-// It is a list and not code because a step's answer decides nothing but where the saga goes next. So there is nothing in
-// it that could read a clock, forget to end, or recover from the engine's yields, and a wrong list is refused before
-// anything runs.
+// It is a list and not code because a step's answer only decides where the saga goes next. So nothing in it can read a clock,
+// forget to end, or recover from the engine's yields, and a wrong list is refused before anything runs.
 //
 // # What the author writes
 //
@@ -43,7 +42,7 @@
 // as event [CommandEvent]. They only wake: an activity decides what a cancel means, because it can look at the one record
 // that decides races, and a workflow cannot.
 //
-// A run carries its plan with it, so editing a definition changes no saga under way. What must fit the histories of runs under way is
-// the interpreter, and with it MaxAttemptsPerRun, which must not be lowered: package replay tells whether the code still fits a
-// recorded history, and package sagatest plays a saga against scripted activities.
+// A run carries its plan with it, so editing a definition changes no saga under way. The interpreter must fit the histories of runs
+// under way, and so must MaxAttemptsPerRun, which must not be lowered. Package replay tells whether the code still fits a recorded
+// history; package sagatest plays a saga against scripted activities.
 package saga

@@ -8,10 +8,10 @@ import (
 	"unicode/utf8"
 )
 
-// ID names a saga: a key is unique for ever within its definition.
+// ID names a saga. Its key is unique for ever within its definition.
 type ID struct{ Definition, Key string }
 
-// String is the id in a line, for logs and messages.
+// String is the id in one line, for logs and messages.
 func (id ID) String() string { return id.Definition + " " + id.Key }
 
 // Money is an amount in minor units (cents) of an ISO 4217 currency. The zero value means none.
@@ -22,16 +22,16 @@ type Money struct {
 
 // About is what people look for a saga by.
 type About struct {
-	// Whom or what it is about, such as a customer; empty where nobody said.
+	// Whom or what it is about, such as a customer; empty if nobody said.
 	Whom string
-	// Money is what is at stake; zero where none is.
+	// Money is what is at stake; zero if none is.
 	Money Money
 }
 
-// maxWhom bounds whom or what a saga is about, in characters: what is longer could not be looked for.
+// maxWhom bounds Whom, in characters: a longer one could not be looked for.
 const maxWhom = 128
 
-// check tells what of it could not be kept, or not be looked for.
+// check tells what could not be kept, or not be looked for.
 func (a About) check() error {
 	switch {
 	case !utf8.ValidString(a.Whom) || utf8.RuneCountInString(a.Whom) > maxWhom || strings.ContainsFunc(a.Whom, func(r rune) bool { return !unicode.IsPrint(r) }):

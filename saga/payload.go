@@ -2,8 +2,8 @@ package saga
 
 import "time"
 
-// Input is the input of a saga's workflow: the key and the plan, never the data itself. All payloads here are a stored format: fields are
-// only added, and the zero value of a new one means what was meant before it was there.
+// Input is the input of a saga's workflow: the key and the plan, never the data itself. All payloads here are a stored format:
+// fields are only added, and the zero value of a new one means what was meant before.
 type Input struct {
 	// Key names what the saga is about, such as an order id. The same for every run.
 	Key string `json:"key"`
@@ -26,8 +26,8 @@ const (
 	Pivoted Phase = "pivoted"
 	// Undoing only undoes, last step first.
 	Undoing Phase = "undoing"
-	// Reversing is Undoing after the pivot was applied, because somebody decided so: what stands before the pivot goes first,
-	// last step first, and then the pivot's own effect. See Pivot.
+	// Reversing is Undoing after the pivot was applied, because a person decided so. What comes before the pivot goes first, last
+	// step first, and then the pivot's own effect. See Pivot.
 	Reversing Phase = "reversing"
 )
 
@@ -40,16 +40,16 @@ type Call struct {
 	// Step is the step's name in both directions, Participant who does it.
 	Step        string `json:"step"`
 	Participant string `json:"participant"`
-	// Undo is true where the activity undoes the step.
+	// Undo says that the activity undoes the step.
 	Undo bool `json:"undo,omitempty"`
 	// Round counts this run's attempts at it, from 1.
 	Round int `json:"round"`
 	// WaitMS is how long the saga will wait, in milliseconds, before the next attempt if the outcome stays unknown.
 	WaitMS int64 `json:"wait_ms"`
-	// Claims says that it is the first attempt at the plan's first step or at its pivot: by those a saga claims the way forward, so
-	// the activity's own record is likely to change before anybody is called.
+	// Claims says that it is the first attempt at the plan's first step or at its pivot. By these a saga claims the way forward, so
+	// the activity's record is likely to change before it calls anybody.
 	Claims bool `json:"claims,omitempty"`
-	// Stuck says that the policy's patience is at its end: somebody should be told.
+	// Stuck says that the policy's patience is at its end: a person should be told.
 	Stuck bool `json:"stuck,omitempty"`
 }
 
@@ -83,8 +83,8 @@ const (
 	Rejected Outcome = "rejected"
 	// Unknown: nothing is known; the saga tries again.
 	Unknown Outcome = "unknown"
-	// Held: nobody was called yet, because somebody has to decide first or the participant is to be left alone. The attempt does
-	// not count; the saga asks again after Reply.HoldMS, or when a command comes.
+	// Held: nobody was called yet, because a person has to decide first or the participant is held back. The attempt does not
+	// count; the saga asks again after Reply.HoldMS, or when a command comes.
 	Held Outcome = "held"
 	// TurnedBack: nobody was called in this attempt because the saga is to be undone.
 	TurnedBack Outcome = "turned-back"
@@ -92,10 +92,9 @@ const (
 	Superseded Outcome = "superseded"
 )
 
-// Command is the payload of the one event a saga listens to. It wakes a waiting saga; what it means is for the
-// activities to know.
+// Command is the payload of the one event that a saga listens to. It wakes a waiting saga; the activities know what it means.
 type Command struct {
-	// ID is unique; one that was seen is ignored.
+	// ID is unique; an id that was seen is ignored.
 	ID   string `json:"id"`
 	Kind string `json:"kind"`
 	Step string `json:"step,omitempty"`

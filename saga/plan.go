@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// Plan is the list of one saga, fixed when it was accepted: it stands in the saga's row and is given to each of its runs, so that a
+// Plan is the list of one saga, fixed when the saga was accepted. It stands in the saga's row and in the input of each run, so a
 // changed definition changes no saga under way. It is a stored format, as Step is.
 type Plan struct {
 	// Definition and Version tell whose list it is.
@@ -16,21 +16,21 @@ type Plan struct {
 	Steps []Step `json:"steps"`
 }
 
-// WithoutDecision is the plan where nobody has to decide.
+// WithoutDecision is the plan if nobody has to decide.
 func (p Plan) WithoutDecision() Plan {
 	p.Steps = slices.DeleteFunc(slices.Clone(p.Steps), func(s Step) bool { return s.Decision })
 	return p
 }
 
-// Index is where the step of this name stands; -1 if there is none.
+// Index is the place of the step with this name; -1 if there is none.
 func (p Plan) Index(name string) int {
 	return slices.IndexFunc(p.Steps, func(s Step) bool { return s.Name == name })
 }
 
-// Pivot is where the pivot stands; -1 if there is none.
+// Pivot is the place of the pivot; -1 if there is none.
 func (p Plan) Pivot() int { return slices.IndexFunc(p.Steps, func(s Step) bool { return s.Pivot }) }
 
-// Participants are those that do the steps, each once, in the order in which they come first.
+// Participants are those that do the steps, each once, in the order of their first step.
 func (p Plan) Participants() (names []string) {
 	for _, step := range p.Steps {
 		if !step.Decision && !slices.Contains(names, step.Participant) {
@@ -40,7 +40,7 @@ func (p Plan) Participants() (names []string) {
 	return names
 }
 
-// Names are the names of all that the plan may be at: each step's, followed by that of its compensation.
+// Names are the names of all places of the plan: each step's, followed by its compensation's.
 func (p Plan) Names() (names []string) {
 	for _, step := range p.Steps {
 		names = append(names, step.Name)
@@ -74,8 +74,8 @@ func (p Plan) Activities() (names []string) {
 	return names
 }
 
-// longestRun is how many activities a run may call that meets no trouble: all, but what undoes the pivot, which belongs to runs of
-// its own.
+// longestRun is how many activities a run without trouble calls at most: all but the pivot's compensation, which runs of its own
+// call.
 func (p Plan) longestRun() int {
 	n := len(p.Activities())
 	if i := p.Pivot(); i >= 0 && p.Steps[i].Compensation != "" {
@@ -160,6 +160,6 @@ func (p Plan) from(phase Phase) (done, todo []Step, err error) {
 	case p.Steps[pivot].Compensation == "":
 		return nil, nil, stop(ErrInput, fmt.Sprintf("phase is %s, but the saga has no pivot that could be undone", phase))
 	}
-	// The pivot's effect goes last: what stands before it may be what somebody gets for it, and must be gone for good first.
+	// The pivot's effect goes last: a step before it may be what somebody gets for the pivot, and must be gone for good first.
 	return append([]Step{p.Steps[pivot]}, p.Steps[:pivot]...), nil, nil
 }

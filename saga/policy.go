@@ -8,23 +8,23 @@ import (
 
 // Policy says how a saga tries again. A zero field takes its default.
 //
-// A changed policy holds for runs under way too, which is harmless for the waits and for Patience.
+// A changed policy holds for runs under way too. For the waits and for Patience that is harmless.
 type Policy struct {
-	// FirstWait is the wait after the first attempt at a step; each further one is twice as long. Default 250ms. Too short
-	// presses a participant that is in trouble, too long makes a lost answer cost a customer's time.
+	// FirstWait is the wait after the first attempt at a step; each further wait is twice as long. Default 250ms. Too short presses
+	// a participant that is in trouble; too long makes a lost answer cost a customer's time.
 	FirstWait time.Duration
 	// LongestWait is where the doubling ends while the saga has patience. Default 8s.
 	LongestWait time.Duration
-	// Patience is the round from which on a step counts as stuck. Default 12: about a minute with the other defaults.
+	// Patience is the round from which a step counts as stuck. Default 12: about a minute with the other defaults.
 	Patience int
-	// FirstStuckWait is the wait after round Patience; each further one is twice as long. Default 16s.
+	// FirstStuckWait is the wait after round Patience; each further wait is twice as long. Default 16s.
 	FirstStuckWait time.Duration
-	// LongestStuckWait is where that doubling ends. Default 1h. Too short grows the history, too long leaves a saga
-	// open after its participant is well again, unless a command wakes it.
+	// LongestStuckWait is where that doubling ends. Default 1h. Too short makes the history grow; too long leaves a saga open after
+	// its participant is well again, unless a command wakes it.
 	LongestStuckWait time.Duration
-	// MaxAttemptsPerRun bounds a run's history: having made so many attempts it ends with Continue. Default 50. A plan that needs
-	// more without any trouble is given one more than it needs. Lowering it is a change of workflow code: a run that is past the new
-	// bound already does not replay.
+	// MaxAttemptsPerRun bounds a run's history: after so many attempts the run ends with Continue. Default 50. A plan that needs
+	// more without any trouble gets one more than it needs. Lowering it is a change of workflow code: a run already past the new
+	// bound does not replay.
 	MaxAttemptsPerRun int
 }
 

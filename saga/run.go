@@ -8,17 +8,17 @@ import (
 	"github.com/dapr/durabletask-go/task"
 )
 
-// run is one workflow instance at work. It is made anew at every replay; whatever it holds follows from the history.
+// run is one workflow instance at work. Every replay makes it anew; all that it holds follows from the history.
 type run struct {
 	ctx    *task.WorkflowContext
 	policy Policy
 	input  Input
 
-	// undo holds the steps to be undone if the run turns back, in the order in which they were begun.
+	// undo are the steps to undo if the run turns back, in the order in which they were begun.
 	undo []Step
 	// pivoted is true once the pivot is applied: from then on nothing turns the run back.
 	pivoted bool
-	// spent counts what made the history longer; the run ends with Continue once it has come to attempts.
+	// spent counts what made the history longer; the run ends with Continue once it reaches attempts.
 	spent, attempts int
 	// seen holds the ids of the commands that were read.
 	seen map[string]bool
@@ -34,7 +34,7 @@ const (
 	pause    way = "pause"
 )
 
-// drive does the steps in order and, where one turns the run back, undoes what was begun.
+// drive does the steps in order. If one turns the run back, it undoes what was begun.
 func (r *run) drive() (End, error) {
 	done, todo, err := r.input.Plan.from(r.input.Phase)
 	if err != nil {
@@ -46,10 +46,10 @@ func (r *run) drive() (End, error) {
 	}
 	for _, step := range todo {
 		if step.Decision {
-			continue // The step behind it waits.
+			continue // The next step waits.
 		}
 		if !step.Pivot {
-			// Before it is tried: an answer that never comes may hide an effect. A pivot is not undone by itself.
+			// Before the step is tried: an answer that never comes may hide an effect. The pivot is not undone by itself.
 			r.undo = append(r.undo, step)
 		}
 		w, err := r.do(step)
@@ -71,7 +71,7 @@ func (r *run) do(step Step) (way, error) {
 	for round := 1; ; round++ {
 		call := r.call(step, round)
 		call.Claims = round == 1 && (step.Pivot || step.Name == r.input.Plan.Steps[0].Name)
-		// Past the pivot a refusal is no way out; it is something that a person should look at.
+		// After the pivot a refusal is no way out: a person should look at it.
 		call.Stuck = call.Stuck || refused
 		reply, woken, w, err := r.attempt(step.Name, call)
 		if err != nil || w != onward {
@@ -122,8 +122,7 @@ func (r *run) turnBack() (End, error) {
 	return Undone, nil
 }
 
-// takeBack undoes one step and ends only when it is known that the effect is gone. Nothing but that is an answer: a
-// refusal to undo is tried again like an error.
+// takeBack undoes one step and ends only when the effect is known to be gone. A refusal to undo is tried again like an error.
 func (r *run) takeBack(step Step) (way, error) {
 	for round := 1; ; round++ {
 		call := r.call(step, round)
@@ -165,8 +164,8 @@ func (r *run) hold(reply Reply) int64 {
 	return max(reply.HoldMS, r.policy.FirstWait.Milliseconds())
 }
 
-// attempt calls an activity once and empties the mailbox. The way is onward where there is a reply to look at; woken says
-// that a command came meanwhile, which the attempt's activity may not have seen.
+// attempt calls an activity once and empties the mailbox. The way is onward if there is a reply to look at. woken says that a
+// command came meanwhile, which the activity may not have seen.
 func (r *run) attempt(activity string, call Call) (reply Reply, woken bool, w way, err error) {
 	if r.spent >= r.attempts {
 		return Reply{}, false, pause, nil
@@ -196,7 +195,7 @@ func (r *run) drain() (woken bool, err error) {
 	}
 }
 
-// rest waits out the call's backoff, or until a new command comes.
+// rest waits for the call's backoff, or for a new command.
 func (r *run) rest(call Call, woken bool) error {
 	if woken {
 		return nil
@@ -219,7 +218,7 @@ func (r *run) rest(call Call, woken bool) error {
 	}
 }
 
-// letter is what a look into the mailbox brought.
+// letter is what came from the mailbox.
 type letter string
 
 const (
@@ -227,7 +226,7 @@ const (
 	none letter = "none"
 	// fresh: a command that was not seen before.
 	fresh letter = "fresh"
-	// stale: one that was, or no command at all.
+	// stale: a command that was seen before, or no command at all.
 	stale letter = "stale"
 )
 
@@ -246,7 +245,7 @@ func (r *run) read(timeout time.Duration) (letter, error) {
 	return fresh, nil
 }
 
-// end is how a run ends that goes this way.
+// end is how a run ends on this way.
 func (w way) end() End {
 	switch w {
 	case replaced:

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/dapr/durabletask-go/task"
 )
@@ -12,13 +11,13 @@ import (
 // Why a run stopped with an error. Nothing was undone: the next run, or a person, goes on from what the activities
 // recorded. Engines keep an error as text, which begins with one of these.
 var (
-	// ErrInput: the workflow's input is none that a saga can begin with.
+	// ErrInput: no saga can begin with the workflow's input.
 	ErrInput = errors.New("saga stopped: bad input")
 	// ErrPanic: the workflow's code panicked.
 	ErrPanic = errors.New("saga stopped: panic")
-	// ErrReplay: the history was not made by this code, or holds what the engine's library does not know. An activity that
-	// the code asked for in that very turn is still sent, the library takes nothing back: activities must look at their own
-	// record of the run before they act.
+	// ErrReplay: this code did not make the history, or the engine's library does not know it. An activity that the code asked for
+	// in that very turn is still sent, because the library takes nothing back: activities must look at their own record of the run
+	// before they act.
 	ErrReplay = errors.New("saga stopped: code does not fit history")
 	// ErrReply: an activity answered for another step than it was asked for.
 	ErrReply = errors.New("saga stopped: reply to another step")
@@ -34,18 +33,11 @@ func stop(why error, detail string) error {
 // cut shortens s to at most n bytes of valid UTF-8; protobuf refuses to store anything else.
 func cut(s string, n int) string {
 	s = strings.ToValidUTF8(s, "?")
-	if len(s) <= n {
-		return s
-	}
-	for n > 0 && !utf8.RuneStart(s[n]) {
-		n--
-	}
-	return s[:n]
+	return strings.ToValidUTF8(s[:min(len(s), n)], "")
 }
 
-// guard turns a panic into an error of the run. Nobody else would: it would kill the process, and the instance would be
-// delivered again to the next one. A yield is a panic too and is passed on; that is why no other code of a workflow may
-// recover or defer.
+// guard turns a panic into an error of the run. Nothing else would: the panic would kill the process, and the instance would be
+// delivered to the next one. A yield is a panic too and is passed on. That is why no other code of a workflow may recover or defer.
 func guard(w task.Workflow) task.Workflow {
 	return func(ctx *task.WorkflowContext) (output any, err error) {
 		defer func() {
@@ -61,10 +53,10 @@ func guard(w task.Workflow) task.Workflow {
 	}
 }
 
-// fromTask tells whether an error of Await is the task's own: the activity failed, its answer cannot be read, or the wait
-// is over. Every other error comes from the engine's library while it goes through the history, as when "a previous
-// execution called" something else. Those must never pass for a failed step. The library offers text only; a text that is
-// not known here stops the run, which is the safe side.
+// fromTask tells whether an error of Await is the task's own: the activity failed, its answer cannot be read, or the wait is over.
+// Every other error comes from the engine's library while it goes through the history, as when "a previous execution called"
+// something else. Those must never pass for a failed step. The library gives only text. A text that is not known here stops the
+// run, which is the safe side.
 func fromTask(err error) bool {
 	text := err.Error()
 	return errors.Is(err, task.ErrTaskCanceled) ||

@@ -22,6 +22,8 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
+	"github.com/checkoutsaga/orchestrator/gen/saga/v1/sagav1connect"
 	"github.com/checkoutsaga/orchestrator/internal/cli"
 )
 
@@ -44,7 +46,7 @@ type shop struct {
 	history *checkoutv1.HistoryResponse
 	cancel  *checkoutv1.CancelResponse
 	audit   []*checkoutv1.AuditResponse
-	doctor  *checkoutv1.DoctorResponse
+	doctor  *sagav1.DoctorResponse
 	refusal error
 
 	started *checkoutv1.StartRequest
@@ -57,6 +59,7 @@ func openShop(t *testing.T) *shop {
 	s := &shop{checkout: confirmed()}
 	mux := http.NewServeMux()
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(s))
+	mux.Handle(sagav1connect.NewSagaServiceHandler(shopDoctor{shop: s}))
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	s.url = server.URL
@@ -133,8 +136,14 @@ func (s *shop) Audit(_ context.Context, _ *connect.Request[checkoutv1.AuditReque
 	return s.refusal
 }
 
-func (s *shop) Doctor(context.Context, *connect.Request[checkoutv1.DoctorRequest]) (*connect.Response[checkoutv1.DoctorResponse], error) {
-	return connect.NewResponse(s.doctor), s.refusal
+// shopDoctor is what the shop is asked of any saga.
+type shopDoctor struct {
+	sagav1connect.UnimplementedSagaServiceHandler
+	shop *shop
+}
+
+func (d shopDoctor) Doctor(context.Context, *connect.Request[sagav1.DoctorRequest]) (*connect.Response[sagav1.DoctorResponse], error) {
+	return connect.NewResponse(d.shop.doctor), d.shop.refusal
 }
 
 // answer is what one command line left behind.
@@ -728,9 +737,9 @@ ord-1      release-stock   1h    ann   counted by hand   2 CHAIR-OAK are reserve
 
 func TestDoctorShowsFindingsAndSettings(t *testing.T) {
 	s := openShop(t)
-	s.doctor = &checkoutv1.DoctorResponse{
-		Findings: []*checkoutv1.Finding{{Check: "database", Ok: true, Detail: "answers in 1ms"}, {Check: "clock", Detail: "differs", Mend: "synchronize"}},
-		Settings: []*checkoutv1.Setting{{Name: "ORCHESTRATOR_ENGINE", Value: "embedded"}},
+	s.doctor = &sagav1.DoctorResponse{
+		Findings: []*sagav1.Finding{{Check: "database", Ok: true, Detail: "answers in 1ms"}, {Check: "clock", Detail: "differs", Mend: "synchronize"}},
+		Settings: []*sagav1.Setting{{Name: "ORCHESTRATOR_ENGINE", Value: "embedded"}},
 	}
 	got := s.types(t, "doctor")
 	require.Equal(t, cli.ExitFindings, got.status)

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
-	"time"
 
 	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
@@ -13,7 +11,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/internal/cli/sagaverbs"
-	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 func newHistory(k *sagaverbs.Kind) *cobra.Command {
@@ -54,16 +51,12 @@ sent, prices, what the events say, and how the checkout stands.`,
 	return cmd
 }
 
-// followHistory prints each entry once, as it comes. A server that comes back tells all from the first.
+// followHistory prints each entry once, as it comes, and whose events are missing.
 func followHistory(ctx context.Context, k *sagaverbs.Kind, api checkoutv1connect.CheckoutServiceClient, out *cli.Output, orderID string) error {
-	printed := make(map[entryKey]bool)
-	var count map[entryKey]int
 	away := make(map[string]bool)
-	final := false
-	err := sagaverbs.Follow(ctx, k, sagaverbs.Watched{ID: sagaverbs.ID{Key: orderID}}, func() (*connect.ServerStreamForClient[checkoutv1.FollowHistoryResponse], error) {
-		count = make(map[entryKey]int)
+	return sagaverbs.FollowHistory(ctx, k, out, sagaverbs.ID{Key: orderID}, func() (*connect.ServerStreamForClient[checkoutv1.FollowHistoryResponse], error) {
 		return api.FollowHistory(ctx, connect.NewRequest(&checkoutv1.FollowHistoryRequest{OrderId: orderID}))
-	}, func(m *checkoutv1.FollowHistoryResponse) error {
+	}, func(m *checkoutv1.FollowHistoryResponse) (lines []sagaverbs.Line) {
 		for _, app := range m.Unreachable {
 			if !away[app] {
 				away[app] = true
@@ -72,26 +65,10 @@ func followHistory(ctx context.Context, k *sagaverbs.Kind, api checkoutv1connect
 		}
 		for _, e := range m.Entries {
 			view := viewEntry(e)
-			key := keyOf(view)
-			if key.eventID == "" {
-				count[key]++
-				key.ordinal = count[key]
-			}
-			if printed[key] {
-				continue
-			}
-			printed[key] = true
-			final = final || view.Kind == "status" && journal.Status(view.Outcome).IsFinal()
-			if err := out.PrintOne(entryResult(k.Surroundings, orderID, view)); err != nil {
-				return err
-			}
+			lines = append(lines, sagaverbs.Line{EntryView: view.common(), EventID: view.EventID, Value: view})
 		}
-		return nil
+		return lines
 	})
-	if cli.Stopped(ctx) && err != nil && final {
-		return cli.CutShort(ctx, "%s has ended; its last events were not waited for", orderID)
-	}
-	return err
 }
 
 // tellMissing says whose events are not among the entries.
@@ -99,34 +76,12 @@ func tellMissing(prose cli.Printer, app string) {
 	prose.Say("events are missing here: %s", app)
 }
 
-// entryKey tells an entry from all others of a checkout.
-type entryKey struct {
-	eventID string
-	// The others are for what has no such id.
-	at                  time.Time
-	kind, step, outcome string
-	attempt             int32
-	// ordinal counts those that are alike in all that.
-	ordinal int
-}
-
-func keyOf(e entryView) entryKey {
-	if e.EventID != "" {
-		return entryKey{eventID: e.EventID} // Its outcome may change.
-	}
-	key := entryKey{kind: e.Kind, step: e.Step, outcome: e.Outcome, attempt: e.Attempt}
-	if e.At != nil {
-		key.at = *e.At
-	}
-	return key
-}
-
 func historyResult(k *sagaverbs.Kind, answer *checkoutv1.HistoryResponse) cli.Result {
 	h := viewHistory(answer)
 	return cli.Result{Value: h, IDs: []string{h.OrderID}, Tables: func(wide bool) []cli.Table {
 		entries := cli.Table{Headings: sagaverbs.EntryHeadings()}
 		for _, e := range h.Entries {
-			entries.Add(entryRow(k.Surroundings, e)...)
+			entries.Add(e.common().Row(k.Surroundings)...)
 		}
 		operations := cli.Table{Headings: []string{"PARTICIPANT", "STEP", "DO", "UNDO", "REFERENCE", "AMOUNT", "WHY"}}
 		if wide {
@@ -158,21 +113,14 @@ func historyResult(k *sagaverbs.Kind, answer *checkoutv1.HistoryResponse) cli.Re
 	}}
 }
 
-// entryResult is one entry of a stream, whose table is a line without headings.
-func entryResult(s cli.Surroundings, orderID string, e entryView) cli.Result {
-	return cli.Result{Value: e, IDs: []string{orderID}, Tables: func(bool) []cli.Table {
-		return []cli.Table{{Headings: []string{strings.Join(entryRow(s, e), "   ")}}}
-	}}
-}
-
-// entryRow is an entry in a line. What an event is about is its topic.
-func entryRow(s cli.Surroundings, e entryView) []string {
-	row := sagaverbs.EntryView{
+// common is what entries of every kind of saga have. What an event is about is its topic.
+func (e entryView) common() sagaverbs.EntryView {
+	c := sagaverbs.EntryView{
 		At: e.At, Kind: e.Kind, Step: e.Step, Attempt: e.Attempt, Actor: e.Actor, Reason: e.Reason, DurationMS: e.DurationMS,
 		Outcome: e.Outcome, Error: e.Error,
 	}
 	if e.Kind == "event" {
-		row.Step = e.Topic
+		c.Step = e.Topic
 	}
-	return row.Row(s)
+	return c
 }

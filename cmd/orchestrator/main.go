@@ -34,6 +34,9 @@ func verbs(c *cli.Client) []*cobra.Command {
 			newDeadLetterList(c), newDeadLetterShow(c), newReplay(c), newArchive(c)),
 		cli.Group(&cobra.Command{Use: "event", Short: "See events and who received them, and publish them again"},
 			newEventList(c), newRepublish(c)),
-		participantverbs.New(c.Surroundings), newAudit(c), newDoctor(c),
+		participantverbs.New(c.Surroundings), newAudit(c),
+		checkouts(c).Doctor(`Asks the orchestrator to check its database, clock, engine, sidecar, participants and their outboxes, and whether dead
+letters or checkouts wait for somebody; and shows the settings it was started with, passwords left out. Of the sidecar's
+component files it names every setting that loses data, where ORCHESTRATOR_COMPONENTS names their folders.`),
 	}
 }

@@ -17,19 +17,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/activities"
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
-	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
-	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
-	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
-	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
-	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
+	"github.com/checkoutsaga/orchestrator/gen/saga/v1/sagav1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/api"
 	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	sagaapi "github.com/checkoutsaga/orchestrator/internal/sagas/api"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/attempts"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/internal/testing/checkouttest"
@@ -39,20 +36,16 @@ import (
 )
 
 // reserving has stock for everybody, and payment is down: every checkout stays open at authorize-payment.
-type reserving struct {
-	warehousev1connect.UnimplementedWarehouseServiceHandler
+type reserving struct{ participant.Participant }
+
+func (reserving) Do(context.Context, participant.Request) (participant.Result, error) {
+	return participant.Result{Outcome: participant.Applied}, nil
 }
 
-func (reserving) Reserve(context.Context, *connect.Request[warehousev1.ReserveRequest]) (*connect.Response[warehousev1.ReserveResponse], error) {
-	return connect.NewResponse(&warehousev1.ReserveResponse{Result: &operationv1.Result{Outcome: operationv1.Outcome_OUTCOME_APPLIED}}), nil
-}
+type down struct{ participant.Participant }
 
-type down struct {
-	paymentv1connect.UnimplementedPaymentServiceHandler
-}
-
-func (down) Authorize(context.Context, *connect.Request[paymentv1.AuthorizeRequest]) (*connect.Response[paymentv1.AuthorizeResponse], error) {
-	return nil, connect.NewError(connect.CodeUnavailable, errors.New("connection refused"))
+func (down) Do(context.Context, participant.Request) (participant.Result, error) {
+	return participant.Result{}, errors.New("connection refused")
 }
 
 // open is a gate that holds nobody back.
@@ -88,12 +81,15 @@ func deploy(t *testing.T, register func(*task.TaskRegistry, *store.Store) error)
 	go func() { stopped <- engine.Run(running) }()
 	t.Cleanup(func() { stop(); <-stopped })
 
+	desk := checkouttest.Desk(s, engine, nil, nil)
+	examined := checkouttest.Doctor(t, pool, engine, desk)
 	service := api.New(api.Config{
-		Store: s, Orders: checkouttest.Orders(pool), Pool: pool, Engine: engine, Plan: checkouttest.PlanWithApproval(), Warehouse: reserving{}, Payment: down{},
-		Desk: checkouttest.Desk(s, engine, reserving{}, down{}), Log: log, Metrics: prometheus.NewRegistry(),
+		Store: s, Orders: checkouttest.Orders(pool), Pool: pool, Engine: engine, Definition: checkouttest.Definition(),
+		Desk: desk, Doctor: examined, Log: log, Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service))
+	mux.Handle(sagav1connect.NewSagaServiceHandler(sagaapi.New(desk, examined, nil, "orchestrator", nil)))
 	server := httptest.NewServer(mux)
 	t.Cleanup(server.Close)
 	return &deployed{url: server.URL, pool: pool, api: checkoutv1connect.NewCheckoutServiceClient(server.Client(), server.URL)}
@@ -112,6 +108,18 @@ func (d *deployed) types(t *testing.T, args ...string) answer {
 	return typed(t, "", map[string]string{cli.ServerVariable: d.url}, args...)
 }
 
+// replayView is what `doctor --replay -o json` prints.
+type replayView struct {
+	Replayed                int
+	Differences, Unreadable []struct {
+		OrderID string `json:"order_id"`
+		Run     int32
+		Step    string
+		// Difference or Why.
+		Difference, Why string
+	}
+}
+
 // replayed is `doctor --replay -o json`.
 func (d *deployed) replayed(t *testing.T) (view replayView, got answer) {
 	t.Helper()
@@ -124,7 +132,7 @@ func TestReplayTellsThatOpenCheckoutsOfThisBuildFitIt(t *testing.T) {
 	d := deploy(t, func(registry *task.TaskRegistry, s *store.Store) error {
 		return errors.Join(saga.Register(registry, saga.Policy{}),
 			attempts.Register(registry, s, map[string]participant.Participant{
-				checkout.Warehouse: activities.Warehouse(reserving{}), checkout.Payment: activities.Payment(down{}),
+				checkout.Warehouse: reserving{}, checkout.Payment: down{},
 			}, open{}))
 	})
 	view, got := d.replayed(t)
@@ -200,12 +208,12 @@ func TestReplayNamesOpenCheckoutsThatThisBuildDoesNotFit(t *testing.T) {
 
 // told is a server that has these histories.
 type told struct {
-	checkoutv1connect.UnimplementedCheckoutServiceHandler
-	histories []*checkoutv1.ListOpenHistoriesResponse
+	sagav1connect.UnimplementedSagaServiceHandler
+	histories []*sagav1.ListOpenHistoriesResponse
 	end       error
 }
 
-func (s told) ListOpenHistories(_ context.Context, _ *connect.Request[checkoutv1.ListOpenHistoriesRequest], stream *connect.ServerStream[checkoutv1.ListOpenHistoriesResponse]) error {
+func (s told) ListOpenHistories(_ context.Context, _ *connect.Request[sagav1.ListOpenHistoriesRequest], stream *connect.ServerStream[sagav1.ListOpenHistoriesResponse]) error {
 	for _, h := range s.histories {
 		if err := stream.Send(h); err != nil {
 			return err
@@ -217,17 +225,17 @@ func (s told) ListOpenHistories(_ context.Context, _ *connect.Request[checkoutv1
 func (s told) types(t *testing.T, args ...string) answer {
 	t.Helper()
 	mux := http.NewServeMux()
-	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(s))
+	mux.Handle(sagav1connect.NewSagaServiceHandler(s))
 	server := httptest.NewServer(mux)
 	defer server.Close()
 	return typed(t, "", map[string]string{cli.ServerVariable: server.URL}, args...)
 }
 
 func TestReplayDoesNotPassOverWhatCannotBeRead(t *testing.T) {
-	s := told{histories: []*checkoutv1.ListOpenHistoriesResponse{
-		{OrderId: "ord-1", Run: 2, InstanceId: "ord-1-2", Step: "capture-payment", Unreadable: "the engine sleeps"},
-		{OrderId: "ord-2", Run: 1, InstanceId: "ord-2-1", Events: [][]byte{{0xff}}},
-		{OrderId: "ord-3", Run: 1, InstanceId: "ord-3-1"}, // Not begun.
+	s := told{histories: []*sagav1.ListOpenHistoriesResponse{
+		{Key: "ord-1", Run: 2, InstanceId: "ord-1-2", Step: "capture-payment", Unreadable: "the engine sleeps"},
+		{Key: "ord-2", Run: 1, InstanceId: "ord-2-1", Events: [][]byte{{0xff}}},
+		{Key: "ord-3", Run: 1, InstanceId: "ord-3-1"}, // Not begun.
 	}}
 	got := s.types(t, "doctor", "--replay")
 	require.Equal(t, cli.ExitFindings, got.status)

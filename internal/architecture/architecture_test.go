@@ -87,10 +87,12 @@ func TestEachKindOfForbiddenImportIsSeen(t *testing.T) {
 		"the kit knows how participants record":   {"saga/participant/participanttest", module + "saga/participant/ledger", "its adapter"},
 		"the kit knows a database":                {"saga/participant/participanttest", "github.com/jackc/pgx/v5", "any database"},
 		"a workflow keeps a ledger":               {"workflows", module + "saga/participant/ledger", "replayed"},
-		"a workflow calls activities directly":    {"workflows", module + "activities", "replayed"},
+		"a workflow calls a participant":          {"workflows", module + "gen/payment/v1", "replayed"},
 		"a workflow reaches the network":          {"workflows", "net/http", "replayed"},
-		"a call uses SQL":                         {"activities", "github.com/jackc/pgx/v5", "an order in"},
-		"a call knows the checkout workflow":      {"activities", module + "workflows", "an order in"},
+		"a request is made by SQL":                {"activities", "github.com/jackc/pgx/v5", "an order in"},
+		"a request knows its participant":         {"activities", module + "participants/warehouse", "an order in"},
+		"a request is sent":                       {"activities", "net/http", "nobody is called"},
+		"a request knows the checkout workflow":   {"activities", module + "workflows", "an order in"},
 		"the store knows workflows":               {"internal/sagas/store", module + "workflows", "any saga"},
 		"the store knows checkouts":               {"internal/sagas/store", module + "internal/checkout", "any saga"},
 		"a sweeper knows payments":                {"internal/sagas/sweeper", module + "gen/payment/v1", "any saga"},
@@ -119,8 +121,8 @@ func TestEachKindOfForbiddenImportIsSeen(t *testing.T) {
 
 func TestWhatIsMeantToBeImportedIsAllowed(t *testing.T) {
 	for by, path := range map[string]string{
-		"activities":                    module + "saga/participant",
-		"workflows":                     module + "internal/checkout",
+		"activities":                    module + "internal/checkout",
+		"workflows":                     module + "activities",
 		"internal/sagas/sweeper":        module + "internal/sagas/store",
 		"participants/payment":          module + "saga/participant/ledger",
 		"saga/participant/ledger":       module + "internal/pg",

@@ -1,9 +1,9 @@
-// Package breaker keeps callers away from a participant that answers nobody, and wakes what waits for it once it answers
-// again: one participant that is down is one alarm, not one for each that needs it. It knows participants by name, and not what
-// they are asked for; each process finds out for itself.
+// Package breaker keeps callers away from a participant that answers nobody, and wakes what waits for it once it answers again. So
+// one participant that is down is one alarm, not one for each saga that needs it. It knows participants by name, not what they are
+// asked for. Each process finds out for itself.
 //
-// It is no library because those count calls, so that one poison order that is tried again and again opens them, and let
-// callers find out whether to close; here different subjects are counted, and a prober asks.
+// It is no library because libraries count calls and let callers find out whether to close: one poison order that is tried again
+// and again opens them. Here different subjects are counted, and a prober asks.
 package breaker
 
 import (
@@ -20,7 +20,7 @@ const (
 	// enough is how many different subjects in a row must get no answer before their participant is held back. Fewer, and a few
 	// poison orders keep it from all others.
 	enough = 5
-	// patience is for how long nobody must have got an answer by then: a restart in between is no outage.
+	// patience is how long nobody must have got an answer by then. A shorter gap is a restart, not an outage.
 	patience = 2 * time.Second
 
 	// probePause is how often a participant that is held back is asked, and probeBudget bounds each question.
@@ -29,9 +29,9 @@ const (
 	// wakePause is the pause before waking is tried again.
 	wakePause = time.Second
 
-	// A participant may answer the prober and nobody else. Woken each time, all that waits would run into it every few seconds. So
-	// one that has answered no call since the prober believed it is left alone for doubted, then for twice as long, up to
-	// mostDoubted: that is for how long it may then stay held back although it is healthy, and I8 leaves 10 s.
+	// A participant may answer the prober and nobody else. If all that waits were woken each time, it would run into it every few
+	// seconds. So where no call was answered since the last closing, the prober waits for doubted, then for twice as long, up to
+	// mostDoubted. A healthy participant may stay held back for that long, and I8 leaves 10 s.
 	doubted     = 2 * time.Second
 	mostDoubted = 8 * time.Second
 )
@@ -43,7 +43,7 @@ type Config struct {
 	// Probe asks a participant something cheap. An error means that it has not answered.
 	Probe func(ctx context.Context, participant string) error
 	// Wake wakes all that waits for a participant. It is tried until it succeeds, so it must bear repeats. ctx ends when the
-	// participant is held back again, after which it is called anew.
+	// participant is held back again; after that comes another call.
 	Wake func(ctx context.Context, participant string) error
 	Log  *slog.Logger
 }
@@ -66,8 +66,8 @@ func New(config Config) *Breakers {
 	return b
 }
 
-// HeldBack says why a participant is not to be called now, in a sentence that stays the same while that is so; empty if it may be
-// called. One that Config does not name is never held back.
+// HeldBack says why a participant is not to be called now; empty if it may be called. The sentence stays the same as long as it is
+// held back. A participant that Config does not name is never held back.
 func (b *Breakers) HeldBack(participant string) string {
 	if one := b.of[participant]; one != nil {
 		return one.heldBack()
@@ -89,20 +89,20 @@ func (b *Breakers) Unanswered(participant, subject string, err error) {
 	}
 }
 
-// State is how it stands with one participant.
+// State is the state of one participant.
 type State struct {
 	Participant string
-	// HeldBack is the sentence that HeldBack says; empty if it may be called.
+	// HeldBack is what HeldBack says; empty if it may be called.
 	HeldBack string
-	// Since is since when nobody got an answer, and LastError what they and the prober got instead. Both are set while it is held
-	// back.
+	// Since is when it began that nobody gets an answer, and LastError what they and the prober got instead. Both are set while it
+	// is held back.
 	Since     time.Time
 	LastError string
 	// Opened counts how often it was held back since the process began.
 	Opened int
 }
 
-// States tells how it stands with all participants, in the order of Config.
+// States are the states of all participants, in the order of Config.
 func (b *Breakers) States() []State {
 	states := make([]State, len(b.names))
 	for i, name := range b.names {
@@ -128,7 +128,7 @@ type breaker struct {
 	opened chan struct{}
 
 	mu sync.Mutex
-	// missed has the subjects, up to enough, that got no answer since the last one that did; since is when the first did not.
+	// missed are the subjects, at most enough of them, that got no answer since the last answer; since is when the first got none.
 	missed    map[string]bool
 	since     time.Time
 	lastError string
@@ -136,7 +136,7 @@ type breaker struct {
 	// why is empty while it is closed.
 	why   string
 	times int
-	// believed says that a call was answered since it last closed; where none was, doubt is how long the prober then waits.
+	// believed says that a call was answered since it last closed. If none was, the prober waits for doubt.
 	believed bool
 	doubt    time.Duration
 	// stopWaking ends the waking that began when it last closed.
@@ -159,7 +159,7 @@ func (b *breaker) state() State {
 	return s
 }
 
-// answered leaves a breaker that is open to the prober: the call may have begun long ago.
+// answered leaves an open breaker to the prober: the call may have begun long ago.
 func (b *breaker) answered() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

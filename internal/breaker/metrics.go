@@ -15,7 +15,7 @@ var (
 		"How often a participant began to be held back.", []string{"participant"}, nil)
 )
 
-// Collector tells how it stands with each participant.
+// Collector has the state of each participant.
 func (b *Breakers) Collector() prometheus.Collector { return collector{b} }
 
 type collector struct{ breakers *Breakers }

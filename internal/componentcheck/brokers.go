@@ -38,7 +38,7 @@ func (r *reading) checkPubSubs() {
 	r.checkKafkaGroups()
 }
 
-// checkConsumers looks at who is one consumer together with whom. Left out, each application is one, with all its replicas.
+// checkConsumers looks at which applications are one consumer. Without consumerID each is one, with all its replicas.
 func (r *reading) checkConsumers(c *resource) {
 	id, set := c.get("consumerID")
 	if !set || id.elsewhere {
@@ -152,7 +152,7 @@ func (r *reading) checkKafka(c *resource) {
 	}
 }
 
-// checkKafkaGroups looks for components that are one consumer group though each takes other topics.
+// checkKafkaGroups looks for components in one consumer group that take different topics.
 func (r *reading) checkKafkaGroups() {
 	first := make(map[[2]string]string)
 	for i := range r.components {

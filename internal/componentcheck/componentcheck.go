@@ -1,6 +1,6 @@
-// Package componentcheck reads Dapr's resource files and tells which of their settings lose events or checkouts. A sidecar
-// does not tell how its components are set, and starts with most of these mistakes without a word. The rules are what was learned
-// about Dapr 1.18.2 (docs/decisions/0009) and hold for Redis, RabbitMQ and Kafka.
+// Package componentcheck reads Dapr's resource files and tells which of their settings lose events or checkouts. A sidecar does not
+// tell how its components are set, and starts with most of these mistakes without a word. The rules are for Dapr 1.18.2
+// (docs/decisions/0009) with Redis, RabbitMQ and Kafka.
 package componentcheck
 
 import (
@@ -22,7 +22,7 @@ import (
 
 // Mistake is a setting that loses something.
 type Mistake struct {
-	// Resource is whose it is: a component, subscription or policy by its name, or a file.
+	// Resource is the name of a component, subscription or policy, or a file.
 	Resource string
 	// Setting is what is set, or what is missing.
 	Setting string
@@ -36,13 +36,14 @@ func (m Mistake) String() string { return fmt.Sprintf("%s: %s: %s", m.Resource, 
 
 // Config says what is checked.
 type Config struct {
-	// Folders are those that the sidecar reads (--resources-path). It does not look into folders below them, and no more does this.
+	// Folders are those that the sidecar reads (--resources-path). It does not look into folders below them, and neither does
+	// Check.
 	Folders []string
-	// KeepWorkflows is how long the engine is to know a workflow that has ended; zero is for ever.
+	// KeepWorkflows is how long the engine must know a workflow that has ended; zero is for ever.
 	KeepWorkflows time.Duration
 }
 
-// Check tells the mistakes, and how many resources it has read. The error is of folders that cannot be read.
+// Check returns the mistakes, and how many resources it has read. The error is about folders that cannot be read.
 func Check(c Config) (mistakes []Mistake, resources int, err error) {
 	var r reading
 	for _, folder := range c.Folders {
@@ -109,7 +110,7 @@ type resource struct {
 // setting is a value in a component's metadata.
 type setting struct {
 	value string
-	// elsewhere says that the value is in the sidecar's environment or in a secret store: it is set, and nobody here knows to what.
+	// elsewhere says that the value is in the sidecar's environment or in a secret store, so that nobody here knows it.
 	elsewhere bool
 }
 
@@ -139,7 +140,7 @@ func (r *reading) readFolder(folder string) error {
 	return nil
 }
 
-// maxFileSize is far more than a file of resources needs, in bytes; our largest has a hundredth of it.
+// maxFileSize is a hundred times our largest file of resources, in bytes.
 const maxFileSize = 1 << 20
 
 // readRegular reads a regular file, or one that a link leads to, of at most maxFileSize. Reading anything else may wait for ever
@@ -192,7 +193,7 @@ func kindOf(mode fs.FileMode) string {
 	return "something else"
 }
 
-// withoutPath is what went wrong with a file that is named beside it.
+// withoutPath is the error of a file that is named beside it.
 func withoutPath(err error) error {
 	var inPath *fs.PathError
 	if errors.As(err, &inPath) {
@@ -260,7 +261,7 @@ func (res *resource) readSettings() error {
 	return nil
 }
 
-// get returns a setting. Dapr does not mind upper and lower case in names.
+// get returns a setting. Dapr ignores upper and lower case in names.
 func (res *resource) get(name string) (s setting, set bool) {
 	s, set = res.settings[strings.ToLower(name)]
 	return s, set
@@ -275,7 +276,7 @@ func (res *resource) option(name string) string {
 	return options[name]
 }
 
-// shown is a setting as it stands, or as it is missing.
+// shown is a setting as it stands, or says that it is missing.
 func (res *resource) shown(name string) string {
 	s, set := res.get(name)
 	switch {

@@ -34,14 +34,14 @@ type policyNames struct {
 }
 
 const (
-	// deathNoticed is how long a sidecar takes to see that its application is dead (health checks in dapr.yaml). What it has in
-	// hand meanwhile must be tried for longer, or it goes to the dead letters.
+	// deathNoticed is how long a sidecar takes to see that its application is dead (health checks in dapr.yaml). Deliveries in hand
+	// must be tried for longer, or they become dead letters.
 	deathNoticed = 4 * time.Second
-	// constantPause is Dapr's pause of a constant retry policy that does not say.
+	// constantPause is Dapr's default pause of a constant retry policy.
 	constantPause = 5 * time.Second
 )
 
-// unlimited says how often a retry policy tries that has no limit.
+// unlimited is the number of tries of a retry policy without a limit.
 const unlimited = -1
 
 func (p retry) times() int {
@@ -112,7 +112,7 @@ func (r *reading) checkPolicies() {
 	}
 }
 
-// checkDefault refuses policies that hold for what is not named.
+// checkDefault refuses policies for everything that is not named.
 func (r *reading) checkDefault(res resource, policy string) {
 	if strings.HasPrefix(policy, "Default") {
 		r.say(res.Metadata.Name, "policy "+policy, "it governs the workflow engine's own calls too, and cuts off or repeats what runs for a checkout",

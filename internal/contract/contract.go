@@ -1,4 +1,4 @@
-// Package contract holds messages to the rules that stand in the proto files (package rule.v1 has the limits, each once). Whoever
+// Package contract checks messages against the rules in the proto files (package rule.v1 has the limits, each once). Whoever
 // receives a message, and whoever is about to send one, asks the same rules. It knows no service and no database.
 package contract
 
@@ -36,7 +36,7 @@ var validator = sync.OnceValue(func() protovalidate.Validator {
 	return v
 })
 
-// Prepare reads the rules of what a service is asked, so that the first request has not to wait for it.
+// Prepare reads the rules for the requests of a service, so that the first request need not wait for it.
 func Prepare(service string) {
 	d, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(service))
 	s, is := d.(protoreflect.ServiceDescriptor)
@@ -50,8 +50,8 @@ func Prepare(service string) {
 	}
 }
 
-// Check tells of every field that breaks its rule, in the order of the fields; of the first twenty where there are more. Nothing is
-// wrong where it returns nothing.
+// Check returns the fields that break their rules, in the order of the fields: the first twenty at most, and none where nothing is
+// wrong.
 func Check(m proto.Message) []*Problem {
 	// First the forms that rules rely on. A list that is too long is not looked into, so that a huge one costs no more than a good one.
 	if bad := malformed("", m.ProtoReflect(), nil); len(bad) > 0 {
@@ -63,12 +63,12 @@ func Check(m proto.Message) []*Problem {
 	}
 	var wrong *protovalidate.ValidationError
 	if !errors.As(err, &wrong) {
-		// A rule that cannot be carried out for a value: the value is nothing that the rule's author thought of.
+		// No rule's author thought of this value.
 		return []*Problem{{Field: string(m.ProtoReflect().Descriptor().Name()), Problem: "cannot be judged: " + err.Error()}}
 	}
 	var bad []*Problem
 	for _, v := range wrong.Violations {
-		// A rule about a whole message bears the name of the field that it is about.
+		// A rule about a whole message is named after the field that it is about.
 		bad = append(bad, &Problem{Field: cmp.Or(protovalidate.FieldPathString(v.Proto.GetField()), v.Proto.GetRuleId()), Problem: words(m.ProtoReflect().Descriptor(), v)})
 	}
 	return first(bad)
@@ -104,7 +104,7 @@ func enumAt(m protoreflect.MessageDescriptor, path *validate.FieldPath) protoref
 	return m.Fields().ByName(protoreflect.Name(elements[last].GetFieldName())).Enum()
 }
 
-// choices are the names of an enum but the one that stands for none.
+// choices are the names of an enum, without its zero.
 func choices(e protoreflect.EnumDescriptor) string {
 	var names []string
 	for i := range e.Values().Len() {
@@ -116,7 +116,7 @@ func choices(e protoreflect.EnumDescriptor) string {
 	return strings.Join(names[:last], ", ") + " or " + names[last]
 }
 
-// malformed tells of the lists in a message that have more entries than they may, and of times and durations that are none.
+// malformed adds the lists that have more entries than they may, and the times and durations that are none.
 func malformed(path string, m protoreflect.Message, bad []*Problem) []*Problem {
 	m.Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
 		name := path + string(field.Name())
@@ -151,12 +151,12 @@ func maxItems(field protoreflect.FieldDescriptor) (most uint64, bounded bool) {
 	return list.GetMaxItems(), list.HasMaxItems()
 }
 
-// BadField is one field that is wrong in a way that no rule can tell.
+// BadField is a field that is wrong in a way that no rule can tell.
 func BadField(field, problem string, args ...any) *Problem {
 	return &Problem{Field: field, Problem: fmt.Sprintf(problem, args...)}
 }
 
-// Sentence tells of all that is wrong.
+// Sentence tells all that is wrong.
 func Sentence(bad []*Problem) string {
 	sentences := make([]string, len(bad))
 	for i, p := range bad {

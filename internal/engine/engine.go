@@ -1,6 +1,6 @@
-// Package engine is the seam between checkouts and whatever runs their workflows durably: Dapr Workflow (engine/dapr) or
-// durabletask-go in this process (engine/embedded). Workflow functions and activities are registered in one
-// task.TaskRegistry that runs on both. It knows nothing of checkouts.
+// Package engine is the seam between sagas and what runs their workflows durably: Dapr Workflow (engine/dapr) or durabletask-go in
+// this process (engine/embedded). Workflow functions and activities are registered in one task.TaskRegistry that runs on both. It
+// knows no saga.
 package engine
 
 import (
@@ -42,7 +42,7 @@ type Instance struct {
 
 // Engine runs workflows durably. All methods may be called from many goroutines.
 type Engine interface {
-	// Name is "dapr" or "embedded"; it is kept in each checkout's row.
+	// Name is "dapr" or "embedded"; it is kept in each saga's row.
 	Name() string
 
 	// Run executes workflows and activities until ctx ends, then finishes the activities in hand (at most 10 s) and

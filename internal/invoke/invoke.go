@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// maxConns bounds the connections to one host, so to the sidecar all in all. A call beyond it waits.
+// maxConns bounds the connections to one host; on Dapr that host is the sidecar. A call beyond it waits.
 const maxConns = 128
 
 // Caller makes the clients of one process; they share its connections.

@@ -1,5 +1,5 @@
-// Package localenv reads and writes .local/env, by which `make up` tells scripts and the command line of a checkout of the
-// repository where the system that it started is. The file carries passwords, and leads whoever believes it to a server.
+// Package localenv reads and writes .local/env. In it `make up` tells scripts and the command line where the system is that it
+// started in this checkout of the repository. The file has passwords, and leads its readers to a server.
 package localenv
 
 import (
@@ -19,7 +19,7 @@ import (
 // maxSize bounds what is read, in bytes; the file has one short line for each application.
 const maxSize = 1 << 20
 
-// DistrustedError tells of a file that is there and is not believed.
+// DistrustedError is about a file that exists and is not believed.
 type DistrustedError struct {
 	Path, Why string
 }
@@ -28,12 +28,12 @@ func (e *DistrustedError) Error() string {
 	return fmt.Sprintf("%s is not believed: %s", e.Path, e.Why)
 }
 
-// Path is the file of a folder.
+// Path is where the file of a folder is.
 func Path(folder string) string { return filepath.Join(folder, ".local", "env") }
 
-// Read returns what the file of a folder says, by name. It is believed only if nobody but this user and root can have written it:
-// both the file and its folder belong to one of them, are writable for nobody else, and are no links. Otherwise the error is a
-// *DistrustedError; where there is no file it is fs.ErrNotExist.
+// Read returns what the file of a folder says, by name. It believes the file only if nobody but this user and root can have written
+// it: both the file and its folder belong to one of them, are writable for nobody else, and are no links. Otherwise the error is a
+// *DistrustedError; without a file it is fs.ErrNotExist.
 func Read(folder string) (map[string]string, error) {
 	path := Path(folder)
 	distrusted := func(why string) error { return &DistrustedError{Path: path, Why: why} }
@@ -74,7 +74,7 @@ func Read(folder string) (map[string]string, error) {
 	return parse(file)
 }
 
-// writableByOthers says how somebody else than this user and root may have written a file, or nothing.
+// writableByOthers says how a user other than this one and root may have written a file, or nothing.
 func writableByOthers(info fs.FileInfo) string {
 	owner := info.Sys().(*syscall.Stat_t).Uid
 	if owner != 0 && int(owner) != os.Geteuid() {
@@ -100,8 +100,8 @@ func parse(file io.Reader) (map[string]string, error) {
 	return values, nil
 }
 
-// Write replaces the file of a folder, whose .local is there, in one step: a reader sees the old one or the new one. Nobody but
-// this user can read it.
+// Write replaces the file of a folder in one step: a reader sees the old one or the new one. The folder must have a .local. Only
+// this user can read the file.
 func Write(folder string, values map[string]string) error {
 	var text strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(values)) {

@@ -23,8 +23,8 @@ const (
 // Brokers are all kinds.
 var Brokers = []string{Redis, RabbitMQ, Kafka}
 
-// Broker is a private message broker on a loopback port. It may be killed: started again, it is on the same port and has what
-// it had confirmed.
+// Broker is a private message broker on a loopback port. After a kill and a new start it is on the same port and has what it had
+// confirmed.
 type Broker struct {
 	brokerKind
 	ports     []int // the first is the one for clients
@@ -32,21 +32,21 @@ type Broker struct {
 	processes []brokerProcess
 }
 
-// brokerProcess is one of a broker's processes and what tells that the next may be started. The last one is the broker itself.
+// brokerProcess is one of a broker's processes, with the check that the next may be started. The last one is the broker itself.
 type brokerProcess struct {
 	*process
 	check func(context.Context) error
 }
 
-// brokerKind is in what the brokers differ.
+// brokerKind is what differs between brokers.
 type brokerKind struct {
 	name string
 	// portCount is how many ports it needs.
 	portCount int
-	// describe names the processes of a broker that lies in dir, in the order of their start. The password is all that lets anybody
-	// in, and no command line carries it: every user of the machine can read those.
+	// describe names the processes of a broker in dir, in the order of their start. Only the password lets anybody in. No command
+	// line carries it, because every user of the machine can read those.
 	describe func(dir string, ports []int, password string) ([]brokerProcess, error)
-	// env is what a sidecar must have in its environment, as the broker's component files say.
+	// env are the variables that a sidecar needs, as the broker's component files say.
 	env func(address, password string) []string
 }
 
@@ -59,8 +59,8 @@ func kindOf(name string) (brokerKind, error) {
 	return brokerKind{}, fmt.Errorf("no broker is called %q; there are %v", name, Brokers)
 }
 
-// StartBroker starts the broker of the kind whose data lie in dir, or finds it running, and waits until it serves. A tied one
-// dies with this process; another goes on until StopBroker. Kafka is built from tools/kafka below moduleRoot the first time.
+// StartBroker starts the broker of a kind with its data in dir, or finds it running, and waits until it serves. A tied one dies
+// with this process; another goes on until StopBroker. The first call builds Kafka from tools/kafka below moduleRoot.
 func StartBroker(ctx context.Context, kind, moduleRoot, dir string, tied bool) (*Broker, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -111,7 +111,7 @@ func StartBroker(ctx context.Context, kind, moduleRoot, dir string, tied bool) (
 	return b, nil
 }
 
-// StopBroker stops the broker of the kind whose data lie in dir; one that does not run is fine.
+// StopBroker stops the broker of a kind with its data in dir. It is no error if none runs.
 func StopBroker(kind, dir string) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -125,7 +125,7 @@ func StopBroker(kind, dir string) error {
 	return nil
 }
 
-// findBroker is the broker that runs on dir, or nil.
+// findBroker is the broker that runs in dir, or nil.
 func findBroker(kind, dir string) (*Broker, error) {
 	k, err := kindOf(kind)
 	if err != nil {
@@ -150,7 +150,7 @@ func findBroker(kind, dir string) (*Broker, error) {
 		p.find()
 	}
 	if !b.broker().alive() {
-		b.Kill() // What it left behind would be in the way of the next.
+		b.Kill() // Its remains would be in the way of the next one.
 		return nil, nil
 	}
 	return b, nil
@@ -203,7 +203,7 @@ func (b *Broker) Kind() string { return b.name }
 // Address is host:port for clients.
 func (b *Broker) Address() string { return address(b.ports[0]) }
 
-// Env are the variables by which its component files find it and are let in, to be put into a sidecar's environment.
+// Env are the variables by which a sidecar's component files find the broker and are let in.
 func (b *Broker) Env() []string { return b.env(b.Address(), b.password) }
 
 // LogFile is where it logs to.
@@ -213,7 +213,7 @@ func (b *Broker) broker() *process { return b.processes[len(b.processes)-1].proc
 
 func address(port int) string { return net.JoinHostPort("127.0.0.1", fmt.Sprint(port)) }
 
-// greets checks that whoever listens on port answers request with answer, both of which may be empty.
+// greets checks that the server on port answers request with answer. Both may be empty.
 func greets(port int, request, answer string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		got, err := exchange(ctx, address(port), request, len(answer))

@@ -11,9 +11,9 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// RenderComponents writes the resource files of the folders into one new folder, with applications called by other names:
-// Dapr finds applications on the machine by app id alone, so two runs of the same ones side by side would get each other's
-// calls. Names are changed where a resource is for an application (scopes) or sets policies for one, and nowhere else.
+// RenderComponents writes the resource files of the folders into one new folder, with other names for applications. Dapr finds
+// applications on the machine by app id alone, so two runs side by side would get each other's calls. It changes names only where a
+// resource is for an application (scopes) or sets policies for one.
 func RenderComponents(to string, appIDs map[string]string, folders ...string) error {
 	if err := errors.Join(os.RemoveAll(to), os.MkdirAll(to, 0o755)); err != nil {
 		return err
@@ -45,7 +45,7 @@ func RenderComponents(to string, appIDs map[string]string, folders ...string) er
 	return nil
 }
 
-// renderResources is a file, which may hold several resources, with the applications renamed.
+// renderResources is a file of one or more resources, with the applications renamed.
 func renderResources(file string, appIDs map[string]string) ([]byte, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {

@@ -17,17 +17,17 @@ const (
 	DaprCLIVersion = "1.16.5"
 )
 
-// Dapr names the programs of a Dapr that may be used.
+// Dapr are the paths of a Dapr's programs.
 type Dapr struct {
 	Daprd, Placement, Scheduler, CLI string
 }
 
-// ErrNoDapr: neither is Dapr installed, nor has BuildDapr built it.
+// ErrNoDapr: Dapr is not installed, and BuildDapr has not built it.
 var ErrNoDapr = errors.New("Dapr " + DaprVersion + " is not installed and has not been built; `make install-dapr` builds it")
 
-// FindDapr finds an installed Dapr (of `dapr init --slim`, in ~/.dapr/bin, if daprd has our minor version and the control plane
-// is beside it: that of a plain `dapr init` lies in containers and cannot be started from here), or else the one built by
-// BuildDapr.
+// FindDapr finds the Dapr that `dapr init --slim` installed in ~/.dapr/bin, if daprd has our minor version and the control plane is
+// beside it. (A plain `dapr init` puts the control plane into containers, and it cannot be started from here.) Otherwise it finds
+// the one that BuildDapr built.
 func FindDapr(ctx context.Context) (Dapr, error) {
 	if installed, ok := installedDapr(ctx); ok {
 		return installed, nil
@@ -64,7 +64,7 @@ func installedDapr(ctx context.Context) (Dapr, bool) {
 	return d, err == nil && strings.HasPrefix(strings.TrimSpace(string(version)), "1.18.")
 }
 
-// cachedDapr is where BuildDapr puts its programs. The folder is named for the version and shared by all checkouts.
+// cachedDapr is where BuildDapr puts its programs. The version names the folder; all checkouts of the repository share it.
 func cachedDapr() (Dapr, error) {
 	cache, err := os.UserCacheDir() // $XDG_CACHE_HOME or ~/.cache
 	if err != nil {
@@ -79,8 +79,8 @@ func cachedDapr() (Dapr, error) {
 	}, nil
 }
 
-// BuildDapr builds what FindDapr does not find, from the modules in tools/dapr and tools/daprcli below moduleRoot, and says on
-// progress what it is doing. Several processes may call it at once; one builds and the others wait.
+// BuildDapr builds what FindDapr does not find, from the modules in tools/dapr and tools/daprcli below moduleRoot, and tells its
+// progress. Several processes may call it at once; one builds and the others wait.
 func BuildDapr(ctx context.Context, moduleRoot string, progress io.Writer) (Dapr, error) {
 	if d, err := FindDapr(ctx); !errors.Is(err, ErrNoDapr) {
 		return d, err
@@ -105,7 +105,7 @@ func BuildDapr(ctx context.Context, moduleRoot string, progress io.Writer) (Dapr
 	return d, nil
 }
 
-// build is a program, the folder of the module that pins it, and how it is built.
+// build is a program, the module that pins it, and how to build it.
 type build struct {
 	program, module, pkg, ldflags, what string
 }
@@ -131,7 +131,7 @@ func (b build) run(ctx context.Context, progress io.Writer) error {
 	defer os.RemoveAll(temp)
 	fmt.Fprintf(progress, "building %s\n", b.what)
 	out := filepath.Join(temp, filepath.Base(b.program))
-	// The tag only matters to daprd: without one it has no components at all, and panics.
+	// Only daprd needs the tag: without it, it has no components at all, and panics.
 	cmd := exec.CommandContext(ctx, "go", "build", "-tags", "stablecomponents", "-ldflags", b.ldflags, "-o", out, b.pkg)
 	cmd.Dir = b.module
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=-mod=readonly", "GOWORK=off")

@@ -12,22 +12,21 @@ import (
 	"time"
 )
 
-// ControlPlane is Dapr's placement service and its scheduler, on loopback ports, but for their two health ports: 1.18.2
-// ignores the address it is given for those.
+// ControlPlane is Dapr's placement service and its scheduler. Both are on loopback ports, except their two health ports: 1.18.2
+// ignores the address for those.
 type ControlPlane struct {
 	placement, scheduler *process
 	ports                planePorts
 }
 
-// planePorts are kept in a file, so that a control plane is started again where its sidecars look for it.
+// planePorts are kept in a file, so that the control plane starts again where its sidecars look for it.
 type planePorts struct {
 	Placement, PlacementHealth, PlacementRaft, PlacementMetrics    int
 	Scheduler, SchedulerHealth, EtcdClient, EtcdPeer, SchedMetrics int
 }
 
-// StartControlPlane starts the control plane whose data (the scheduler's: every reminder of every workflow) and logs lie in
-// dir, or finds it running, and waits until workflows can run on it. A tied one dies with this process; another goes on until
-// StopControlPlane.
+// StartControlPlane starts the control plane with its data (every reminder of every workflow) and logs in dir, or finds it running,
+// and waits until workflows can run on it. A tied one dies with this process; another goes on until StopControlPlane.
 func StartControlPlane(ctx context.Context, dapr Dapr, dir string, tied bool) (*ControlPlane, error) {
 	c, err := openControlPlane(dapr, dir, tied)
 	if err != nil {
@@ -51,7 +50,7 @@ func StartControlPlane(ctx context.Context, dapr Dapr, dir string, tied bool) (*
 	return c, nil
 }
 
-// StopControlPlane stops the control plane whose data lie in dir; one that does not run is fine.
+// StopControlPlane stops the control plane with its data in dir. It is no error if none runs.
 func StopControlPlane(dapr Dapr, dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -117,12 +116,12 @@ func loadPorts(file string) (ports planePorts, err error) {
 	return ports, os.WriteFile(file, text, 0o644)
 }
 
-// PlacementAddress is what a sidecar is told as its placement host.
+// PlacementAddress is a sidecar's placement host.
 func (c *ControlPlane) PlacementAddress() string {
 	return fmt.Sprintf("127.0.0.1:%d", c.ports.Placement)
 }
 
-// SchedulerAddress is what a sidecar is told as its scheduler host.
+// SchedulerAddress is a sidecar's scheduler host.
 func (c *ControlPlane) SchedulerAddress() string {
 	return fmt.Sprintf("127.0.0.1:%d", c.ports.Scheduler)
 }
@@ -139,7 +138,7 @@ func (c *ControlPlane) KillScheduler() { c.scheduler.kill() }
 // KillPlacement ends placement without warning.
 func (c *ControlPlane) KillPlacement() { c.placement.kill() }
 
-// StartPlacement starts a placement service that does not run, on the same port, and waits until it is ready.
+// StartPlacement starts a placement service that was stopped, on the same port, and waits until it is ready.
 func (c *ControlPlane) StartPlacement(ctx context.Context) error {
 	if err := c.placement.start(); err != nil {
 		return err
@@ -147,8 +146,8 @@ func (c *ControlPlane) StartPlacement(ctx context.Context) error {
 	return c.placement.ready(ctx, answers(fmt.Sprintf("http://127.0.0.1:%d/healthz", c.ports.PlacementHealth)))
 }
 
-// StartScheduler starts a scheduler that does not run, on the same port and with the data it left, and waits until it
-// delivers. That is when it says "Cron is ready": it calls itself healthy long before, by 20 s after it was killed.
+// StartScheduler starts a scheduler that was stopped, on the same port and with its data, and waits until it delivers: until it
+// says "Cron is ready". It calls itself healthy long before that: 20 s before, after a kill.
 func (c *ControlPlane) StartScheduler(ctx context.Context) error {
 	var before int64
 	if info, err := os.Stat(c.scheduler.logFile()); err == nil {

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// WriteRuntime makes dir what `dapr run -f` takes as runtimePath: a folder with .dapr/bin/daprd in it. That daprd is a script that
-// adds what the command line has no flag for, so that the whole sidecar is on loopback. The script replaces itself with the
-// real program, which must be called daprd too, or `dapr list` and `dapr stop` do not see it. It leaves a watch behind, because
-// nobody else restarts a sidecar that accepts no worker any more (docs/decisions/0006); the watch ends with the sidecar.
+// WriteRuntime makes dir a runtimePath for `dapr run -f`: a folder with .dapr/bin/daprd in it. That daprd is a script that adds
+// what the command line has no flag for, so that the whole sidecar is on loopback. The script replaces itself with the real
+// program, which must be called daprd too, or `dapr list` and `dapr stop` do not see it. It leaves a watch behind, because nothing
+// else restarts a sidecar that accepts no worker any more (docs/decisions/0006). The watch ends with the sidecar.
 func WriteRuntime(dir string, dapr Dapr) error {
 	bin := filepath.Join(dir, ".dapr", "bin")
 	if err := os.MkdirAll(bin, 0o755); err != nil {

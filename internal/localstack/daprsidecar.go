@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// SidecarConfig says which sidecar is started.
+// SidecarConfig says which sidecar to start.
 type SidecarConfig struct {
-	// AppID is unique on the host's network: sidecars find each other by multicast DNS, so two with the same name, of two
-	// checkouts of the repository, would share their traffic. Give it a suffix.
+	// AppID is unique on the host's network: sidecars find each other by multicast DNS, so two of the same name, in two checkouts
+	// of the repository, would share their traffic. Give it a suffix.
 	AppID string
 	// AppPort is where the application listens; zero for one that is only a client.
 	AppPort int
-	// AppHealthPath is where the application answers the sidecar's health checks, paced as in dapr.yaml. While it does not, the
-	// sidecar delivers no events and passes on no calls. Empty: no checks.
+	// AppHealthPath is where the application answers the sidecar's health checks, as often as in dapr.yaml. While it does not
+	// answer, the sidecar delivers no events and passes on no calls. Empty: no checks.
 	AppHealthPath string
 	// AppProtocol is http (the default), h2c or grpc.
 	AppProtocol string
@@ -28,7 +28,7 @@ type SidecarConfig struct {
 	Args []string
 	// LogLevel is daprd's; info if empty.
 	LogLevel string
-	// Dir receives log and process id.
+	// Dir gets log and process id.
 	Dir string
 	// Tied: the sidecar dies with this process.
 	Tied bool
@@ -36,19 +36,19 @@ type SidecarConfig struct {
 
 // Sidecar is a daprd without Dapr's command line, all of it on loopback ports.
 //
-// Sidecars find each other by multicast DNS, through any interface that is up and can multicast; each announces
-// 127.0.0.1 (DAPR_HOST_IP) and listens there only, so it can be found from elsewhere but not be reached. Where loopback is the only
-// interface it must be told to multicast: `ip link set lo multicast on; ip route add 224.0.0.0/4 dev lo`.
+// Sidecars find each other by multicast DNS, through any interface that is up and can multicast. Each announces 127.0.0.1
+// (DAPR_HOST_IP) and listens only there, so it can be found from elsewhere but not be reached. If loopback is the only interface,
+// it must be told to multicast: `ip link set lo multicast on; ip route add 224.0.0.0/4 dev lo`.
 type Sidecar struct {
 	process *process
 	config  SidecarConfig
 
-	// HTTPPort and GRPCPort are those of its API; they outlive Kill and Restart.
+	// HTTPPort and GRPCPort are those of its API. Kill and Restart do not change them.
 	HTTPPort, GRPCPort int
 }
 
-// StartSidecar starts a sidecar on free ports and waits until its API works (not for the application: the sidecar's own
-// /v1.0/healthz waits for that).
+// StartSidecar starts a sidecar on free ports and waits until its API works. It does not wait for the application, as the sidecar's
+// own /v1.0/healthz does.
 func StartSidecar(ctx context.Context, dapr Dapr, plane *ControlPlane, config SidecarConfig) (*Sidecar, error) {
 	dir, err := filepath.Abs(config.Dir)
 	if err != nil {
@@ -107,7 +107,7 @@ func (s *Sidecar) Restart(ctx context.Context) error {
 	return s.process.ready(ctx, answers(fmt.Sprintf("http://127.0.0.1:%d/v1.0/healthz/outbound", s.HTTPPort)))
 }
 
-// WaitForApp waits until the sidecar has seen the application listen, which is when it takes calls for it.
+// WaitForApp waits until the sidecar has seen the application listen. From then on it takes calls for it.
 func (s *Sidecar) WaitForApp(ctx context.Context) error {
 	return s.process.ready(ctx, answers(fmt.Sprintf("http://127.0.0.1:%d/v1.0/healthz", s.HTTPPort)))
 }

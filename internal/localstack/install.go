@@ -12,7 +12,7 @@ import (
 	"strings"
 )
 
-// systemPackage is a Debian package and how to tell that what it brings is there, however it came.
+// systemPackage is a Debian package and a check for what it brings, whoever installed that.
 type systemPackage struct {
 	name    string
 	present func() bool
@@ -30,7 +30,7 @@ var systemPackages = []systemPackage{
 	{name: postgresPackage, present: func() bool { _, err := postgresBinaries(); return err == nil }},
 	{name: redisPackage, present: func() bool { _, err := exec.LookPath("redis-server"); return err == nil }},
 	{name: rabbitPackage, present: func() bool { _, err := os.Stat(rabbitServer); return err == nil }},
-	// For tests alone: a pooler to put before PostgreSQL, and a clock that can be set.
+	// Only for tests: a pooler in front of PostgreSQL, and a clock that can be set.
 	{name: "pgbouncer", present: func() bool { _, err := os.Stat("/usr/sbin/pgbouncer"); return err == nil }},
 	{name: "libfaketime", present: func() bool {
 		found, err := filepath.Glob("/usr/lib/*/faketime/libfaketime.so.1")
@@ -38,13 +38,13 @@ var systemPackages = []systemPackage{
 	}},
 }
 
-// Install installs what of PostgreSQL, the brokers and the tests' tools this machine lacks, with apt-get, and tells out what it does. It
-// asks nothing: where it may not install, the error says what to type.
+// Install installs with apt-get what this machine lacks of PostgreSQL, the brokers and the tests' tools, and writes its progress to
+// out. It asks nothing: if it may not install, the error says what to type.
 func Install(ctx context.Context, out io.Writer) error {
 	return install(ctx, out, systemPackages, os.Geteuid() == 0)
 }
 
-// InstallFor is Install of what a system needs that runs on the broker; with no broker it runs embedded.
+// InstallFor is Install for a system on the broker; without a broker the system is embedded.
 func InstallFor(ctx context.Context, out io.Writer, broker string) error {
 	return install(ctx, out, neededFor(broker), os.Geteuid() == 0)
 }
@@ -71,7 +71,7 @@ func install(ctx context.Context, out io.Writer, packages []systemPackage, root 
 		return fmt.Errorf("not installed: %s. This is not a Debian system, so please install them yourself: "+
 			"PostgreSQL 14 or newer with its server programs in PATH, redis-server, RabbitMQ in "+filepath.Dir(rabbitServer)+", and for the tests PgBouncer and libfaketime", names)
 	}
-	// One shell as root for all of it, so that sudo is needed once.
+	// One shell as root for everything, so that sudo is needed once.
 	command := append([]string{"/bin/sh", "-c", installScript, "install"}, missing...)
 	if !root {
 		if exec.CommandContext(ctx, "sudo", "-n", "true").Run() != nil {
@@ -98,9 +98,9 @@ func install(ctx context.Context, out io.Writer, packages []systemPackage, root 
 	return nil
 }
 
-// installScript runs as root with the packages as its arguments. We run servers of our own, so the packages' services
-// must not start: that is what policy-rc.d is for, and one that was there before is left as it was. The lock may be held
-// by the machine's own upgrades; apt-get waits for it.
+// installScript runs as root with the packages as its arguments. We run servers of our own, so the packages' services must not
+// start: policy-rc.d prevents that. One that is there already is left as it was. The machine's own upgrades may hold the lock;
+// apt-get waits for it.
 const installScript = `set -e
 export DEBIAN_FRONTEND=noninteractive
 policy=/usr/sbin/policy-rc.d

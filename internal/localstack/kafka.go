@@ -10,12 +10,12 @@ import (
 	"path/filepath"
 )
 
-// kafka is the broker of tools/kafka, which speaks Kafka's protocol. It lets in whoever asks, on loopback: it is for tries alone.
+// kafka is the broker of tools/kafka, which speaks Kafka's protocol. It lets in everybody on loopback: it is only for trying.
 var kafka = brokerKind{
 	name:      Kafka,
 	portCount: 1,
 	describe: func(dir string, ports []int, _ string) ([]brokerProcess, error) {
-		// The program is a link in dir, made by linkKafka, so that a broker is known also after tools/kafka has changed.
+		// The program is a link in dir, made by linkKafka, so that a broker is still recognised after tools/kafka has changed.
 		broker := &process{name: Kafka, program: filepath.Join(dir, "broker"), dir: dir,
 			args: []string{fmt.Sprint(ports[0]), filepath.Join(dir, "data")}}
 		return []brokerProcess{{broker, greets(ports[0], "", "")}}, nil
@@ -23,8 +23,8 @@ var kafka = brokerKind{
 	env: func(address, _ string) []string { return []string{"KAFKA_BROKERS=" + address} },
 }
 
-// BuildKafka builds the broker of tools/kafka below moduleRoot into the user's cache, once per version, and says so on
-// progress. Several processes may call it at once; one builds and the others wait.
+// BuildKafka builds the broker of tools/kafka below moduleRoot into the user's cache, once per version, and tells its progress.
+// Several processes may call it at once; one builds and the others wait.
 func BuildKafka(ctx context.Context, moduleRoot string, progress io.Writer) (program string, err error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// FreePorts are n different loopback ports that nobody uses now or was given by another process of ours that still lives, below those that the kernel gives to outgoing connections:
-// what is killed and started again must find its ports free.
+// FreePorts are n different loopback ports that nobody uses now and no other living process of ours was given. They are below those
+// that the kernel gives to outgoing connections: what is killed and started again must find its ports free.
 func FreePorts(n int) ([]int, error) {
 	ports := make([]int, 0, n)
 	for range 1000 {
@@ -32,16 +32,16 @@ func FreePorts(n int) ([]int, error) {
 	return nil, errors.New("find free ports: none")
 }
 
-// reserved are the reservations of this process's ports; they end with it.
+// reserved are this process's reservations of ports; they end with it.
 var reserved sync.Map
 
-// reserve keeps a port from others that look for free ones on this machine between the look and the use: tests in packages side
-// by side start a hundred servers in a minute. The reservation is a socket by name alone (unix(7), "abstract"), which users share
-// without sharing a folder.
+// reserve keeps a port from others on this machine that look for free ones, until it is used: tests in packages side by side start
+// a hundred servers in a minute. The reservation is a socket that has only a name (unix(7), "abstract"), so users share it without
+// sharing a folder.
 func reserve(port int) bool {
 	reservation, err := net.Listen("unix", fmt.Sprintf("@checkoutsaga-port-%d", port))
 	if err != nil {
-		return !errors.Is(err, syscall.EADDRINUSE) // A machine without such sockets does without reservations.
+		return !errors.Is(err, syscall.EADDRINUSE) // A machine without such sockets has no reservations.
 	}
 	reserved.Store(port, reservation)
 	return true

@@ -24,7 +24,7 @@ import (
 )
 
 // Postgres is a private PostgreSQL server on a loopback port. Nobody gets in without a password. The superuser's is in a file of
-// the folder that the server was started for; each application has a role that owns its database and may do nothing else.
+// the server's folder. Each application has a role that owns its database and may do nothing else.
 type Postgres struct {
 	postgresPlace
 	bin      string
@@ -32,15 +32,15 @@ type Postgres struct {
 	password string // the superuser's
 }
 
-// PostgresOptions says how a server is run.
+// PostgresOptions says how to run a server.
 type PostgresOptions struct {
-	// Throwaway gives up durability for speed; for tests whose databases nobody misses.
+	// Throwaway gives up durability for speed, for tests.
 	Throwaway bool
-	// Connections is how many connections the server takes; 0 means 800. Fewer are sooner used up.
+	// Connections is how many connections the server takes; 0 means 800.
 	Connections int
 }
 
-// auth is how the server asks for passwords. SCRAM costs some 5 ms of processor time for each connection, of which tests open tens of
+// auth is how the server checks passwords. SCRAM costs some 5 ms of processor time for each connection, and tests open tens of
 // thousands.
 func (o PostgresOptions) auth() string {
 	if o.Throwaway {
@@ -49,7 +49,7 @@ func (o PostgresOptions) auth() string {
 	return "scram-sha-256"
 }
 
-// StartPostgres starts the server of dir, or finds it running; it makes its data if there are none. The server goes on when this
+// StartPostgres starts the server of dir, or finds it running. It makes its data if there are none. The server goes on when this
 // process ends. Several processes may call it at once.
 func StartPostgres(ctx context.Context, dir string, opts PostgresOptions) (*Postgres, error) {
 	bin, err := postgresBinaries()
@@ -88,7 +88,7 @@ func StartPostgres(ctx context.Context, dir string, opts PostgresOptions) (*Post
 	if p.port, err = FreePort(); err != nil {
 		return nil, err
 	}
-	// No socket in the file system: TCP on loopback is the one way in.
+	// No socket in the file system: loopback's TCP is the only way in.
 	flags := fmt.Sprintf("-c listen_addresses=127.0.0.1 -p %d -c unix_socket_directories= -c max_connections=%d -c shared_buffers=256MB",
 		p.port, cmp.Or(opts.Connections, 800))
 	if opts.Throwaway {
@@ -98,14 +98,14 @@ func StartPostgres(ctx context.Context, dir string, opts PostgresOptions) (*Post
 		"--log", p.logFile(), "--options", flags); err != nil {
 		return nil, fmt.Errorf("start PostgreSQL (its log: %s): %w", p.logFile(), err)
 	}
-	// Else each role could look into these, and leave things in the template of all databases to come.
+	// Otherwise each role could look into these, and leave things in the template of new databases.
 	if err := p.exec(ctx, `REVOKE ALL ON DATABASE postgres, template1 FROM PUBLIC`); err != nil {
 		return nil, err
 	}
 	return p, nil
 }
 
-// StopPostgres stops the server of dir; one that does not run is fine.
+// StopPostgres stops the server of dir. It is no error if none runs.
 func StopPostgres(ctx context.Context, dir string) error {
 	place, err := placeOf(dir)
 	if err != nil {
@@ -128,13 +128,12 @@ func RemovePostgres(dir string) error {
 	}
 	var errs []error
 	for _, home := range append(place.olderHomes(), place.home, place.dir, place.dir+".lock") {
-		errs = append(errs, os.RemoveAll(home)) // Of a link, the link.
+		errs = append(errs, os.RemoveAll(home)) // If home is a link, only the link.
 	}
 	return errors.Join(errs...)
 }
 
-// SuperuserURL is the connection string of one of the server's databases for whoever looks after the server. Applications get
-// that of EnsureDatabase.
+// SuperuserURL is a superuser's connection string for one of the server's databases. Applications get EnsureDatabase's.
 func (p *Postgres) SuperuserURL(database string) string {
 	return p.url(superuser, p.password, database)
 }
@@ -148,7 +147,7 @@ func (p *Postgres) url(role, password, database string) string {
 }
 
 // EnsureDatabase makes a database unless it exists, with a role of the same name that owns it, and returns the role's connection
-// string. The role can do what it likes in its database, and can neither connect to another one nor reach the machine.
+// string. The role can do all in its database. It cannot connect to another one or reach the machine.
 func (p *Postgres) EnsureDatabase(ctx context.Context, name string) (url string, err error) {
 	conn, err := pgx.Connect(ctx, p.SuperuserURL(superuser))
 	if err != nil {
@@ -157,7 +156,7 @@ func (p *Postgres) EnsureDatabase(ctx context.Context, name string) (url string,
 	defer conn.Close(ctx)
 	secret, quoted := p.rolePassword(name), pgx.Identifier{name}.Sanitize()
 	for _, step := range []struct{ unless, sql string }{
-		// The password is of letters and digits. A failed statement stands in the server's log, which is the server's own.
+		// The password has letters and digits only. A failed statement stands in the server's log, which nobody else can read.
 		{`SELECT FROM pg_roles WHERE rolname = $1`, `CREATE ROLE ` + quoted + ` LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION PASSWORD '` + secret + `'`},
 		{`SELECT FROM pg_database WHERE datname = $1`, `CREATE DATABASE ` + quoted + ` OWNER ` + quoted},
 		{`SELECT FROM pg_database WHERE datname = $1 AND NOT has_database_privilege('public', oid, 'CONNECT')`, `REVOKE ALL ON DATABASE ` + quoted + ` FROM PUBLIC`},
@@ -176,7 +175,7 @@ func (p *Postgres) EnsureDatabase(ctx context.Context, name string) (url string,
 	return p.url(name, secret, name), nil
 }
 
-// rolePassword is made from the superuser's, so that it need not be kept: who knows it cannot tell another role's from it.
+// rolePassword is made from the superuser's, so that it need not be kept. It does not reveal another role's.
 func (p *Postgres) rolePassword(role string) string {
 	mac := hmac.New(sha256.New, []byte(p.password))
 	mac.Write([]byte(role))
@@ -195,7 +194,7 @@ func (p *Postgres) exec(ctx context.Context, sql string) error {
 	return nil
 }
 
-// makeData makes the data folder unless it is there. It appears whole, and after its password, or not at all.
+// makeData makes the data folder unless it exists. It appears whole and after its password, or not at all.
 func (p *Postgres) makeData(ctx context.Context, auth string) error {
 	if _, err := os.Stat(p.data()); !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -220,7 +219,7 @@ func (p *Postgres) makeData(ctx context.Context, auth string) error {
 	return os.Rename(begun, p.data())
 }
 
-// fileForOwner is a new file that the server's user alone can read. No link that is in its place is followed.
+// fileForOwner is a new file that only the server's user can read. It follows no link.
 func (p postgresPlace) fileForOwner(text string) (path string, err error) {
 	file, err := os.CreateTemp(p.home, ".password-") // Of mode 0600.
 	if err != nil {
@@ -233,8 +232,8 @@ func (p postgresPlace) fileForOwner(text string) (path string, err error) {
 	return file.Name(), errors.Join(err, file.Close())
 }
 
-// retireOlderForm stops a server that may let everybody in. Its data are removed where nobody misses them; others are for whoever
-// has them to remove.
+// retireOlderForm stops a server that may let everybody in. It removes the data if they are throwaway; other data are their owner's
+// to remove.
 func (p *Postgres) retireOlderForm(ctx context.Context, throwaway bool) error {
 	older := p.olderHomes()
 	if len(older) == 0 {
@@ -276,8 +275,8 @@ func (p *Postgres) runningPort(ctx context.Context) (int, error) {
 	return port, conn.Close(ctx)
 }
 
-// stop ends the sessions of the running server, if there is one, and then the server. It does without pg_ctl, which cannot reach the
-// data of a server of the older form once the folder above is closed; SIGINT is how that asks
+// stop ends the sessions of the running server, if there is one, and then the server. It does not use pg_ctl, which cannot reach
+// the data of a server of the older form once the folder above is closed. pg_ctl sends SIGINT for the same
 // (https://www.postgresql.org/docs/current/server-shutdown.html).
 func (p postgresPlace) stop(ctx context.Context) error {
 	pid := p.pid()
@@ -297,8 +296,8 @@ func (p postgresPlace) stop(ctx context.Context) error {
 	})
 }
 
-// pid is that of the running server, or 0. Process ids are used again, and the file is the server's to write: a process of another
-// program or user is not it.
+// pid is the running server's process id, or 0. Process ids are used again, and the server writes the file: a process of another
+// program or user is not the server.
 func (p postgresPlace) pid() int {
 	lines := p.pidFile()
 	if len(lines) == 0 {

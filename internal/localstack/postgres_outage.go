@@ -9,7 +9,7 @@ import (
 // Halt ends the server at once, as a crash does: every connection breaks, and what was not committed is lost.
 func (p *Postgres) Halt(ctx context.Context) error { return p.control(ctx, "stop") }
 
-// Restart starts the server again on its port, as it was started before; one that runs is ended at once.
+// Restart starts the server again on its port, with the same settings. A running one is ended at once.
 func (p *Postgres) Restart(ctx context.Context) error { return p.control(ctx, "restart") }
 
 func (p *Postgres) control(ctx context.Context, verb string) error {

@@ -11,21 +11,21 @@ import (
 	"strings"
 )
 
-// postgresPlace says where a server keeps what.
+// postgresPlace says where a server keeps its files.
 type postgresPlace struct {
-	// dir belongs to this user and keeps the superuser's password.
+	// dir belongs to this user and has the superuser's password.
 	dir string
-	// home is private to owner, whom the server runs as, and has its data and its log. It is dir, unless owner is another user than
-	// this one; then it is below dir, or where owner cannot reach that, as below a checkout's .local, in rootsPlace.
+	// home is private to owner, whom the server runs as, and has its data and its log. It is dir, unless owner is another user.
+	// Then it is below dir or, if owner cannot reach that (as below a checkout's .local), in rootsPlace.
 	home  string
 	owner *user.User
 }
 
-// rootsPlace is where root keeps the folders of servers, which run as another user. Nobody else can make anything there, unlike in
-// /var/tmp: what is found there is ours.
+// rootsPlace is where root keeps the folders of servers, which run as another user. Unlike in /var/tmp, only root can make anything
+// there, so what is found there is ours.
 const rootsPlace = "/var/lib/checkoutsaga"
 
-// placeOf tells where the server of dir keeps what. It makes nothing.
+// placeOf says where the server of dir keeps its files. It makes nothing.
 func placeOf(dir string) (postgresPlace, error) {
 	owner, err := postgresOwner()
 	if err != nil {
@@ -55,7 +55,7 @@ func (p postgresPlace) makePlace() error {
 	if p.home == p.dir {
 		return PrivateDir(p.dir)
 	}
-	// The folder above home lets the server's user pass; this one alone writes in it.
+	// The folder above home lets the server's user pass; only this user writes in it.
 	above := filepath.Dir(p.home)
 	if above != p.dir {
 		if err := PrivateDir(p.dir); err != nil {
@@ -76,8 +76,8 @@ func (p postgresPlace) makePlace() error {
 	return errors.Join(home.Chown(uidOf(p.owner), gidOf(p.owner)), home.Chmod(0o700))
 }
 
-// olderHomes are the folders with data that no password is kept for. They are of the form in which everybody was let in as the
-// superuser (for root in dir itself, where the server's user could reach that, or in /var/tmp), or somebody has removed dir.
+// olderHomes are the folders with data without a password. Either they are of the form that let everybody in as the superuser (for
+// root in dir itself, if the server's user could reach that, or in /var/tmp), or somebody has removed dir.
 func (p postgresPlace) olderHomes() (homes []string) {
 	candidates := []string{p.home}
 	if p.home != p.dir {
@@ -86,7 +86,7 @@ func (p postgresPlace) olderHomes() (homes []string) {
 	for _, home := range candidates {
 		dir, err := openDir(home, uidOf(p.owner))
 		if err != nil {
-			continue // It is not there, or somebody else's.
+			continue // It does not exist, or is somebody else's.
 		}
 		dir.Close()
 		_, noData := os.Lstat(filepath.Join(home, "data", "PG_VERSION"))

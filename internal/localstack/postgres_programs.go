@@ -35,7 +35,7 @@ func postgresVersion(path string) int {
 	return n
 }
 
-// postgresOwner is who runs the server: this user, or, because PostgreSQL refuses root, the user that its package made.
+// postgresOwner runs the server: this user or, because PostgreSQL refuses root, the user that its package made.
 func postgresOwner() (*user.User, error) {
 	if os.Geteuid() != 0 {
 		return user.Current()
@@ -56,7 +56,7 @@ func canEnter(owner *user.User, dir string) bool {
 func uidOf(u *user.User) int { return number(u.Uid) }
 func gidOf(u *user.User) int { return number(u.Gid) }
 
-// number reads an id of a user or group, which on Linux is a number.
+// number reads the id of a user or group. On Linux it is a number.
 func number(id string) int {
 	n, err := strconv.Atoi(id)
 	if err != nil {
@@ -74,8 +74,8 @@ func as(cmd *exec.Cmd, owner *user.User) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uidOf(owner)), Gid: uint32(gidOf(owner))}}
 }
 
-// run runs a program as owner to its end; the error carries what it printed. Output goes through a file, because a
-// server that a program leaves behind would hold a pipe open.
+// run runs a program as owner to its end; the error has its output. The output goes to a file, because a server that the program
+// leaves behind would hold a pipe open.
 func run(ctx context.Context, owner *user.User, program string, args ...string) error {
 	out, err := os.CreateTemp("", "localstack-*.log")
 	if err != nil {

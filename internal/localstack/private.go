@@ -12,18 +12,17 @@ import (
 	"syscall"
 )
 
-// LocalDir makes the folder in which a checkout of the repository keeps all that it runs, for this user alone: data, logs, and
-// the passwords of what runs.
+// LocalDir makes the folder for all that a checkout of the repository runs (data, logs, passwords), for this user alone.
 func LocalDir(root string) (string, error) {
 	dir := filepath.Join(root, ".local")
 	return dir, PrivateDir(dir)
 }
 
-// PrivateDir makes a folder that this user alone may enter, or closes one that is there to others. One that somebody else has made
-// is refused, and so is a link, which may lead anywhere.
+// PrivateDir makes a folder that only this user may enter, or closes an existing one to others. It refuses a folder of another
+// user, and a link, which may lead anywhere.
 func PrivateDir(path string) error { return ownDir(path, 0o700) }
 
-// ownDir is PrivateDir of another mode.
+// ownDir is PrivateDir with another mode.
 func ownDir(path string, mode fs.FileMode) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
@@ -31,7 +30,7 @@ func ownDir(path string, mode fs.FileMode) error {
 	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	// What was looked at is what is changed: both go by the open folder and not by its name.
+	// Both go by the open folder, not by its name: what was checked is what is changed.
 	dir, err := openDir(path, os.Geteuid())
 	if err != nil {
 		return err
@@ -40,7 +39,7 @@ func ownDir(path string, mode fs.FileMode) error {
 	return dir.Chmod(mode)
 }
 
-// openDir opens a folder that belongs to one of the users, and nothing that a link leads to.
+// openDir opens a folder that belongs to one of the users. It follows no link.
 func openDir(path string, owners ...int) (*os.File, error) {
 	dir, err := os.OpenFile(path, os.O_RDONLY|syscall.O_DIRECTORY|syscall.O_NOFOLLOW, 0)
 	if errors.Is(err, syscall.ENOTDIR) || errors.Is(err, syscall.ELOOP) {

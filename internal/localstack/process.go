@@ -29,7 +29,7 @@ type process struct {
 	done chan struct{} // closed when a process that this one started has ended
 }
 
-// start starts the program. A tied one is killed by the kernel when this process ends in any way.
+// start starts the program. The kernel kills a tied one when this process ends in any way.
 func (p *process) start() error {
 	log, err := os.OpenFile(p.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
@@ -40,7 +40,7 @@ func (p *process) start() error {
 	cmd.Env = append(os.Environ(), p.env...)
 	cmd.Dir = p.dir
 	cmd.Stdout, cmd.Stderr = log, log
-	// A session of its own, so that an interrupt typed at the terminal does not reach it before its owner stops it.
+	// A session of its own, so that its owner stops it, and not an interrupt at the terminal.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if p.tied {
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
@@ -49,7 +49,7 @@ func (p *process) start() error {
 	p.done = make(chan struct{})
 	go func() {
 		defer close(p.done)
-		// The kernel ties the child to the thread that started it, so this one must stay.
+		// The kernel ties the child to the thread that started it, so this thread must stay.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -69,7 +69,7 @@ func (p *process) start() error {
 	return nil
 }
 
-// find takes over what an earlier process of the same name and program left running.
+// find takes over a running process of the same name and program that an earlier process started.
 func (p *process) find() bool {
 	text, err := os.ReadFile(p.pidFile())
 	if err != nil {
@@ -79,7 +79,7 @@ func (p *process) find() bool {
 	return err == nil && p.alive()
 }
 
-// alive reports whether it runs. Process ids are used again, so one that runs another program is not it.
+// alive reports whether it runs. Process ids are used again, so the program must be the same.
 func (p *process) alive() bool {
 	if p.pid == 0 {
 		return false
@@ -109,7 +109,7 @@ func (p *process) kill() {
 	_ = os.Remove(p.pidFile())
 }
 
-// stop asks it to end, and kills it when it has not after grace.
+// stop asks it to end, and kills it after grace.
 func (p *process) stop(grace time.Duration) {
 	if p.alive() {
 		p.signal(syscall.SIGTERM)
@@ -135,7 +135,7 @@ func (p *process) signal(s syscall.Signal) { _ = syscall.Kill(p.pid, s) }
 func (p *process) logFile() string { return filepath.Join(p.dir, p.name+".log") }
 func (p *process) pidFile() string { return filepath.Join(p.dir, p.name+".pid") }
 
-// ready waits until check passes; it fails early, with the end of the log, when the process has ended.
+// ready waits until check passes. If the process ends first, it fails with the end of the log.
 func (p *process) ready(ctx context.Context, check func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// ProgramConfig says which program is started.
+// ProgramConfig says which program to start.
 type ProgramConfig struct {
-	// Name is that of its log and process id files, <name>.log and <name>.pid in Dir.
+	// Name names its log and process id files in Dir, <name>.log and <name>.pid.
 	Name string
 	// Path is the executable.
 	Path string
@@ -18,7 +18,7 @@ type ProgramConfig struct {
 	// Env is added to the environment.
 	Env []string
 	Dir string
-	// ReadyURL answers a GET with success once the program is ready.
+	// ReadyURL answers a GET with success once the program is ready. Empty: nobody waits for that.
 	ReadyURL string
 	// Tied: the program dies with this process.
 	Tied bool
@@ -63,6 +63,9 @@ func (p *Program) Restart(ctx context.Context) error {
 
 // WaitReady waits until it is ready.
 func (p *Program) WaitReady(ctx context.Context) error {
+	if p.ready == "" {
+		return nil
+	}
 	return p.process.ready(ctx, answers(p.ready))
 }
 
@@ -72,7 +75,7 @@ func (p *Program) Kill() { p.process.kill() }
 // Stop asks it to end and waits for that; after grace it is killed.
 func (p *Program) Stop(grace time.Duration) { p.process.stop(grace) }
 
-// PID is its process id since it was last started.
+// PID is its process id since its last start.
 func (p *Program) PID() int { return p.process.pid }
 
 // LogFile is where its output goes.

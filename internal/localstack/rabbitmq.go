@@ -10,8 +10,8 @@ import (
 // rabbitServer is Debian's start script. The one in PATH changes to the user of the system's own server.
 const rabbitServer = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 
-// rabbitMQ is a RabbitMQ node of its own, beside whatever RabbitMQ or Erlang the machine runs: it has its own data, ports and
-// port mapper (epmd), all on loopback. The mapper is started first, because a node that finds none leaves a daemon behind.
+// rabbitMQ is a RabbitMQ node of its own, beside any other RabbitMQ or Erlang on the machine: it has its own data, ports and port
+// mapper (epmd), all on loopback. The mapper starts first, because a node without one leaves a daemon behind.
 var rabbitMQ = brokerKind{
 	name:      RabbitMQ,
 	portCount: 3, // for clients, for the node's own distribution, for its port mapper
@@ -26,7 +26,7 @@ var rabbitMQ = brokerKind{
 		if err := os.WriteFile(filepath.Join(dir, "advanced.config"), fmt.Appendf(nil, rabbitConfig, ports[0], rabbitUser, password), 0o600); err != nil {
 			return nil, fmt.Errorf("configure RabbitMQ: %w", err)
 		}
-		// Only the mapper's address keeps it off the other interfaces; the node says the same of its distribution.
+		// Only this address keeps the mapper off the other interfaces; the node's configuration does it for its distribution.
 		mapper := []string{fmt.Sprintf("ERL_EPMD_PORT=%d", ports[2]), "ERL_EPMD_ADDRESS=127.0.0.1"}
 		epmd := &process{name: "epmd", program: filepath.Join(erlang, "epmd"), dir: dir, env: mapper}
 		node := &process{name: RabbitMQ, program: rabbitServer, executable: filepath.Join(erlang, "beam.smp"), dir: dir, env: append(mapper,
@@ -53,11 +53,11 @@ var rabbitMQ = brokerKind{
 	},
 }
 
-// rabbitUser is made with the node's data, in place of the user that every RabbitMQ has, with the password that everybody knows.
+// rabbitUser is made with the node's data, in place of the default user, whose password everybody knows.
 const rabbitUser = "checkoutsaga"
 
-// rabbitConfig bounds memory and disk, and how long a message may be out without an answer: components/brokers/rabbitmq says why.
-// A channel is looked at every 10 s.
+// rabbitConfig bounds memory and disk, and how long a message may be without an answer: components/brokers/rabbitmq says why. It
+// checks a channel every 10 s.
 const rabbitConfig = `[{rabbit, [
   {tcp_listeners, [{"127.0.0.1", %d}]},
   {default_user, <<"%s">>},

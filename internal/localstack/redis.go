@@ -12,7 +12,7 @@ import (
 	"time"
 )
 
-// redis is a Redis server. Whoever is let in can make it write files as the user that it runs as.
+// redis is a Redis server. Whoever is let in can make it write files as its user.
 var redis = brokerKind{
 	name:      Redis,
 	portCount: 1,
@@ -25,8 +25,8 @@ var redis = brokerKind{
 		if err := os.WriteFile(config, []byte("requirepass "+password+"\n"), 0o600); err != nil {
 			return nil, fmt.Errorf("configure Redis: %w", err)
 		}
-		// Synced before each answer. With a sync each second, a write that has to wait for one is answered before it has
-		// left the process, so a kill could take back what was confirmed; a broker in earnest has a replica for that.
+		// Synced before each answer. With a sync each second, Redis answers before a write that has to wait for the sync has left
+		// the process, so a kill could take back what was confirmed. In production a replica prevents that.
 		server := &process{name: Redis, program: program, dir: dir, args: []string{
 			config, "--port", fmt.Sprint(ports[0]), "--bind", "127.0.0.1", "--dir", dir,
 			"--save", "", "--appendonly", "yes", "--appendfsync", "always"}}

@@ -1,5 +1,5 @@
-// Package money writes amounts for people: as many decimals as ISO 4217 gives the currency, which may be none, or three. It is
-// plumbing and knows no order and no payment. Amounts are kept, sent and computed in minor units; only text has decimals.
+// Package money writes amounts for people: with as many decimals as ISO 4217 gives the currency, which may be none, or three. It
+// knows no order and no payment. Amounts are kept, sent and computed in minor units; only text has decimals.
 package money
 
 import (
@@ -16,8 +16,8 @@ func Known(code string) bool {
 	return known
 }
 
-// Format writes an amount of minor units: 12997 EUR is "129.97 EUR", 5000 JPY is "5000 JPY", 1234 KWD is "1.234 KWD". Where the
-// code is not known, neither is where the point belongs, and the text says minor units.
+// Format writes an amount of minor units: 12997 EUR is "129.97 EUR", 5000 JPY is "5000 JPY", 1234 KWD is "1.234 KWD". With an
+// unknown code the place of the point is unknown, and the text says minor units.
 func Format(minorUnits int64, code string) string {
 	digits, known := currency.GetDigits(code)
 	if !known {

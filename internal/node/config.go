@@ -11,12 +11,12 @@ import (
 	"strings"
 	"time"
 
-	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/events/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/money"
 	"github.com/checkoutsaga/orchestrator/internal/redact"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
@@ -234,8 +234,8 @@ func (c *Config) Validate() error {
 }
 
 // settings is the configuration as people may see it.
-func (c *Config) settings() []*checkoutv1.Setting {
-	list := []*checkoutv1.Setting{
+func (c *Config) settings() []doctor.Setting {
+	list := []doctor.Setting{
 		{Name: "ORCHESTRATOR_ENGINE", Value: c.Engine},
 		{Name: "ORCHESTRATOR_LISTEN", Value: c.Listen},
 		{Name: "ORCHESTRATOR_HOSTS", Value: c.Hosts.String()},
@@ -246,15 +246,15 @@ func (c *Config) settings() []*checkoutv1.Setting {
 	}
 	if c.Engine == Dapr {
 		list = append(list,
-			&checkoutv1.Setting{Name: "ORCHESTRATOR_COMPONENTS", Value: c.Components},
-			&checkoutv1.Setting{Name: "DAPR_HTTP_PORT", Value: c.DaprHTTPPort},
-			&checkoutv1.Setting{Name: "DAPR_GRPC_PORT", Value: c.DaprGRPCPort})
+			doctor.Setting{Name: "ORCHESTRATOR_COMPONENTS", Value: c.Components},
+			doctor.Setting{Name: "DAPR_HTTP_PORT", Value: c.DaprHTTPPort},
+			doctor.Setting{Name: "DAPR_GRPC_PORT", Value: c.DaprGRPCPort})
 	}
 	for _, name := range Participants() {
 		if c.Engine == Dapr {
-			list = append(list, &checkoutv1.Setting{Name: variable(name, "APP_ID"), Value: c.AppIDs[name]})
+			list = append(list, doctor.Setting{Name: variable(name, "APP_ID"), Value: c.AppIDs[name]})
 		} else {
-			list = append(list, &checkoutv1.Setting{Name: variable(name, "URL"), Value: redact.URL(c.URLs[name])})
+			list = append(list, doctor.Setting{Name: variable(name, "URL"), Value: redact.URL(c.URLs[name])})
 		}
 	}
 	return list

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"log/slog"
 
-	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/events/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/redact"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/participants/notification"
 	"github.com/checkoutsaga/orchestrator/participants/orders"
 	"github.com/checkoutsaga/orchestrator/participants/payment"
@@ -51,12 +51,12 @@ func (c *DevConfig) Validate() error {
 	return errors.Join(wrong...)
 }
 
-func (c *DevConfig) settings() []*checkoutv1.Setting {
+func (c *DevConfig) settings() []doctor.Setting {
 	list := c.Config.settings()
 	for _, name := range Participants() {
 		list = append(list,
-			&checkoutv1.Setting{Name: variable(name, "DATABASE_URL"), Value: redact.URL(c.Participants[name].DatabaseURL)},
-			&checkoutv1.Setting{Name: variable(name, "HOSTS"), Value: c.Participants[name].Hosts})
+			doctor.Setting{Name: variable(name, "DATABASE_URL"), Value: redact.URL(c.Participants[name].DatabaseURL)},
+			doctor.Setting{Name: variable(name, "HOSTS"), Value: c.Participants[name].Hosts})
 	}
 	return list
 }

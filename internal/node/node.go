@@ -7,15 +7,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"path/filepath"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/otelconnect"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/checkoutsaga/orchestrator/activities"
-	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/deadletter/v1/deadletterv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
@@ -36,11 +33,10 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/api"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/host"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
-	"github.com/checkoutsaga/orchestrator/internal/sagas/sweeper"
 	"github.com/checkoutsaga/orchestrator/saga"
-	"github.com/checkoutsaga/orchestrator/saga/participant"
 	"github.com/checkoutsaga/orchestrator/workflows"
 )
 
@@ -68,7 +64,7 @@ func Open(ctx context.Context, config Config, log *slog.Logger) (*Node, error) {
 	return openNode(ctx, config, config.settings(), log)
 }
 
-func openNode(ctx context.Context, config Config, settings []*checkoutv1.Setting, log *slog.Logger) (*Node, error) {
+func openNode(ctx context.Context, config Config, settings []doctor.Setting, log *slog.Logger) (*Node, error) {
 	n := &Node{log: log}
 	if err := n.open(ctx, config, settings); err != nil {
 		n.Close()
@@ -77,7 +73,7 @@ func openNode(ctx context.Context, config Config, settings []*checkoutv1.Setting
 	return n, nil
 }
 
-func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.Setting) (err error) {
+func (n *Node) open(ctx context.Context, config Config, settings []doctor.Setting) (err error) {
 	definition, err := workflows.Checkout()
 	if err != nil {
 		return err
@@ -89,7 +85,7 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 	}
 	traced := connect.WithInterceptors(tracing)
 	n.Host, err = host.Open(ctx, host.Config{
-		Definitions: []*saga.Definition{definition}, Adapters: n.clients.adapters(traced), URLs: n.called(config.URLs), AppIDs: n.called(config.AppIDs),
+		Definitions: []*saga.Definition{definition}, URLs: n.called(config.URLs), AppIDs: n.called(config.AppIDs),
 		Starters:    map[string]api.Starter{checkout.Definition: n.startCheckout},
 		DatabaseURL: config.DatabaseURL, Listen: config.Listen, Hosts: config.Hosts, Connections: config.Connections, Engine: config.Engine,
 		DaprHTTPPort: config.DaprHTTPPort, DaprGRPCPort: config.DaprGRPCPort, DaprAPIToken: config.DaprAPIToken,
@@ -98,18 +94,20 @@ func (n *Node) open(ctx context.Context, config Config, settings []*checkoutv1.S
 	if err != nil {
 		return err
 	}
+	n.Doctor.Settings = settings
 	checkoutapi.Hear(n.inbox, n.Store, n.orders)
 	n.Metrics.MustRegister(n.outbox.Collector(), n.inbox.Collector(), n.orders.Collector())
-	n.clients.askEvents(config, n.Host, n.ownEvents(), traced)
+	n.clients = newClients(config, n.Host, n.ownEvents(), traced)
 	if err := n.joinBus(config.Bus); err != nil {
 		return err
 	}
 	n.Metrics.MustRegister(n.deadLetters.Collector())
 	n.service = checkoutapi.New(checkoutapi.Config{
-		Store: n.Store, Orders: n.orders, Pool: n.Pool, Engine: n.Engine, Plan: n.plan, Desk: n.Desk,
+		Store: n.Store, Orders: n.orders, Pool: n.Pool, Engine: n.Engine, Definition: definition, Desk: n.Desk,
 		Warehouse: n.clients.warehouse, Payment: n.clients.payment,
 		Events: n.clients.events, DeadLetters: n.deadLetters, HasBus: n.carrier != nil, ApprovalAbove: config.ApprovalAbove,
-		Log: n.log, Metrics: n.Metrics, Settings: settings, Doctor: n.doctor(config),
+		Log: n.log, Metrics: n.Metrics, Doctor: n.Doctor,
+		Components: checkoutapi.Components{Folders: filepath.SplitList(config.Components), KeepWorkflows: config.KeepWorkflows},
 	})
 	n.Server.Mount(checkoutv1connect.NewCheckoutServiceHandler(n.service, n.Server.Options()...))
 	n.Server.Mount(eventv1connect.NewEventServiceHandler(n.ownEvents(), n.Server.Options()...))
@@ -147,22 +145,6 @@ func (n *Node) openDeadLetters(ctx context.Context, orderIDs []string) ([]string
 	return n.deadLetters.OpenAbout(ctx, orderIDs)
 }
 
-// doctor is what Doctor looks at beside the API's own.
-func (n *Node) doctor(config Config) checkoutapi.DoctorConfig {
-	doctor := checkoutapi.DoctorConfig{
-		Migrations:       append(host.Migrations(), beside()...),
-		ComponentFolders: filepath.SplitList(config.Components),
-		KeepWorkflows:    config.KeepWorkflows,
-		Breakers:         n.Breakers,
-		SweeperLock:      sweeper.LeaderLock(n.Engine.Name()),
-		Missing:          n.Keeper.Missing,
-	}
-	if config.Engine == Dapr {
-		doctor.Sidecar = checkoutapi.SidecarAPI{URL: "http://127.0.0.1:" + config.DaprHTTPPort, Token: config.DaprAPIToken}
-	}
-	return doctor
-}
-
 // appName is the orchestrator's name among the apps that say and hear events.
 const appName = "orchestrator"
 
@@ -171,7 +153,7 @@ func (n *Node) ownEvents() eventrpc.Service {
 	return eventrpc.Service{Outbox: n.outbox, Inbox: n.inbox}
 }
 
-// clients are those by which the other processes are called.
+// clients are those by which the other processes are asked about what they have; to do steps, participants are called by their contract.
 type clients struct {
 	warehouse warehousev1connect.WarehouseServiceClient
 	payment   paymentv1connect.PaymentServiceClient
@@ -179,33 +161,27 @@ type clients struct {
 	events map[string]eventv1connect.EventServiceClient
 }
 
-// adapters make participants of the services that do the steps of a checkout.
-func (c *clients) adapters(traced connect.ClientOption) map[string]func(*http.Client, string) participant.Participant {
-	return map[string]func(*http.Client, string) participant.Participant{
-		checkout.Warehouse: func(web *http.Client, url string) participant.Participant {
-			c.warehouse = warehousev1connect.NewWarehouseServiceClient(web, url, traced)
-			return activities.Warehouse(c.warehouse)
-		},
-		checkout.Payment: func(web *http.Client, url string) participant.Participant {
-			c.payment = paymentv1connect.NewPaymentServiceClient(web, url, traced)
-			return activities.Payment(c.payment)
-		},
-	}
-}
-
-// askEvents makes what every process that has an address is asked about events by.
-func (c *clients) askEvents(config Config, h *host.Host, own eventrpc.Service, traced connect.ClientOption) {
+// newClients makes them of every process that has an address.
+func newClients(config Config, h *host.Host, own eventrpc.Service, traced connect.ClientOption) clients {
 	targets := config.URLs
 	if config.Engine == Dapr {
 		targets = config.AppIDs
 	}
-	c.events = map[string]eventv1connect.EventServiceClient{appName: own}
+	c := clients{events: map[string]eventv1connect.EventServiceClient{appName: own}}
 	for _, name := range Participants() {
-		if targets[name] != "" {
-			web, url := h.To(targets[name])
-			c.events[name] = eventv1connect.NewEventServiceClient(web, url, traced)
+		if targets[name] == "" {
+			continue
+		}
+		web, url := h.To(targets[name])
+		c.events[name] = eventv1connect.NewEventServiceClient(web, url, traced)
+		switch name {
+		case checkout.Warehouse:
+			c.warehouse = warehousev1connect.NewWarehouseServiceClient(web, url, traced)
+		case checkout.Payment:
+			c.payment = paymentv1connect.NewPaymentServiceClient(web, url, traced)
 		}
 	}
+	return c
 }
 
 // joinBus lets this process say and hear events: through its sidecar, or together with the participants in the same process.

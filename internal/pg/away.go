@@ -35,9 +35,8 @@ func Away(err error) bool {
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed)
 }
 
-// The beginnings of PostgreSQL's codes (its documentation, appendix A) for a server that cannot serve at present, and for a
-// connection that it will never give. Of one that it does not give for any other reason it may think better: with a full disk it says
-// internal error.
+// Beginnings of PostgreSQL's codes (its documentation, appendix A): for a server that cannot serve at present, and for a connection
+// that it will never give. Any other refusal of a connection may pass: with a full disk the server says internal error.
 var (
 	awayCodes = []string{
 		"08",                      // connection_exception
@@ -57,8 +56,8 @@ func begins(code string, beginnings []string) bool {
 	return slices.ContainsFunc(beginnings, func(beginning string) bool { return strings.HasPrefix(code, beginning) })
 }
 
-// unheard is how long the other end of a connection may acknowledge nothing before the connection counts as broken. Without it a
-// connection to a machine that fell silent hangs for a quarter of an hour (tcp(7), tcp_retries2), and work with it.
+// unheard is how long the other end may acknowledge nothing before a connection counts as broken. Without it, a connection to a
+// machine that fell silent hangs for a quarter of an hour (tcp(7), tcp_retries2), and the work on it too.
 const unheard = 10 * time.Second
 
 // Dialer opens connections that notice that the other end is gone.

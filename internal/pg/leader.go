@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	// standBy is how often a process that is not the leader asks to become it.
+	// standBy is how often a process that does not lead tries to.
 	standBy = time.Second
-	// hangUp bounds the farewell to a server that may not answer any more.
+	// hangUp bounds closing a connection whose server may not answer any more.
 	hangUp = time.Second
 )
 
@@ -50,7 +50,7 @@ func waitForLock(ctx context.Context, pool *pgxpool.Pool, lock int64) (*pgx.Conn
 			return nil, fmt.Errorf("ask to become leader: %w", err)
 		}
 		if leads {
-			// A pooler may have been put between since the pool was opened. It would keep the lock for nobody.
+			// A pooler may have come between since the pool was opened. It would keep the lock for nobody.
 			if err := ownSession(ctx, session); err != nil {
 				end(session)
 				return nil, fmt.Errorf("become leader: %w", err)
@@ -75,8 +75,8 @@ func end(session *pgx.Conn) {
 // askTimeout bounds asking a session whether it lives.
 const askTimeout = 5 * time.Second
 
-// Hold pings a leader's session now and then until ctx ends, and returns an error when it is lost, and with it the lock. It leaves
-// the session usable when ctx ends: what is finished after that still needs the lock.
+// Hold pings a leader's session until ctx ends. It returns an error when the session is lost, and the lock with it. When ctx ends
+// the session stays usable: what is finished after that still needs the lock.
 func Hold(ctx context.Context, session *pgx.Conn, every time.Duration) error {
 	for pause.For(ctx, every) {
 		if err := Ask(context.WithoutCancel(ctx), session); err != nil {
@@ -86,7 +86,7 @@ func Hold(ctx context.Context, session *pgx.Conn, every time.Duration) error {
 	return nil
 }
 
-// Ask finds out whether a session lives that has said nothing: a connection may be broken without either end being told.
+// Ask finds out whether a silent session lives: a connection may break without either end being told.
 func Ask(ctx context.Context, session *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -96,9 +96,9 @@ func Ask(ctx context.Context, session *pgx.Conn) error {
 	return nil
 }
 
-// Rounds does rounds of work, a pause between them, once this process is the leader of a lock, until ctx ends, which is no error, or
-// leadership is lost. A round's error is given to warn and survived. Should another process lead before this one has noticed that
-// it no longer does, both do a round: it must bear that.
+// Rounds waits until this process leads, by a lock. Then it does rounds of work, a pause between them, until ctx ends, which is no
+// error, or leadership is lost. A round's error is given to warn, and the next round comes. A round must bear that another process
+// does one at the same time, because a leader may notice late that it no longer leads.
 func Rounds(ctx context.Context, pool *pgxpool.Pool, lock int64, between time.Duration, round func(context.Context) error, warn func(error)) error {
 	return Lead(ctx, pool, lock, func(ctx context.Context, session *pgx.Conn) error {
 		for {

@@ -18,8 +18,8 @@ import (
 	"github.com/pressly/goose/v3/lock"
 )
 
-// Open returns a pool of at most maxConns connections to the database at url and checks that it answers, and gives each connection a
-// session of its own: ErrShared. The caller closes the pool.
+// Open returns a pool of at most maxConns connections to the database at url. It checks that the database answers and that each
+// connection has a session of its own (ErrShared). The caller closes the pool.
 func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -44,22 +44,22 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 
 // Migrations are the goose files of one owner of tables.
 type Migrations struct {
-	// Files lie at the root.
+	// Files has them at its root.
 	Files fs.FS
-	// Table keeps which were applied; empty means goose's own. Several owners may share a database, each with its own.
+	// Table records which were applied; empty means goose's own. Owners that share a database have one each.
 	Table string
 }
 
-// EmbeddedMigrations are those in the folder migrations/ of files, which the package of an owner embeds.
+// EmbeddedMigrations are the files in the folder migrations/ that an owner's package embeds.
 func EmbeddedMigrations(files embed.FS, table string) Migrations {
 	root, err := fs.Sub(files, "migrations")
 	if err != nil {
-		panic(err) // Only a path that is no path is refused.
+		panic(err) // Only an invalid path is refused.
 	}
 	return Migrations{Files: root, Table: table}
 }
 
-// OpenMigrated is Open, and brings the database to the newest migration of each owner.
+// OpenMigrated is Open, and then Migrate.
 func OpenMigrated(ctx context.Context, url string, maxConns int32, owners ...Migrations) (*pgxpool.Pool, error) {
 	pool, err := Open(ctx, url, maxConns)
 	if err != nil {

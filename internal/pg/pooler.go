@@ -14,20 +14,20 @@ import (
 var ErrShared = errors.New("a connection pooler lends a session for one transaction only (as PgBouncer with pool_mode = transaction does), " +
 	"so locks and notifications would get lost: name the database itself, or a pooler in session mode")
 
-// pooledLooks is how often a pooler is looked at. Others that use it at the same moment can hide what it does.
+// pooledLooks is how often to look for a pooler. Others that use it at the same moment can hide it.
 const pooledLooks = 3
 
-// lookTimeout bounds one look: a pooler that has no session left for the second connection lets it wait.
+// lookTimeout bounds one look: a pooler without a free session makes the second connection wait.
 const lookTimeout = 5 * time.Second
 
-// ownSession makes sure that a connection has a session of its own: ErrShared. It asks one thing where nothing stands between.
+// ownSession returns ErrShared if a connection has no session of its own. Without a pooler it asks one thing.
 func ownSession(ctx context.Context, conn *pgx.Conn) error {
 	session, err := backend(ctx, conn)
 	if err != nil {
 		return err
 	}
 	if session == conn.PgConn().PID() {
-		return nil // Who greeted us is who answers. A pooler greets for itself.
+		return nil // The session that greeted us answers. A pooler greets for itself.
 	}
 	for range pooledLooks {
 		if err := lookThrough(ctx, conn); err != nil {
@@ -37,8 +37,8 @@ func ownSession(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// lookThrough has another connection keep a session while the first is asked again. Of two that have sessions of their own neither
-// ever sees the other's.
+// lookThrough lets another connection keep a session busy while the first is asked again. Two connections with sessions of their
+// own never see each other's.
 func lookThrough(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()

@@ -17,11 +17,10 @@ import (
 )
 
 const (
-	// firstPause and longestPause bound the pause before a part that ended is started again. It doubles. A longer one makes work go
-	// on later when what was away is back (I8 allows 10 s); a shorter one asks a server that is just starting more often.
+	// firstPause and longestPause bound the pause before a part that ended is started again. It doubles. A longer one delays work
+	// when what was away is back (I8 allows 10 s); a shorter one asks a server that is just starting more often.
 	firstPause, longestPause = 100 * time.Millisecond, 2 * time.Second
-	// proven is how long a part must have run again to count as working: longer than the 5 s that connecting to a database may take
-	// before it fails.
+	// proven is how long a part that was started again must run to count as working. Connecting to a database may take 5 s to fail.
 	proven = 6 * time.Second
 	// lookEvery is how often a dependency is looked at, lookTimeout how long it may take to answer.
 	lookEvery, lookTimeout = time.Second, 2 * time.Second
@@ -29,8 +28,8 @@ const (
 	tellAgain = time.Minute
 )
 
-// Keeper keeps the parts of a process going while what they depend on goes and comes back, and tells what is missing since when.
-// It is the one place where a part that ended by a failure is started again.
+// Keeper keeps the parts of a process going while what they depend on comes and goes, and tells what is missing since when. Only a
+// Keeper starts a part again that failed.
 type Keeper struct {
 	log      *slog.Logger
 	proven   time.Duration
@@ -43,7 +42,7 @@ type Keeper struct {
 // Missing is a part that fails, or a dependency that does not answer.
 type Missing struct {
 	Name string
-	// Since is when that began, and Failures how often it was tried in vain since.
+	// Since is when that began, and Failures counts the failures since.
 	Since    time.Time
 	Failures int
 	// Error is the last one.
@@ -68,8 +67,7 @@ func NewKeeper(log *slog.Logger) *Keeper {
 	}
 }
 
-// Keep returns the part as one that goes on until it is told to end: each time that it ends by itself it is started again, after a
-// pause.
+// Keep returns the part as one that goes on until it is told to end: when it ends by itself it is started again, after a pause.
 func (k *Keeper) Keep(p Part) Part {
 	return Part{Name: p.Name, Run: func(ctx context.Context) error {
 		wait := firstPause
@@ -100,7 +98,7 @@ func (k *Keeper) Keep(p Part) Part {
 
 var errEnded = errors.New("ended by itself")
 
-// Watch returns a part that looks at a dependency every second, so that it is known since when it does not answer.
+// Watch returns a part that looks at a dependency every second, to know since when it does not answer.
 func (k *Keeper) Watch(dependency string, check func(context.Context) error) Part {
 	return Part{Name: dependency, Run: func(ctx context.Context) error {
 		for pause.For(ctx, lookEvery) {
@@ -168,7 +166,7 @@ func (k *Keeper) isBack(name string) {
 	}
 }
 
-// forget leaves nothing behind of a part that was told to end.
+// forget drops a part that was told to end.
 func (k *Keeper) forget(name string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -197,8 +195,8 @@ func (k keeperMetrics) Collect(to chan<- prometheus.Metric) {
 	}
 }
 
-// Opened returns what open opens. While open fails for want of what is away, such as a database that is still starting, it is
-// tried again until ctx ends; what no waiting mends, such as a setting that is wrong, is returned at once.
+// Opened returns what open opens. While open fails because something is away, such as a database that is starting, Opened tries
+// again until ctx ends. What no waiting mends, such as a wrong setting, it returns at once.
 func Opened[T any](ctx context.Context, log *slog.Logger, open func(context.Context) (T, error)) (T, error) {
 	k := NewKeeper(log)
 	for wait := firstPause; ; wait = min(2*wait, longestPause) {

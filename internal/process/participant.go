@@ -1,5 +1,5 @@
-// Package process runs what the programs of this project have in common: parts that stop in order, and one participant with
-// its server, its events and its end. It knows no participant.
+// Package process has what the programs of this project share: parts that stop in order, and one participant with its server, its
+// events and its end. It knows no participant.
 package process
 
 import (
@@ -27,19 +27,19 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/telemetry"
 )
 
-// Service is what a participant is to its process.
+// Service is a participant as its process sees it.
 type Service interface {
 	// Mount serves its methods on a server.
 	Mount(*rpcserver.Server)
-	// Ready says what keeps it from its work.
+	// Ready says what keeps it from working.
 	Ready(context.Context) error
 	// Outbox is where it writes its events; nil if it writes none.
 	Outbox() *outbox.Outbox
 	// Inbox is where it receives events; nil if it receives none.
 	Inbox() *inbox.Inbox
-	// Run does what it does by itself, until ctx ends.
+	// Run does its own work until ctx ends.
 	Run(ctx context.Context) error
-	// Close gives back what opening it took.
+	// Close releases what Open took.
 	Close()
 }
 
@@ -47,7 +47,7 @@ type Service interface {
 type Kind struct {
 	// Name is the app's, in lower case.
 	Name string
-	// Listen is its address where nothing is said.
+	// Listen is its default address.
 	Listen string
 	// Streams says that it opens its subscriptions itself, over streams, and has no route for events.
 	Streams bool
@@ -58,9 +58,9 @@ type Kind struct {
 // variable is the name of an environment variable of the participant, such as WAREHOUSE_LISTEN.
 func (k Kind) variable(suffix string) string { return strings.ToUpper(k.Name) + suffix }
 
-// Main runs a participant as a program of its own: until an interrupt, SIGTERM or SIGHUP, which finishes what is in hand. It reads
-// <NAME>_DATABASE_URL, <NAME>_LISTEN (or APP_PORT), <NAME>_HOSTS, LOG_LEVEL, and what `dapr run` sets; without a sidecar its events stay in its
-// outbox and it receives none.
+// Main runs a participant as a program of its own until an interrupt, SIGTERM or SIGHUP; then it finishes what is in hand. It reads
+// <NAME>_DATABASE_URL, <NAME>_LISTEN (or APP_PORT), <NAME>_HOSTS, LOG_LEVEL, and what `dapr run` sets. Without a sidecar it
+// receives no events, and its own stay in its outbox.
 func Main(k Kind) {
 	if err := run(UntilSignal(), k, os.Getenv); err != nil {
 		fmt.Fprintf(os.Stderr, "%s: %s\n", k.Name, redact.Text(err.Error()))
@@ -115,9 +115,9 @@ type Settings struct {
 	DatabaseURL string
 	// Listen is its address. Port 0 takes a free one.
 	Listen string
-	// Hosts are what it may be called beside localhost and the address that it listens at, separated by commas.
+	// Hosts are further names that it answers to, separated by commas, beside localhost and the address that it listens at.
 	Hosts string
-	// Connections are what the servers of one process share; nil where it is the only one.
+	// Connections are shared by the servers of one process; nil for the only one.
 	Connections *rpcserver.Connections
 }
 
@@ -182,7 +182,7 @@ func (p *Participant) listen(s Settings) (err error) {
 	return nil
 }
 
-// UseDapr has its events carried by the broker behind the sidecar.
+// UseDapr lets the broker behind the sidecar carry its events.
 func (p *Participant) UseDapr(client sdk.Client) {
 	carrier := dapr.New(client, p.log)
 	p.publisher = carrier
@@ -198,7 +198,7 @@ func (p *Participant) UseDapr(client sdk.Client) {
 	}
 }
 
-// UseEmbedded has its events handed to apps of the same process.
+// UseEmbedded hands its events to apps of the same process.
 func (p *Participant) UseEmbedded(carrier *embedded.Bus) {
 	p.publisher = carrier
 	carrier.Subscribe(p.subscriptions...)
@@ -207,7 +207,7 @@ func (p *Participant) UseEmbedded(carrier *embedded.Bus) {
 // URL is where it listens.
 func (p *Participant) URL() string { return p.server.URL() }
 
-// ready says what keeps it from its work: what has been missing for a while, and since when; or what is so now.
+// ready says what keeps it from working: what has been missing for a while, and since when; or what is so now.
 func (p *Participant) ready(ctx context.Context) error {
 	if err := p.keeper.Ready(); err != nil {
 		return err
@@ -215,8 +215,8 @@ func (p *Participant) ready(ctx context.Context) error {
 	return p.service.Ready(ctx)
 }
 
-// Parts are what runs. They stop in this order: it takes no more calls and deliveries, finishes what it does by itself, and
-// hands over the events that are left. They are kept going, but for the server, whose address is lost with it.
+// Parts are what runs, in the order in which it stops: the server takes no more calls and deliveries, Run finishes, and the events
+// that are left are handed over. All are kept going except the server: its address would be lost.
 func (p *Participant) Parts() []Part {
 	name := func(part string) string { return p.kind.Name + ": " + part }
 	keep := func(part string, run func(context.Context) error) Part { return p.keeper.Keep(Part{name(part), run}) }
@@ -234,10 +234,10 @@ func (p *Participant) Parts() []Part {
 	return parts
 }
 
-// Close gives back what Open took. Its parts must have ended.
+// Close releases what Open took. The parts must have ended.
 func (p *Participant) Close() {
 	if p.server != nil {
-		_ = p.server.Close() // After it ran the listener is closed already.
+		_ = p.server.Close() // Run has closed the listener already, if it ran.
 	}
 	p.service.Close()
 }

@@ -17,7 +17,7 @@ func (s Stopped) Error() string {
 	return "terminated"
 }
 
-// Is says that it is a cancellation, so that libraries that ask for one find it.
+// Is makes it a cancellation to libraries that ask for one.
 func (Stopped) Is(target error) bool { return target == context.Canceled }
 
 // ExitStatus is what a shell shows for a program that such a signal ended: 130 for an interrupt, 143 for SIGTERM. SIGHUP, which a
@@ -30,8 +30,8 @@ func (s Stopped) ExitStatus() int {
 }
 
 // UntilSignal returns the context of a whole program: it ends at the first interrupt, SIGTERM or SIGHUP, with a Stopped as its
-// cause. The next one ends the process at once. What the process was started to ignore (by nohup, or in the background of a script)
-// it goes on ignoring.
+// cause. The next one ends the process at once. Signals that the process was started to ignore (by nohup, or in the background of a
+// script) stay ignored.
 func UntilSignal() context.Context {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	signals := make(chan os.Signal, 1)
@@ -42,7 +42,7 @@ func UntilSignal() context.Context {
 	}
 	go func() {
 		s := <-signals
-		// Given back before anybody can know of the first, so that a second one finds nobody who catches it.
+		// Before anybody can know of the first signal, so that a second one ends the process.
 		signal.Stop(signals)
 		cancel(Stopped{Signal: s.(syscall.Signal)})
 	}()

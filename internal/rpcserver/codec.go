@@ -10,9 +10,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// protoNamesJSON is Connect's JSON with the names of the proto files (on_hand, not onHand), with zeros told, and without
-// protobuf's random spaces, so that scripts can rely on the text. It reads both forms of names. A field that it does not know
-// is refused: a curl with a misspelt quantity must not order something else. Peers of another version speak binary.
+// protoNamesJSON is Connect's JSON with the names of the proto files (on_hand, not onHand), with zeros, and without protobuf's
+// random spaces, so that scripts can rely on the text. It reads both forms of names. It refuses a field that it does not know: a
+// curl with a misspelt quantity must not order something else. Peers of another version speak binary.
 type protoNamesJSON struct{ name string }
 
 // Name is the content type's.

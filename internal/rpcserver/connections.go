@@ -11,19 +11,19 @@ import (
 )
 
 const (
-	// maxConnections bounds the connections of a process's servers where it may open enough files. Fewer have callers that keep many
-	// connect again and again; more cost 35 kB each while a call goes on. It must be well above maxStreams: over HTTP/1.1 each stream
-	// has a connection of its own.
+	// maxConnections bounds the connections of a process's servers, if the process may open enough files. With fewer, callers that
+	// keep many connect again and again; each costs 35 kB while a call goes on. It must be well above maxStreams: over HTTP/1.1
+	// each stream has a connection of its own.
 	maxConnections = 4096
-	// spareDescriptors are kept for what a process opens itself. The largest, `orchestrator dev`, has up to 80 connections to databases
-	// and as many calls to its own participants as there are activities at once. With too few the database is not reached while
-	// many are connected.
+	// spareDescriptors are kept for what a process opens itself. The largest, `orchestrator dev`, has up to 80 connections to
+	// databases, and as many calls to its own participants as there are activities at once. With too few, the database cannot be
+	// reached while many callers are connected.
 	spareDescriptors = 384
 )
 
-// Connections bounds the connections of all servers of one process, which share its file descriptors. When there are too many,
-// the one that has kept the server waiting for longest for a whole request is closed for the new one. So connections that send
-// nothing, or slowly, keep nobody out, and what is being answered goes on.
+// Connections bounds the connections of all servers of one process, which share its file descriptors. When there are too many, a
+// new one takes the place of the one that has made the server wait longest for a whole request. So connections that send nothing,
+// or slowly, keep nobody out, and what is being answered goes on.
 type Connections struct {
 	max     int
 	open    prometheus.GaugeFunc
@@ -31,11 +31,11 @@ type Connections struct {
 
 	mu    sync.Mutex
 	count int
-	// waiting are the connections (*connection) without a request that has arrived, since longest first.
+	// waiting are the connections (*connection) whose request has not arrived, longest wait first.
 	waiting *list.List
 }
 
-// NewConnections bounds them by what the process may open.
+// NewConnections bounds them by the number of files that the process may open.
 func NewConnections() *Connections {
 	most := maxConnections
 	var files syscall.Rlimit
@@ -74,7 +74,7 @@ func (c *Connections) Collect(to chan<- prometheus.Metric) {
 	c.dropped.Collect(to)
 }
 
-// take counts a new connection, and makes room for it. While all others are being answered there is none, and it is closed.
+// take counts a new connection and makes room for it. While all others are being answered there is none, and the new one is closed.
 func (c *Connections) take(tcp *net.TCPConn) (*connection, bool) {
 	conn := &connection{TCPConn: tcp, of: c}
 	c.mu.Lock()
@@ -114,7 +114,7 @@ type connection struct {
 	*net.TCPConn // with CloseWrite, by which the server lets an early answer arrive
 	of           *Connections
 
-	// The rest is of.mu's.
+	// of.mu guards the rest.
 	inHand int           // requests that have arrived and are being answered
 	place  *list.Element // in of.waiting; nil while something is in hand
 	gone   bool
@@ -139,7 +139,7 @@ func (c *connection) add(n int) {
 	c.waits(c.inHand == 0 && !c.gone)
 }
 
-// waits puts it among those that wait, or takes it out. The caller holds of.mu.
+// waits adds it to those that wait, or takes it out. The caller holds of.mu.
 func (c *connection) waits(so bool) {
 	switch {
 	case so && c.place == nil:

@@ -16,12 +16,12 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
-// errorIDLength is how long the id of an internal error is, in characters of 5 bits: enough for a day's log, and to be read out.
+// errorIDLength is the length of an internal error's id, in characters of 5 bits. It serves a day's log, and can be read out.
 const errorIDLength = 8
 
-// edge is what happens to every call: it is bounded, timed, and an error that its handler did not mean for the caller is
-// logged here, once, and answered with code internal and the id of its line in the log. What the error says stays inside: it may
-// quote SQL, rows or addresses.
+// edge wraps every call: it bounds and times it. An error that its handler did not mean for the caller is logged here, once, and
+// answered with code internal and the id of its line in the log. The error's text stays inside: it may quote SQL, rows or
+// addresses.
 type edge struct {
 	server    *Server
 	durations *prometheus.HistogramVec
@@ -60,8 +60,8 @@ func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 	}
 }
 
-// timeFor is how long a call may take: what its caller gave it, less a tenth (at most a second) for the answer to arrive in, so that
-// the caller reads why it got nothing and not merely that its own time was up. It is never more than the server gives.
+// timeFor is how long a call may take: the caller's own time less a tenth (at most a second), so that the answer arrives and says
+// why the caller got nothing. It is never more than the server gives.
 func (e *edge) timeFor(ctx context.Context) time.Duration {
 	deadline, ok := ctx.Deadline()
 	if !ok {
@@ -95,7 +95,7 @@ func (e *edge) finish(ctx context.Context, procedure string, began time.Time, er
 // errAway is what a caller is told when this process lacks what it needs. Every procedure that changes something may be repeated.
 var errAway = errors.New("what this server needs cannot be reached at present, so whether this was done is not known; it may be repeated without harm")
 
-// told is the error that the caller gets; nil where there is none. The code says whether to come again.
+// told is the error that the caller gets; nil if there is none. Its code says whether to come again.
 func (e *edge) told(ctx context.Context, procedure string, err error) *connect.Error {
 	var meant *connect.Error
 	var network net.Error
@@ -121,7 +121,7 @@ func (s *Server) recovered(ctx context.Context, spec connect.Spec, _ http.Header
 	return s.internal(ctx, "handler panicked", spec.Procedure, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
 }
 
-// internal logs an error of ours, and returns what the caller is told of it: the id by which to find the line in the log.
+// internal logs an error of ours and returns what the caller is told: the id of the line in the log.
 func (s *Server) internal(ctx context.Context, what, procedure string, details ...any) *connect.Error {
 	id := rand.Text()[:errorIDLength]
 	s.config.Log.ErrorContext(ctx, what, append([]any{"error_id", id, "procedure", procedure}, details...)...)

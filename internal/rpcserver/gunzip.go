@@ -8,8 +8,8 @@ import (
 	"connectrpc.com/connect"
 )
 
-// gunzip inflates as much as a message may have, and not a byte more than shows that it has more: Connect would inflate a
-// megabyte to the gigabyte that it may hold, to tell how long it was.
+// gunzip inflates as much as a message may have and one byte more, which shows that there is more. Connect would inflate a megabyte
+// to the gigabyte that it may hold, to tell its length.
 type gunzip struct {
 	gzip.Reader
 	left int // bytes that may still come out

@@ -12,7 +12,7 @@ import (
 	"connectrpc.com/connect"
 )
 
-// Hosts are names, or addresses, by which a server may be called beside its own. It is a flag's value.
+// Hosts are names or addresses that a server answers to beside its own. It is a flag's value.
 type Hosts []string
 
 var hostPattern = regexp.MustCompile(`^[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?$`)
@@ -35,12 +35,12 @@ func (h *Hosts) String() string { return strings.Join(*h, ",") }
 // Type is what the command line's help calls it.
 func (h *Hosts) Type() string { return "HOST,..." }
 
-// answersFor are the hosts that a server answers for: localhost, the name that it listens on, those that it was told, and, however
-// it was told, loopback addresses and the address at which the connection came in.
+// answersFor are the hosts that a server answers to: localhost, the name that it listens on and Config.Hosts, and in any case
+// loopback addresses and the address at which the connection came in.
 //
-// Without it, a page of the web whose name resolves to this machine for a moment (DNS rebinding) could read and steer what listens
-// on loopback: to the browser the page and this server are one origin. What a browser sends as Host is the page's own name all the
-// same.
+// Without it, a web page whose name resolves to this machine for a moment (DNS rebinding) could read and steer what listens on
+// loopback: to the browser the page and this server are one origin. But the Host that the browser sends is still the page's own
+// name.
 type answersFor map[string]bool
 
 func newAnswersFor(listen string, told Hosts) answersFor {
@@ -82,7 +82,7 @@ func (a answersFor) isOurs(r *http.Request) bool {
 	return isTCP && local.AddrPort().Addr().Unmap() == address.Unmap()
 }
 
-// hostOf is the host of an address with or without a port, as names are compared.
+// hostOf is the host of an address with or without a port, in the form that names are compared in.
 func hostOf(address string) string {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -91,7 +91,7 @@ func hostOf(address string) string {
 	return strings.TrimSuffix(strings.ToLower(host), ".")
 }
 
-// sameSite refuses what a browser sends from another site's page. Who is no browser says nothing of a site and is let in.
+// sameSite refuses what a browser sends from another site's page. Other clients say nothing of a site and are let in.
 func sameSite(next http.Handler) http.Handler {
 	protection := http.NewCrossOriginProtection()
 	protection.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

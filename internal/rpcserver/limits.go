@@ -11,32 +11,32 @@ import (
 
 // What one request may take. The bounds of Connections and of streams stand with them.
 const (
-	// maxMessage bounds a request; the largest that anybody sends rightly, 1,000 order ids, has 70 kB.
+	// maxMessage bounds a request. The largest legitimate one, 1,000 order ids, has 70 kB.
 	maxMessage = 1 << 20
 	// maxBody bounds what is read of a request to a Connect handler: its message and the protocol's own bytes around it. Connect
-	// reads what is past its limit too, to tell how long it was.
+	// itself reads past its limit, to tell the length.
 	maxBody = maxMessage + 1<<10
-	// maxHeader bounds a request's header, in bytes. The largest that is sent rightly, with traces and baggage, has 10 kB. Go's own
+	// maxHeader bounds a request's header, in bytes. The largest legitimate one, with traces and baggage, has 10 kB. Go's own
 	// limit, 1 MiB, lets a thousand connections hold a gigabyte.
 	maxHeader = 64 << 10
 	// headerTime is how long a request's header may take to arrive.
 	headerTime = 5 * time.Second
-	// requestTime is how long a request may take to arrive, its header included. Less cuts off who sends a megabyte over a poor line
-	// (70 kB/s); more lets whoever sends a byte a second hold a connection for longer.
+	// requestTime is how long a request may take to arrive, its header included. Less cuts off a megabyte over a poor line (70
+	// kB/s); more lets a caller that sends a byte a second hold a connection for longer.
 	requestTime = 15 * time.Second
-	// answerTime is how long one piece of an answer may wait for its reader. Less ends streams of those whose line is gone for a
-	// while; more lets whoever reads nothing hold a handler, and a stream's place, for longer.
+	// answerTime is how long one piece of an answer may wait for its reader. Less ends streams whose line is gone for a while; more
+	// lets a caller that reads nothing hold a handler, and a stream's place, for longer.
 	answerTime = 30 * time.Second
-	// answerPiece is how many bytes are given this time, so that a long answer may take as long as it gets on.
+	// answerPiece is how many bytes have this time, so that a long answer may last as long as it makes progress.
 	answerPiece = 32 << 10
 	// idleTime is how long a connection without a request is kept for the next one. Less makes callers connect more often.
 	idleTime = 2 * time.Minute
-	// streamsPerConnection bounds the calls that go on at once over one HTTP/2 connection, Go's default. More than that wait at the
+	// streamsPerConnection bounds the concurrent calls over one HTTP/2 connection; it is Go's default. More than that wait at the
 	// caller or take a second connection. One connection can have this many times maxMessage in memory.
 	streamsPerConnection = 250
 )
 
-// limits are those that a test cannot wait for, or reach.
+// limits are the limits that a test cannot wait for, or reach.
 type limits struct {
 	requestTime, answerTime   time.Duration
 	streams, streamsPerClient int
@@ -46,11 +46,11 @@ func standardLimits() limits {
 	return limits{requestTime: requestTime, answerTime: answerTime, streams: maxStreams, streamsPerClient: maxStreamsPerClient}
 }
 
-// held watches over a request and its answer: the body tells why it ended early, a reader that does not read is given up, and the
-// connection is known to be waited for by somebody from when its request has arrived until it is answered.
+// held watches a request and its answer. The body tells why it ended early, a reader that does not read is given up, and the
+// connection counts as in hand from when its request has arrived until it is answered.
 //
-// That the request must arrive in time is up to http.Server.ReadTimeout: it counts from the first byte, for HTTP/2 by stream, and
-// is over once the body was read, so that a stream may last. It also covers what no handler reads.
+// http.Server.ReadTimeout bounds the arrival of the request, and of what no handler reads. It counts from the first byte, for
+// HTTP/2 by stream, and ends once the body was read, so that a stream may last.
 func (s *Server) held(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn := connectionOf(r.Context())
@@ -97,8 +97,8 @@ func (b *arrivingBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// answer gives each piece of an answer a time to be taken. Between the pieces there is none, because an HTTP/2 stream ends when
-// its time is up, whether something is being written or not.
+// answer gives each piece of an answer a deadline. Between the pieces there is none: an HTTP/2 stream ends at its deadline, even
+// while nothing is being written.
 type answer struct {
 	http.ResponseWriter
 	controller *http.ResponseController
@@ -131,11 +131,11 @@ func (a *answer) FlushError() error {
 // Unwrap is what http.ResponseController looks for.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// The errors are those of writers that know no deadlines, such as a test's.
+// The errors are those of writers without deadlines, such as a test's.
 func (a *answer) within() (over func()) {
 	_ = a.controller.SetWriteDeadline(time.Now().Add(a.limit))
 	return func() { _ = a.controller.SetWriteDeadline(time.Time{}) }
 }
 
-// last is for what the server writes after the handler; the server lifts it.
+// last bounds what the server writes after the handler; the server lifts it.
 func (a *answer) last() { _ = a.controller.SetWriteDeadline(time.Now().Add(a.limit)) }

@@ -36,15 +36,15 @@ type Config struct {
 	Address string
 	// Ready answers /readyz: nil while the process can do its work, otherwise what it lacks. A nil Ready is always ready.
 	Ready func(context.Context) error
-	// AppHealth answers /apphealthz, which the sidecar asks before it delivers events: nil while what this process needs is there,
-	// the sidecar excepted, which would else wait for itself. A nil AppHealth is Ready.
+	// AppHealth answers /apphealthz, which the sidecar asks before it delivers events: nil while what this process needs is there.
+	// The sidecar itself does not count, or it would wait for itself. A nil AppHealth is Ready.
 	AppHealth func(context.Context) error
 	// Metrics is what /metrics shows; the server's own metrics are added to it. Nil makes a registry of the server's own.
 	Metrics *prometheus.Registry
-	// Hosts are what the server may be called beside loopback's names, its Address and the address that a connection comes in at.
-	// Requests for others are refused. Who is called through a name, such as a service's in a cluster, must be told it.
+	// Hosts are further names of the server, beside loopback's, its Address and the address that a connection comes in at. Requests
+	// for others are refused. A server that is called by a name, such as a service's in a cluster, must be told it.
 	Hosts Hosts
-	// Connections bounds them together with those of the other servers of the process. Nil bounds this server's alone.
+	// Connections bounds the connections of all servers of the process together. Nil bounds this server's alone.
 	Connections *Connections
 	// CallTimeout bounds a unary call whose caller set no shorter deadline. Zero means 30 s. Too small ends calls that are
 	// meant to wait; too large lets a hanging database pile up calls. Streams are not bounded.
@@ -52,8 +52,8 @@ type Config struct {
 	Log         *slog.Logger
 }
 
-// AddressFromEnv is the address that an environment variable names; without it the port that `dapr run` gives in APP_PORT, on
-// loopback; without that, otherwise.
+// AddressFromEnv is the address in an environment variable; without it, loopback with the port that `dapr run` gives in APP_PORT;
+// without that, otherwise.
 func AddressFromEnv(variable, otherwise string) string {
 	if address := os.Getenv(variable); address != "" {
 		return address
@@ -72,7 +72,7 @@ type Server struct {
 	mux      *http.ServeMux
 	http     *http.Server
 	options  []connect.HandlerOption
-	// stopping ends when Run is told to stop: /readyz refuses from then on, and streams, which have no end of their own, end.
+	// stopping ends when Run is told to stop: then /readyz refuses, and streams end.
 	stopping context.Context
 	stop     context.CancelFunc
 }
@@ -154,7 +154,7 @@ func (s *Server) Mount(path string, handler http.Handler) {
 	s.mux.Handle(path, http.MaxBytesHandler(handler, maxBody))
 }
 
-// MountRaw serves any other handler, which bounds by itself what it reads of a body. It must be called before Run.
+// MountRaw serves any other handler, which must itself bound what it reads of a body. It must be called before Run.
 func (s *Server) MountRaw(pattern string, handler http.Handler) { s.mux.Handle(pattern, handler) }
 
 // URL is where the server really listens, such as "http://127.0.0.1:41231".
@@ -187,7 +187,7 @@ func (s *Server) Close() error {
 	return s.listener.Close()
 }
 
-// answers is a handler that says whether a check finds all well; a server that stops is not well.
+// answers is a handler that says whether a check passes. A server that stops does not pass.
 func (s *Server) answers(check func(context.Context) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), 2*time.Second)

@@ -31,7 +31,8 @@ type streams struct {
 }
 
 func newStreams(l limits, connections int, registry *prometheus.Registry) *streams {
-	// Over HTTP/1.1 each stream holds a connection: half of these stay for other calls, and half of the streams for other clients.
+	// Over HTTP/1.1 each stream holds a connection: half of the connections stay for other calls, and half of the streams for other
+	// clients.
 	most := min(l.streams, max(connections/2, 1))
 	s := &streams{max: most, maxPerClient: min(l.streamsPerClient, max(most/2, 1)), by: make(map[string]int)}
 	s.open = prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -1,5 +1,5 @@
-// Package sidecar connects a process to the gRPC API of the Dapr sidecar beside it. It knows nothing of what the connection
-// is used for.
+// Package sidecar connects a process to the gRPC API of the Dapr sidecar beside it. It does not know what the connection is used
+// for.
 package sidecar
 
 import (
@@ -14,9 +14,9 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// Dial returns a connection to the sidecar at address, 127.0.0.1:$DAPR_GRPC_PORT, which is made when it is first used and again
-// whenever it was lost. token is DAPR_API_TOKEN, empty where the sidecar asks for none; the SDK's own interceptors would
-// replace all other metadata with it, the trace included. The caller closes the connection.
+// Dial returns a connection to the sidecar at address, 127.0.0.1:$DAPR_GRPC_PORT. It connects at its first use, and again when it
+// was lost. token is DAPR_API_TOKEN, empty where the sidecar asks for none. (The SDK's own interceptors would replace all other
+// metadata with it, the trace included.) The caller closes the connection.
 func Dial(address, token string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	authorized := func(ctx context.Context) context.Context {
 		if token == "" {
@@ -32,7 +32,7 @@ func Dial(address, token string, options ...grpc.DialOption) (*grpc.ClientConn, 
 		grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 			return open(authorized(ctx), desc, conn, method, opts...)
 		}),
-		// gRPC's own default would let two minutes pass between attempts to reach a sidecar that was long away.
+		// By gRPC's own default, attempts to reach a sidecar that was long away are two minutes apart.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 			MinConnectTimeout: 2 * time.Second,

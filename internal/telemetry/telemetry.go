@@ -21,7 +21,7 @@ func NewLogger(w io.Writer, service, level string) (*slog.Logger, error) {
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: l, ReplaceAttr: withoutPasswords})).With("service", service), nil
 }
 
-// withoutPasswords is an attribute as it may be seen. Errors of libraries may repeat the address that they were given.
+// withoutPasswords redacts an attribute. Errors of libraries may repeat the address that they were given.
 func withoutPasswords(_ []string, attr slog.Attr) slog.Attr {
 	switch value := attr.Value.Any().(type) {
 	case string:

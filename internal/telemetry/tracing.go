@@ -20,7 +20,7 @@ const flushTimeout = 5 * time.Second
 type Tracing struct{ provider *sdktrace.TracerProvider }
 
 // StartTracing makes this process part of the traces that reach it: W3C trace context is taken in and passed on. Spans are sent to
-// OTEL_EXPORTER_OTLP_ENDPOINT, where it is set; OpenTelemetry's other variables hold too.
+// OTEL_EXPORTER_OTLP_ENDPOINT, if it is set; OpenTelemetry's other variables hold too.
 func StartTracing(ctx context.Context, service string, getenv func(string) string) (*Tracing, error) {
 	options := []sdktrace.TracerProviderOption{
 		sdktrace.WithResource(resource.NewSchemaless(semconv.ServiceName(service))),

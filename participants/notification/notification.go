@@ -1,26 +1,25 @@
 // Package notification is the participant that tells customers what became of their orders. It learns that from the events of
-// orders, over a stream that it opens itself, writes down what is to be sent, and sends it through a port: mail by SMTP, or the
-// log. It takes part in no checkout: while it, or the mail server, is down, checkouts go on, and customers are told later.
+// orders, over a stream that it opens itself. It stores what is to be sent, and sends it through a port: mail by SMTP, or the log.
+// It takes part in no checkout: while it, or the mail server, is down, checkouts go on, and customers are told later.
 //
 // # At least once
 //
-// No mail server can be part of a database's transaction. When this process dies, or the connection breaks, between the server's
-// taking a mail and that being written down here, the mail is sent again: a customer may get it twice and never not at all. A
-// repeat is the same to the byte and has the same Message-ID, made from the event's id, by which a mail server or a reader can
-// tell it from a new one.
+// No mail server can be part of a database's transaction. If this process dies, or the connection breaks, after the server took a
+// mail and before that is stored here, the mail is sent again: a customer may get it twice, but never not at all. A repeat is the
+// same to the byte and has the same Message-ID, made from the event's id. By it a mail server or a reader can tell a repeat from a
+// new mail.
 //
 // # Order by order
 //
-// A notification tells how an order stands, so a newer one says all that is left of an older one's news: "confirmed" makes
-// "placed" stale. One that is still unsent when a newer status comes is therefore superseded and never sent; after an outage of
-// the mail server a customer hears what is so, and not first what was. Then at most one notification of an order waits at any
-// time, and it waits while an older one is in hand, so an order's mails go out in the order of its statuses. Orders wait for
-// nobody but themselves.
+// A notification tells the status of an order, so a newer one makes an older one stale: after "confirmed" nobody needs "placed".
+// One that is still unsent when a newer status comes is superseded and never sent. After an outage of the mail server a customer
+// hears what is so, and not first what was. So at most one notification of an order waits at any time, and it waits while an older
+// one is in hand: an order's mails go out in the order of its statuses. Orders do not wait for each other.
 //
 // # Giving up
 //
-// What fails is tried again with growing pauses, for seven hours; what the mail server refuses for good is not. Either ends as
-// failed, which the log says and the API shows with the cause: a person must look.
+// What fails is tried again with growing pauses, for seven hours; what the mail server refuses for good is not. Both end as failed,
+// with the cause in the log and in the API: a person must look.
 //
 // The package keeps no addresses: a customer's is the customer id at one domain. It must not know how checkouts work or what an
 // order contains.
@@ -29,14 +28,14 @@ package notification
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	ordersv1 "github.com/checkoutsaga/orchestrator/gen/orders/v1"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
-// state is what became of a notification. It stands in rows: renaming one is a migration.
+// state is the state of a notification. It stands in rows: renaming one is a migration.
 //
 //	waiting → sent | superseded | failed
 //	superseded → sent: it was in hand when the newer status came
@@ -49,7 +48,7 @@ const (
 	failed     state = "failed"
 )
 
-// notification is a message with what became of it.
+// notification is a message and its state.
 type notification struct {
 	Message
 	state    state
@@ -61,7 +60,7 @@ type notification struct {
 
 // tells writes the message for an event. An error says that the event can never be taken.
 func tells(m *ordersv1.OrderStatusChanged) (Message, error) {
-	// Why an order was cancelled stays out of it: that was written for those who run the shop.
+	// It leaves out why an order was cancelled: that was written for those who run the shop.
 	var body string
 	switch m.Status {
 	case "placed":
@@ -81,16 +80,16 @@ func tells(m *ordersv1.OrderStatusChanged) (Message, error) {
 
 // pace says how fast sending goes.
 type pace struct {
-	// look is how often it looks without being woken, for what is to be tried again and what a crash left.
+	// look is how often it looks without being woken: for what is to be tried again, and for what a crash left.
 	look time.Duration
 	// send bounds one attempt, and how long a stop may wait for it.
 	send time.Duration
-	// lease is how long a claimed notification is nobody else's: longer than an attempt and writing down what came of it. A crash
-	// delays what was in hand by it.
+	// lease is how long a claimed notification belongs to its claimer: longer than an attempt and storing its outcome. A crash
+	// delays what was in hand by that time.
 	lease time.Duration
-	// first is the pause after the first failed attempt. It doubles, up to longest: so long may a mail server be back unnoticed.
+	// first is the pause after the first failed attempt. It doubles, up to longest: for that long a mail server may be back unnoticed.
 	first, longest time.Duration
-	// attempts is after how many it gives up.
+	// attempts is how many it makes before it gives up.
 	attempts int
 }
 
@@ -116,11 +115,10 @@ const maxError = 500
 
 // why is an error as its row keeps it. A mail server may say anything; PostgreSQL takes UTF-8 without zeros.
 func why(err error) string {
-	text := strings.ReplaceAll(strings.ToValidUTF8(err.Error(), "?"), "\x00", "?")
-	return strings.ToValidUTF8(text[:min(len(text), maxError)], "")
+	return pg.Text(err.Error(), maxError)
 }
 
-// givenUp is the error of what is not tried again, so that a reader of the API sees that as well.
+// givenUp marks the error of what is not tried again, so that readers of the API see it.
 func givenUp(cause error) error { return fmt.Errorf("given up: %w", cause) }
 
 var errCutOff = givenUp(errors.New("the process ended in the middle of the last attempt"))

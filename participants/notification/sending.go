@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	// atOnce bounds the messages that one process has in hand, so that one that takes long holds up no other.
+	// atOnce bounds the messages that one process has in hand, so that a slow one does not hold up the others.
 	atOnce = 8
-	// recordTimeout bounds claiming and writing down what came of an attempt, which go on when the process stops.
+	// recordTimeout bounds claiming, and storing the outcome of an attempt, which go on when the process stops.
 	recordTimeout = 5 * time.Second
 )
 
@@ -27,7 +27,7 @@ func (s *Service) Run(ctx context.Context) error {
 	return all.Wait()
 }
 
-// look wakes a sender now and then: nobody else does for what is to be tried again, and for what a crash left.
+// look wakes a sender now and then, for what is to be tried again and for what a crash left.
 func (s *Service) look(ctx context.Context) {
 	tick := time.NewTicker(s.pace.look)
 	defer tick.Stop()
@@ -47,7 +47,7 @@ func (s *Service) look(ctx context.Context) {
 	}
 }
 
-// wake has one of the senders look for something to send.
+// wake makes one of the senders look for something to send.
 func (s *Service) wake() {
 	select {
 	case s.due <- struct{}{}:
@@ -55,7 +55,7 @@ func (s *Service) wake() {
 	}
 }
 
-// sendAll sends, one message after the other, while there is something due.
+// sendAll sends what is due, one message after the other.
 func (s *Service) sendAll(ctx context.Context) {
 	for ctx.Err() == nil {
 		n, found, err := s.claim(ctx)
@@ -74,14 +74,14 @@ func (s *Service) sendAll(ctx context.Context) {
 	}
 }
 
-// claim is not cut off when the process stops, which would leave something in hand that nobody has.
+// claim is not cut off when the process stops: nobody would have what it had claimed.
 func (s *Service) claim(ctx context.Context) (notification, bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	return s.store.claim(ctx, s.pace)
 }
 
-// attempt sends one message and writes down what came of it. It goes on when the process stops.
+// attempt sends one message and stores the outcome. It goes on when the process stops.
 func (s *Service) attempt(ctx context.Context, n notification) {
 	ctx = context.WithoutCancel(ctx)
 	log := s.log.With("event_id", n.EventID, "order_id", n.OrderID, "attempt", n.attempts)
@@ -106,7 +106,7 @@ func (s *Service) send(ctx context.Context, m Message) error {
 	return s.sender.Send(ctx, m)
 }
 
-// failed writes down that an attempt failed.
+// failed stores that an attempt failed.
 func (s *Service) failed(ctx context.Context, n notification, cause error, log *slog.Logger) error {
 	last := errors.Is(cause, ErrRefused) || n.attempts >= s.pace.attempts
 	pause := s.pace.pause(n.attempts)

@@ -31,7 +31,7 @@ const (
 	maxConns = 10
 )
 
-// NewKind is what a process needs to know to run it. What is wrong with c is told when it is opened.
+// NewKind makes the participant's kind. Opening it tells what is wrong with c.
 func NewKind(c Config) process.Kind {
 	return process.Kind{
 		Name: name, Listen: "127.0.0.1:8084", Streams: true,
@@ -63,7 +63,7 @@ type Service struct {
 	sender Sender
 	pace   pace
 	log    *slog.Logger
-	// due has a value while there may be something to send that no sender has looked for.
+	// due has a value while there may be something to send and no sender has looked.
 	due chan struct{}
 }
 
@@ -89,7 +89,7 @@ func (s *Service) Mount(server *rpcserver.Server) {
 	server.Mount(notificationv1connect.NewNotificationServiceHandler(s, server.Options()...))
 }
 
-// Ready tells whether the database answers. Whether the mail server does is no matter: what is to be sent waits.
+// Ready tells whether the database answers. The mail server does not matter: what is to be sent waits.
 func (s *Service) Ready(ctx context.Context) error { return s.store.pool.Ping(ctx) }
 
 // Outbox is none: notification writes no events.
@@ -101,8 +101,8 @@ func (s *Service) Inbox() *inbox.Inbox { return s.inbox }
 // Close ends the connections to the database.
 func (s *Service) Close() { s.store.pool.Close() }
 
-// onStatusChanged writes down what the customer is to be told. It is sent afterwards (Run): a mail server that is slow must not
-// use up the event's deliveries.
+// onStatusChanged stores what the customer is to be told. Run sends it later: a slow mail server must not use up the event's
+// deliveries.
 func (s *Service) onStatusChanged(ctx context.Context, tx pgx.Tx, m *ordersv1.OrderStatusChanged) (inbox.Result, error) {
 	message, err := tells(m)
 	if err != nil {
@@ -118,7 +118,7 @@ func (s *Service) onStatusChanged(ctx context.Context, tx pgx.Tx, m *ordersv1.Or
 	return inbox.Result{Then: func(context.Context) { s.wake() }}, nil
 }
 
-// ListNotifications lists what was or is to be sent about an order, oldest first; nothing where no event told of it yet.
+// ListNotifications lists the notifications of an order, oldest first; none if no event told of it yet.
 func (s *Service) ListNotifications(ctx context.Context, req *connect.Request[notificationv1.ListNotificationsRequest]) (*connect.Response[notificationv1.ListNotificationsResponse], error) {
 	found, err := s.store.list(ctx, req.Msg.OrderId)
 	if err != nil {

@@ -19,12 +19,12 @@ import (
 	"time"
 )
 
-// Config says how customers are reached. Without an SMTPAddress, messages go to the log and reach nobody.
+// Config says how to reach customers. Without an SMTPAddress, messages go to the log and reach nobody.
 type Config struct {
-	// SMTPAddress is the mail server's, host:port. It is spoken to without a password and, if it offers STARTTLS, encrypted, its
-	// certificate held against host.
+	// SMTPAddress is the mail server's, host:port. No password is sent. If it offers STARTTLS, the connection is encrypted and its
+	// certificate must be host's.
 	SMTPAddress string
-	// From is who writes, such as "Shop <orders@shop.example>".
+	// From is the sender, such as "Shop <orders@shop.example>".
 	From string
 	// MailDomain is where customers have their mailboxes: customer id @ domain.
 	MailDomain string
@@ -37,21 +37,21 @@ func FromEnv(getenv func(string) string) Config {
 	}
 }
 
-// smtpSender sends mail by SMTP, one connection a mail: customers get few, and a connection that idles is one that breaks.
+// smtpSender sends mail by SMTP, with one connection for each mail: customers get few, and idle connections break.
 type smtpSender struct {
 	address, host string
 	from          *mail.Address
 	fromDomain    string
 	mailDomain    string
-	// roots are whom the mail server's certificate must come from; nil means whom the system trusts.
+	// roots sign the mail server's certificate; nil means those that the system trusts.
 	roots *x509.CertPool
 }
 
 var (
 	domain = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*$`)
-	// mailbox is what a customer id must look like to be the local part of an address. Mail servers give other characters a
-	// meaning ("+" cuts off the rest, "%" and "!" send the mail on to another host, "-" at the front is an option to a program),
-	// and quoting does not keep all of them from it. So such an id is refused rather than mailed to somebody else.
+	// mailbox is the form of a customer id that can be the local part of an address. Mail servers give other characters a meaning
+	// ("+" cuts off the rest, "%" and "!" send the mail on to another host, "-" at the front is an option to a program), and
+	// quoting does not always prevent that. So such an id is refused rather than mailed to somebody else.
 	mailbox = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$`)
 )
 
@@ -92,7 +92,7 @@ func (s *smtpSender) Send(ctx context.Context, m Message) error {
 		return fmt.Errorf("reach mail server: %w", err)
 	}
 	defer conn.Close()
-	// net/smtp knows no context. When this one ends, whatever is waited for on the connection times out.
+	// net/smtp knows no context. When this one ends, the connection's reads and writes time out.
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
@@ -108,7 +108,7 @@ func (s *smtpSender) Send(ctx context.Context, m Message) error {
 			return fmt.Errorf("encrypt: %w", err)
 		}
 	}
-	// A server that does not want the sender is set up wrongly, which somebody mends: no reason to give a message up.
+	// A server that refuses the sender is set up wrongly. Somebody mends that: it is no reason to give a message up.
 	if err := client.Mail(s.from.Address); err != nil {
 		return fmt.Errorf("mail as %s: %w", s.from.Address, err)
 	}
@@ -125,11 +125,11 @@ func (s *smtpSender) Send(ctx context.Context, m Message) error {
 	if err := data.Close(); err != nil {
 		return fmt.Errorf("send text: %w", forGood(err))
 	}
-	_ = client.Quit() // The mail is the server's now, however it takes its leave.
+	_ = client.Quit() // The server has the mail, whatever it says now.
 	return nil
 }
 
-// forGood wraps a server's refusal in ErrRefused if asking again is no use, which a code of 500 and more says (RFC 5321, 4.2.1).
+// forGood wraps a server's refusal in ErrRefused if asking again is no use: with a code of 500 or more (RFC 5321, 4.2.1).
 func forGood(err error) error {
 	var answer *textproto.Error
 	if errors.As(err, &answer) && answer.Code >= 500 {
@@ -144,7 +144,7 @@ func (s *smtpSender) text(m Message) []byte {
 	header := func(name, value string) { fmt.Fprintf(&text, "%s: %s\r\n", name, value) }
 	header("From", s.from.String())
 	header("To", m.CustomerID+"@"+s.mailDomain)
-	header("Subject", mime.QEncoding.Encode("utf-8", m.Subject)) // A line break in it is encoded as well.
+	header("Subject", mime.QEncoding.Encode("utf-8", m.Subject)) // A line break in it is encoded too.
 	header("Date", m.CreatedAt.UTC().Format(time.RFC1123Z))
 	header("Message-ID", "<"+m.id()+"@"+s.fromDomain+">")
 	header("Auto-Submitted", "auto-generated") // RFC 3834: answer no machine.

@@ -8,10 +8,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
-// record writes down what is to be sent, in the transaction of its event, and supersedes what is unsent of the order and older;
-// late says that it is itself older than what is known, so that it is only kept to be seen.
+// record stores what is to be sent, in the transaction of its event, and supersedes older unsent notifications of the order. late
+// says that it is itself older than what is known; then it is only kept to be seen.
 func record(ctx context.Context, tx pgx.Tx, m Message, seq int64) (late bool, err error) {
 	// The events of an order take turns here, so that of two at once the later to commit sees the other.
 	const turn = `
@@ -25,7 +27,7 @@ func record(ctx context.Context, tx pgx.Tx, m Message, seq int64) (late bool, er
 		insert = `
 			INSERT INTO notifications (event_id, order_id, seq, customer_id, subject, body, state, due_at)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $7 = 'waiting' THEN clock_timestamp() END)`
-		// What is in hand is superseded too: if it fails it is not tried again, and if not, sent is what it is.
+		// What is in hand is superseded too: if it fails it is not tried again, and otherwise it becomes sent.
 		supersede = `
 			UPDATE notifications SET state = 'superseded', due_at = NULL
 			WHERE order_id = $1 AND seq < $2 AND state = 'waiting'`
@@ -43,12 +45,12 @@ func record(ctx context.Context, tx pgx.Tx, m Message, seq int64) (late bool, er
 	return late, nil
 }
 
-// store runs the SQL of sending and of questions.
+// store runs the SQL.
 type store struct{ pool *pgxpool.Pool }
 
-// claim leases the notification that has been due the longest. It counts the attempt before it is made: a crash in the middle must
-// count too, or a customer could be mailed without end. A notification waits while an older one of its order is leased; whoever
-// sends that one looks again when it is done.
+// claim leases the notification that has been due longest. It counts the attempt before it is made: a crash in the middle must
+// count too, or a customer could be mailed without end. A notification waits while an older one of its order is leased; the sender
+// of that one looks again when it is done.
 func (s *store) claim(ctx context.Context, p pace) (n notification, found bool, err error) {
 	const query = `
 		WITH next AS (
@@ -69,7 +71,7 @@ func (s *store) claim(ctx context.Context, p pace) (n notification, found bool, 
 	return all[0], true, nil
 }
 
-// markSent writes down that a notification was sent. It is true whatever happened meanwhile.
+// markSent stores that a notification was sent, whatever happened meanwhile.
 func (s *store) markSent(ctx context.Context, n notification) error {
 	const query = `
 		UPDATE notifications SET state = 'sent', sent_at = clock_timestamp(), due_at = NULL, in_hand_until = NULL, error = ''
@@ -80,8 +82,8 @@ func (s *store) markSent(ctx context.Context, n notification) error {
 	return nil
 }
 
-// markFailed writes down that an attempt failed, and returns what the notification is now: waiting for the next attempt, failed
-// if this was the last, or what it became meanwhile. An attempt that outlived its lease has no say any more.
+// markFailed stores that an attempt failed, and returns what the notification is now: waiting for the next attempt, failed if this
+// was the last, or what it became meanwhile. An attempt that outlived its lease changes nothing.
 func (s *store) markFailed(ctx context.Context, n notification, cause error, last bool, pause time.Duration) (now state, err error) {
 	const query = `
 		UPDATE notifications
@@ -100,7 +102,7 @@ func (s *store) markFailed(ctx context.Context, n notification, cause error, las
 	return now, nil
 }
 
-// giveUpCutOff gives up what a crash left in the middle of its last attempt, and returns how much that was.
+// giveUpCutOff gives up those whose last attempt a crash cut off, and returns how many.
 func (s *store) giveUpCutOff(ctx context.Context, p pace) (int64, error) {
 	const query = `
 		UPDATE notifications SET state = 'failed', error = $2, in_hand_until = NULL, due_at = NULL
@@ -120,16 +122,8 @@ func (s *store) list(ctx context.Context, orderID string) ([]notification, error
 const columns = `n.event_id, n.order_id, n.customer_id, n.subject, n.body, n.created_at, n.state, n.attempts, n.error, n.sent_at`
 
 func (s *store) query(ctx context.Context, query string, args ...any) ([]notification, error) {
-	rows, err := s.pool.Query(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("read notifications: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (n notification, err error) {
+	return pg.Rows(ctx, s.pool, "read notifications", func(row pgx.CollectableRow) (n notification, err error) {
 		err = row.Scan(&n.EventID, &n.OrderID, &n.CustomerID, &n.Subject, &n.Body, &n.CreatedAt, &n.state, &n.attempts, &n.error, &n.sentAt)
 		return n, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read notifications: %w", err)
-	}
-	return found, nil
+	}, query, args...)
 }

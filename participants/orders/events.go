@@ -26,7 +26,7 @@ func (s *Service) onCancelled(ctx context.Context, tx pgx.Tx, m *checkoutv1.Orde
 	return s.learn(ctx, tx, m.Header, m.Order, cancelled, whyCancelled(m))
 }
 
-// learn keeps what an event tells of an order and, if that changes the status, tells so in the same transaction.
+// learn stores what an event tells of an order and, if that changes the status, writes an event of its own in the same transaction.
 func (s *Service) learn(ctx context.Context, tx pgx.Tx, h *eventv1.Header, o *checkoutv1.Order, now status, reason string) (inbox.Result, error) {
 	told := toldBy(h, o, now, reason)
 	before, late, err := keep(ctx, tx, told)

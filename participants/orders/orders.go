@@ -1,10 +1,9 @@
 // Package orders is the participant that keeps orders as the customer sees them: placed, then confirmed or cancelled. It learns
-// that from the orchestrator's events, tells each change of status by an event of its own, and answers questions. It takes part
-// in no checkout: while it is down checkouts go on, and what it missed it learns later.
+// that from the orchestrator's events, tells each change of status by an event of its own, and answers questions. It takes part in
+// no checkout: while it is down checkouts go on, and it learns later what it missed.
 //
-// Events arrive in any order. Each carries the whole order and its number, so the newest one alone says all, and one that comes
-// late changes nothing that a newer one has set. The package must not know how a checkout works, what its steps are, or who is
-// told of a change.
+// Events arrive in any order. Each carries the whole order and its number, so the newest one alone says all, and a late one changes
+// nothing that a newer one has set. The package must not know how a checkout works, what its steps are, or who is told of a change.
 package orders
 
 import (
@@ -35,9 +34,9 @@ type order struct {
 	currency   string
 	minorUnits int64
 	lines      []line
-	// seq is the orchestrator's number of the event that told the status.
+	// seq is the orchestrator's number of the event that set the status.
 	seq int64
-	// placedAt is when the oldest event that is known of occurred, updatedAt when the one that told the status did.
+	// placedAt is when the oldest known event occurred, updatedAt when the one that set the status did.
 	placedAt, updatedAt time.Time
 }
 
@@ -60,7 +59,7 @@ func toldBy(h *eventv1.Header, o *checkoutv1.Order, now status, reason string) o
 	return told
 }
 
-// whyCancelled is the reason that an event gives or, where it gives none, how the checkout ended: "expired".
+// whyCancelled is the event's reason or, without one, how the checkout ended: "expired".
 func whyCancelled(m *checkoutv1.OrderCancelled) string {
 	return cmp.Or(m.Reason, strings.ToLower(m.Status))
 }

@@ -33,11 +33,11 @@ const (
 	name = "orders"
 	// maxConns bounds the connections to the database. Fewer make deliveries wait for each other.
 	maxConns = 10
-	// usualPage is how many orders a page has that does not say.
+	// usualPage is the size of a page that does not say.
 	usualPage = 100
 )
 
-// Kind is what a process needs to know to run it.
+// Kind is this participant's kind.
 var Kind = process.Kind{
 	Name: name, Listen: "127.0.0.1:8083",
 	Open: func(ctx context.Context, databaseURL string, log *slog.Logger) (process.Service, error) {
@@ -83,7 +83,7 @@ func (s *Service) Outbox() *outbox.Outbox { return s.outbox }
 // Inbox is where the orchestrator's events are received.
 func (s *Service) Inbox() *inbox.Inbox { return s.inbox }
 
-// Run waits for the end: events and calls are all that there is to do.
+// Run waits for the end: there are only events and calls.
 func (s *Service) Run(ctx context.Context) error {
 	<-ctx.Done()
 	return nil
@@ -92,7 +92,7 @@ func (s *Service) Run(ctx context.Context) error {
 // Close ends the connections to the database.
 func (s *Service) Close() { s.store.pool.Close() }
 
-// GetOrder tells of one order; code not_found for one that no event told of yet.
+// GetOrder tells of one order; not_found if no event told of it yet.
 func (s *Service) GetOrder(ctx context.Context, req *connect.Request[ordersv1.GetOrderRequest]) (*connect.Response[ordersv1.GetOrderResponse], error) {
 	o, err := s.store.get(ctx, req.Msg.OrderId)
 	if errors.Is(err, errNoOrder) {

@@ -8,12 +8,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 var errNoOrder = errors.New("no such order is known here")
 
-// keep writes what an event tells of an order, and returns the status before, empty for a new order; late says that a newer
-// event was here before, so that the status stays. The events of one order take turns at its row.
+// keep writes what an event tells of an order, and returns the status before; empty for a new order. late says that a newer event
+// came first, so that the status stays. The events of one order take turns at its row.
 func keep(ctx context.Context, tx pgx.Tx, told order) (before status, late bool, err error) {
 	const insert = `
 		INSERT INTO orders (order_id, customer_id, status, reason, currency, minor_units, skus, quantities, seq, placed_at, updated_at)
@@ -35,7 +37,7 @@ func keep(ctx context.Context, tx pgx.Tx, told order) (before status, late bool,
 		return "", false, fmt.Errorf("lock order: %w", err)
 	}
 	if newest >= told.seq {
-		// When it was placed is the one thing that an older event knows better.
+		// Only when it was placed does an older event know better.
 		const date = `UPDATE orders SET placed_at = least(placed_at, $2) WHERE order_id = $1`
 		if _, err := tx.Exec(ctx, date, told.id, told.placedAt); err != nil {
 			return "", false, fmt.Errorf("date order: %w", err)
@@ -78,8 +80,8 @@ type place struct {
 	orderID  string
 }
 
-// list returns a customer's orders behind a place, newest first. An order whose date is mended meanwhile moves on in the list,
-// so a reader of all pages may see it twice and misses none.
+// list returns a customer's orders after a place, newest first. An order whose date changes meanwhile moves on in the list, so a
+// reader of all pages may see it twice but misses none.
 func (s *store) list(ctx context.Context, customerID string, after place, limit int) ([]order, error) {
 	const behind = `
 		WHERE customer_id = $1 AND (placed_at, order_id) < ($2, $3)
@@ -88,15 +90,7 @@ func (s *store) list(ctx context.Context, customerID string, after place, limit 
 }
 
 func (s *store) query(ctx context.Context, query string, args ...any) ([]order, error) {
-	rows, err := s.pool.Query(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("read orders: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, scanOrder)
-	if err != nil {
-		return nil, fmt.Errorf("read orders: %w", err)
-	}
-	return found, nil
+	return pg.Rows(ctx, s.pool, "read orders", scanOrder, query, args...)
 }
 
 func scanOrder(row pgx.CollectableRow) (o order, err error) {

@@ -7,13 +7,17 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
-// openWhy is why an order must not be forgotten yet (package ledger): its money must have come to rest, and its events must be
+// payerName is payer.name in SQL, of a row that has both.
+const payerName = `CASE definition WHEN 'checkout' THEN key ELSE definition || '/' || key END`
+
+// openWhy is why a saga must not be forgotten yet (package ledger): its money must have come to rest, and its events must be
 // out, or the operations that they tell of would be gone before anybody heard of them.
 const openWhy = `
-	CASE WHEN EXISTS (SELECT FROM payments AS p WHERE p.order_id = sagas.key
-	                    AND p.state IN ('authorizing', 'authorized', 'voiding', 'capturing', 'refunding'))
-	     THEN (SELECT 'its payment is ' || p.state FROM payments AS p WHERE p.order_id = sagas.key)
-	     WHEN EXISTS (SELECT FROM outbox AS e WHERE e.about = 'order' AND e.key = sagas.key AND e.published_at IS NULL)
+	CASE WHEN EXISTS (SELECT FROM payments WHERE order_id = ` + payerName + `
+	                    AND state IN ('authorizing', 'authorized', 'voiding', 'capturing', 'refunding'))
+	     THEN (SELECT 'its payment is ' || state FROM payments WHERE order_id = ` + payerName + `)
+	     WHEN EXISTS (SELECT FROM outbox AS e
+	                  WHERE sagas.definition = 'checkout' AND e.about = 'order' AND e.key = sagas.key AND e.published_at IS NULL)
 	     THEN 'an event about it is not published yet' END`
 
 // checkBooks compares what the state of each order's payment says of money with what was booked and with what its operations
@@ -31,14 +35,14 @@ func (s *store) checkBooks(ctx context.Context) ([]*operationv1.Discrepancy, err
 			FROM entries
 			GROUP BY order_id
 		), recorded AS (
-			SELECT key AS order_id, min(currency) AS first_currency, max(currency) AS last_currency,
+			SELECT ` + payerName + ` AS order_id, min(currency) AS first_currency, max(currency) AS last_currency,
 			       sum(minor_units) FILTER (WHERE step = 'authorize-payment')                            AS authorized,
 			       sum(minor_units) FILTER (WHERE step = 'authorize-payment' AND undo_state = 'applied') AS voided,
 			       sum(minor_units) FILTER (WHERE step = 'capture-payment')                              AS captured,
 			       sum(minor_units) FILTER (WHERE step = 'capture-payment'   AND undo_state = 'applied') AS refunded
 			FROM operations
-			WHERE definition = 'checkout' AND do_state = 'applied'
-			GROUP BY key
+			WHERE do_state = 'applied'
+			GROUP BY definition, key
 		), payment AS (
 			SELECT order_id, currency, state,
 			       -- One that was voided before it was made has no amount.
@@ -51,7 +55,7 @@ func (s *store) checkBooks(ctx context.Context) ([]*operationv1.Discrepancy, err
 		)
 		SELECT order_id, figure, coalesce(stated, 0)::bigint, coalesce(counted, 0)::bigint
 		FROM payment FULL JOIN booked USING (order_id) FULL JOIN recorded USING (order_id)
-		     LEFT JOIN (SELECT key AS order_id FROM forgotten_sagas WHERE definition = 'checkout') AS forgotten USING (order_id),
+		     LEFT JOIN (SELECT ` + payerName + ` AS order_id FROM forgotten_sagas) AS forgotten USING (order_id),
 		     LATERAL (VALUES
 		         ('authorized, as booked',   payment.authorized, booked.authorized,   true),
 		         ('held, as booked',         payment.held,       booked.held,         true),

@@ -23,10 +23,10 @@ func (s *Service) subscribe() {
 // onInventoryReserved begins the authorization of what is to be paid, and asks the card network once that is committed.
 func (s *Service) onInventoryReserved(ctx context.Context, tx pgx.Tx, m *warehousev1.InventoryReserved) (inbox.Result, error) {
 	r := request{
-		orderID: m.Header.OrderId, coordination: m.Header.Coordination,
+		payer: order(m.Header.OrderId), coordination: m.Header.Coordination,
 		customerID: m.GetPayment().GetCustomerId(), method: m.GetPayment().GetPaymentMethod(), amount: amountOf(m.GetPayment().GetAmount()),
 	}
-	p, err := lockPayment(ctx, tx, r.orderID)
+	p, err := lockPayment(ctx, tx, r.payer)
 	if err != nil {
 		return inbox.Result{}, err
 	}
@@ -53,14 +53,14 @@ func (s *Service) onInventoryReserved(ctx context.Context, tx pgx.Tx, m *warehou
 // operation that it began, or nil where that is op itself. The caller saves both.
 func captureOrVoid(ctx context.Context, tx pgx.Tx, p *payment, op *ledger.Operation) (next *ledger.Operation, err error) {
 	if op.Step == stepCapture {
-		authorization, err := ledger.Lock(ctx, tx, operation(p.orderID, stepAuthorize))
+		authorization, err := ledger.Lock(ctx, tx, p.payer.operation(stepAuthorize))
 		if err != nil {
 			return nil, err
 		}
 		authorization.Undo.Start(authorization.IdempotencyKey(ledger.Undoing))
 		return &authorization, p.to(voiding)
 	}
-	capture, known, err := ledger.BeginDoing(ctx, tx, operation(p.orderID, stepCapture), captureDigest(p.amount))
+	capture, known, err := ledger.BeginDoing(ctx, tx, p.payer.operation(stepCapture), captureDigest(p.amount))
 	switch {
 	case err == nil && !known:
 		capture.Amount = p.amount

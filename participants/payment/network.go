@@ -22,7 +22,8 @@ const (
 type Charge struct {
 	Action Action
 	// Key is the idempotency key. The network applies at most one effect for it, whoever asks how often.
-	Key           string
+	Key string
+	// OrderID is what the network is told that it is about.
 	OrderID       string
 	PaymentMethod string
 	Amount        ledger.Amount

@@ -20,12 +20,30 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
-// definition is the one saga whose steps payment does.
-const definition = "checkout"
+// checkout is the definition whose sagas the typed calls and the events call orders.
+const checkout = "checkout"
 
-// operation names a step of an order in the ledger.
-func operation(orderID, step string) participant.ID {
-	return participant.ID{Definition: definition, Key: orderID, Step: step}
+// payer is whose payment it is: a saga of any definition.
+type payer struct{ definition, key string }
+
+// order is the payer that the typed calls and the events know by its id.
+func order(id string) payer { return payer{checkout, id} }
+
+// operation names a step of the payer in the ledger.
+func (p payer) operation(step string) participant.ID {
+	return participant.ID{Definition: p.definition, Key: p.key, Step: step}
+}
+
+// payerOf is whose operation it is.
+func payerOf(id participant.ID) payer { return payer{id.Definition, id.Key} }
+
+// name is the payer's in the books and at the card network: an order's id, or the definition too. No key has a slash, so no two
+// payers share a name.
+func (p payer) name() string {
+	if p.definition == checkout {
+		return p.key
+	}
+	return p.definition + "/" + p.key
 }
 
 // The steps that payment records. They stand in rows and in callers' requests: renaming one is a migration.
@@ -101,8 +119,8 @@ const authorizationHolds = 7 * 24 * time.Hour
 
 // payment is what is held or was taken for one order. Its row decides every race about the order's money.
 type payment struct {
-	orderID string
-	state   state
+	payer payer
+	state state
 	// coordination is the checkout's, as its events say it.
 	coordination string
 	customerID   string
@@ -126,7 +144,7 @@ type payment struct {
 func (p *payment) to(next state) error {
 	from := p.state
 	if !slices.Contains(moves[from], next) {
-		return fmt.Errorf("move payment of %s from %s to %s: not a legal move", p.orderID, from, next)
+		return fmt.Errorf("move payment of %s from %s to %s: not a legal move", p.payer.name(), from, next)
 	}
 	p.state = next
 	switch {

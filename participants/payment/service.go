@@ -22,6 +22,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/participants/payment/sandbox"
+	"github.com/checkoutsaga/orchestrator/saga/participant"
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
@@ -91,7 +92,7 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	}
 	gateway := sandbox.New(pool)
 	s := &Service{
-		Records: ledger.NewRecords(pool, definition, openWhy),
+		Records: ledger.NewRecords(pool, checkout, openWhy),
 		store:   &store{pool: pool, outbox: outbox.New(app, pool, log)},
 		inbox:   inbox.New(app, pool, log),
 		network: sandboxNetwork{gateway}, sandbox: sandbox.NewControls(gateway), log: log,
@@ -101,8 +102,9 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	return s, nil
 }
 
-// Mount serves payment's methods and the sandbox's on a server.
+// Mount serves payment's own methods, those of the contract of participants, and the sandbox's on a server.
 func (s *Service) Mount(server *rpcserver.Server) {
+	server.Mount(participant.Handler(s, server.Options()...))
 	server.Mount(paymentv1connect.NewPaymentServiceHandler(s, server.Options()...))
 	server.Mount(paymentv1connect.NewSandboxServiceHandler(s.sandbox, server.Options()...))
 }
@@ -174,7 +176,7 @@ func (s *Service) advance(ctx context.Context, op ledger.Operation) (ledger.Oper
 		}
 		if err != nil {
 			s.log.WarnContext(ctx, "the card network left an operation open",
-				"order_id", op.Key, "step", op.Step, "direction", d, "error", err)
+				"definition", op.Definition, "key", op.Key, "step", op.Step, "direction", d, "error", err)
 			op.Side(d).Await("the card network has not done it yet: " + err.Error())
 			return op, nil
 		}
@@ -197,91 +199,95 @@ func (s *Service) advance(ctx context.Context, op ledger.Operation) (ledger.Oper
 func (s *Service) ask(ctx context.Context, op ledger.Operation, d ledger.Direction) (refusal string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.askTimeout)
 	defer cancel()
-	p, err := s.store.paymentOf(ctx, op.Key)
+	p, err := s.store.paymentOf(ctx, payerOf(op.ID))
 	if err != nil {
 		return "", err
 	}
 	return s.network.Ask(ctx, Charge{
-		Action: actionOf(op.Step, d), Key: op.Side(d).Key, OrderID: op.Key, PaymentMethod: p.method, Amount: p.amount,
+		Action: actionOf(op.Step, d), Key: op.Side(d).Key, OrderID: p.payer.name(), PaymentMethod: p.method, Amount: p.amount,
 	})
 }
 
 // Authorize holds money on the customer's card.
 func (s *Service) Authorize(ctx context.Context, req *connect.Request[paymentv1.AuthorizeRequest]) (*connect.Response[paymentv1.AuthorizeResponse], error) {
-	op, err := s.store.beginAuthorize(ctx, request{
-		orderID: req.Msg.OrderId, coordination: event.Orchestrated,
-		customerID: req.Msg.CustomerId, method: req.Msg.PaymentMethod, amount: amountOf(req.Msg.Amount),
+	result, err := s.authorize(ctx, request{
+		payer: order(req.Msg.OrderId), customerID: req.Msg.CustomerId, method: req.Msg.PaymentMethod, amount: amountOf(req.Msg.Amount),
 	})
-	result, err := s.outcome(ctx, op, ledger.Doing, err)
 	if err != nil {
-		return nil, err
+		return nil, ledger.Error(err)
 	}
-	if result.Outcome == operationv1.Outcome_OUTCOME_APPLIED {
-		p, err := s.store.paymentOf(ctx, req.Msg.OrderId)
-		if err != nil {
-			return nil, err
-		}
-		if p.authorizedUntil != nil {
-			result.ValidUntil = timestamppb.New(*p.authorizedUntil)
-		}
-	}
-	return connect.NewResponse(&paymentv1.AuthorizeResponse{Result: result}), nil
+	return connect.NewResponse(&paymentv1.AuthorizeResponse{Result: ledger.Message(result)}), nil
 }
 
 // Void makes the authorization be gone, also one that is still to arrive.
 func (s *Service) Void(ctx context.Context, req *connect.Request[paymentv1.VoidRequest]) (*connect.Response[paymentv1.VoidResponse], error) {
-	op, err := s.store.beginVoid(ctx, req.Msg.OrderId)
-	result, err := s.outcome(ctx, op, ledger.Undoing, err)
+	result, err := s.void(ctx, order(req.Msg.OrderId))
 	if err != nil {
-		return nil, err
+		return nil, ledger.Error(err)
 	}
-	return connect.NewResponse(&paymentv1.VoidResponse{Result: result}), nil
+	return connect.NewResponse(&paymentv1.VoidResponse{Result: ledger.Message(result)}), nil
 }
 
 // Capture takes the authorized money.
 func (s *Service) Capture(ctx context.Context, req *connect.Request[paymentv1.CaptureRequest]) (*connect.Response[paymentv1.CaptureResponse], error) {
-	op, err := s.store.beginCapture(ctx, req.Msg.OrderId, amountOf(req.Msg.Amount))
-	result, err := s.outcome(ctx, op, ledger.Doing, err)
+	result, err := s.capture(ctx, order(req.Msg.OrderId), amountOf(req.Msg.Amount), "")
 	if err != nil {
-		return nil, err
+		return nil, ledger.Error(err)
 	}
-	return connect.NewResponse(&paymentv1.CaptureResponse{Result: result}), nil
+	return connect.NewResponse(&paymentv1.CaptureResponse{Result: ledger.Message(result)}), nil
 }
 
 // Refund gives captured money back, whole.
 func (s *Service) Refund(ctx context.Context, req *connect.Request[paymentv1.RefundRequest]) (*connect.Response[paymentv1.RefundResponse], error) {
-	op, err := s.store.beginRefund(ctx, req.Msg.OrderId)
-	result, err := s.outcome(ctx, op, ledger.Undoing, err)
+	result, err := s.refund(ctx, order(req.Msg.OrderId))
 	if err != nil {
-		return nil, err
+		return nil, ledger.Error(err)
 	}
-	return connect.NewResponse(&paymentv1.RefundResponse{Result: result}), nil
+	return connect.NewResponse(&paymentv1.RefundResponse{Result: ledger.Message(result)}), nil
+}
+
+func (s *Service) authorize(ctx context.Context, r request) (participant.Result, error) {
+	r.coordination = event.Orchestrated
+	op, err := s.store.beginAuthorize(ctx, r)
+	return s.outcome(ctx, op, ledger.Doing, err)
+}
+
+func (s *Service) void(ctx context.Context, of payer) (participant.Result, error) {
+	op, err := s.store.beginVoid(ctx, of)
+	return s.outcome(ctx, op, ledger.Undoing, err)
+}
+
+func (s *Service) capture(ctx context.Context, of payer, amount ledger.Amount, digest string) (participant.Result, error) {
+	op, err := s.store.beginCapture(ctx, of, amount, digest)
+	return s.outcome(ctx, op, ledger.Doing, err)
+}
+
+func (s *Service) refund(ctx context.Context, of payer) (participant.Result, error) {
+	op, err := s.store.beginRefund(ctx, of)
+	return s.outcome(ctx, op, ledger.Undoing, err)
 }
 
 // outcome answers the caller about one direction of an operation that was begun, and carries it out first if nobody has yet.
-func (s *Service) outcome(ctx context.Context, op ledger.Operation, d ledger.Direction, begun error) (*operationv1.Result, error) {
+func (s *Service) outcome(ctx context.Context, op ledger.Operation, d ledger.Direction, begun error) (participant.Result, error) {
 	switch {
 	case errors.Is(begun, errWait):
-		return &operationv1.Result{Outcome: operationv1.Outcome_OUTCOME_UNKNOWN, Reason: "started", Detail: begun.Error()}, nil
-	case errors.Is(begun, errAmount):
-		return nil, connect.NewError(connect.CodeInvalidArgument, begun)
+		return participant.Result{Outcome: participant.NotKnown, Reason: "started", Detail: begun.Error()}, nil
 	case begun != nil:
-		return nil, ledger.Error(begun)
+		return participant.Result{}, begun
 	}
 	// Undoing that is only wanted is left to whoever asked for doing, or to recovery: two who ask at once would help nobody.
-	if op.Side(d).State != ledger.Started {
-		return op.Side(d).Result(), nil
+	if op.Side(d).State == ledger.Started {
+		var err error
+		if op, err = s.advance(ctx, op); err != nil {
+			return participant.Result{}, err
+		}
 	}
-	op, err := s.advance(ctx, op)
-	if err != nil {
-		return nil, err
-	}
-	return op.Side(d).Result(), nil
+	return op.Answer(d), nil
 }
 
 // GetPayment tells what is held and what was taken for an order: nothing, where there is no payment.
 func (s *Service) GetPayment(ctx context.Context, req *connect.Request[paymentv1.GetPaymentRequest]) (*connect.Response[paymentv1.GetPaymentResponse], error) {
-	p, err := s.store.paymentOf(ctx, req.Msg.OrderId)
+	p, err := s.store.paymentOf(ctx, order(req.Msg.OrderId))
 	if err != nil {
 		return nil, err
 	}

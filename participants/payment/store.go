@@ -1,6 +1,7 @@
 package payment
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/saga/participant"
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
@@ -19,7 +21,7 @@ var (
 	// errWait: something else of this payment is at the network. Nothing is recorded; the caller asks again.
 	errWait = errors.New("something else of this payment is at the card network")
 	// errAmount: the amount to capture is not the authorized one. Nothing is recorded.
-	errAmount = errors.New("amount: must be the amount that was authorized")
+	errAmount = fmt.Errorf("%w: amount: must be the amount that was authorized", participant.ErrBadRequest)
 )
 
 // store runs payment's SQL. Locks are taken in this order: payment, operation. The payment comes first because one answer of the
@@ -30,10 +32,10 @@ type store struct {
 }
 
 // withPayment runs work in a transaction that alone holds the order's payment, and has the events relayed that come of it.
-func (s *store) withPayment(ctx context.Context, orderID string, work func(tx pgx.Tx, p *payment) error) error {
+func (s *store) withPayment(ctx context.Context, of payer, work func(tx pgx.Tx, p *payment) error) error {
 	var p payment
 	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		if p, err = lockPayment(ctx, tx, orderID); err != nil {
+		if p, err = lockPayment(ctx, tx, of); err != nil {
 			return err
 		}
 		return work(tx, &p)
@@ -46,14 +48,17 @@ func (s *store) withPayment(ctx context.Context, orderID string, work func(tx pg
 
 // request asks for an authorization.
 type request struct {
-	orderID, coordination string
-	customerID, method    string
-	amount                ledger.Amount
+	payer              payer
+	coordination       string
+	customerID, method string
+	amount             ledger.Amount
+	// digest of what asks for it; empty for that of the fields above.
+	digest string
 }
 
 // beginAuthorize records that an authorization is started, or returns what is recorded.
 func (s *store) beginAuthorize(ctx context.Context, r request) (op ledger.Operation, err error) {
-	err = s.withPayment(ctx, r.orderID, func(tx pgx.Tx, p *payment) (err error) {
+	err = s.withPayment(ctx, r.payer, func(tx pgx.Tx, p *payment) (err error) {
 		op, _, err = s.authorizeIn(ctx, tx, p, r)
 		return err
 	})
@@ -62,7 +67,7 @@ func (s *store) beginAuthorize(ctx context.Context, r request) (op ledger.Operat
 
 // authorizeIn is beginAuthorize in a transaction that holds the payment. If known is true, this call has started nothing.
 func (s *store) authorizeIn(ctx context.Context, tx pgx.Tx, p *payment, r request) (op ledger.Operation, known bool, err error) {
-	op, known, err = ledger.BeginDoing(ctx, tx, operation(r.orderID, stepAuthorize), authorizeDigest(r.customerID, r.method, r.amount))
+	op, known, err = ledger.BeginDoing(ctx, tx, r.payer.operation(stepAuthorize), cmp.Or(r.digest, authorizeDigest(r.customerID, r.method, r.amount)))
 	if err != nil || known {
 		return op, known, err
 	}
@@ -75,11 +80,11 @@ func (s *store) authorizeIn(ctx context.Context, tx pgx.Tx, p *payment, r reques
 	return op, false, s.save(ctx, tx, p, &op)
 }
 
-// beginCapture records that a capture is started or refused, or returns what is recorded.
-func (s *store) beginCapture(ctx context.Context, orderID string, amount ledger.Amount) (op ledger.Operation, err error) {
-	err = s.withPayment(ctx, orderID, func(tx pgx.Tx, p *payment) (err error) {
+// beginCapture records that a capture is started or refused, or returns what is recorded. An empty digest is that of the amount.
+func (s *store) beginCapture(ctx context.Context, of payer, amount ledger.Amount, digest string) (op ledger.Operation, err error) {
+	err = s.withPayment(ctx, of, func(tx pgx.Tx, p *payment) (err error) {
 		var known bool
-		op, known, err = ledger.BeginDoing(ctx, tx, operation(orderID, stepCapture), captureDigest(amount))
+		op, known, err = ledger.BeginDoing(ctx, tx, of.operation(stepCapture), cmp.Or(digest, captureDigest(amount)))
 		if err != nil || known {
 			return err
 		}
@@ -108,10 +113,10 @@ func (s *store) beginCapture(ctx context.Context, orderID string, amount ledger.
 }
 
 // beginVoid records that a void is started, wanted, refused or done, or returns what is recorded.
-func (s *store) beginVoid(ctx context.Context, orderID string) (op ledger.Operation, err error) {
-	err = s.withPayment(ctx, orderID, func(tx pgx.Tx, p *payment) (err error) {
+func (s *store) beginVoid(ctx context.Context, of payer) (op ledger.Operation, err error) {
+	err = s.withPayment(ctx, of, func(tx pgx.Tx, p *payment) (err error) {
 		var known bool
-		op, known, err = ledger.BeginUndoing(ctx, tx, operation(orderID, stepAuthorize))
+		op, known, err = ledger.BeginUndoing(ctx, tx, of.operation(stepAuthorize))
 		if err != nil || known && op.Do.State != ledger.None {
 			return err
 		}
@@ -148,10 +153,10 @@ func (s *store) beginVoid(ctx context.Context, orderID string) (op ledger.Operat
 }
 
 // beginRefund records that a refund is started, wanted or done, or returns what is recorded.
-func (s *store) beginRefund(ctx context.Context, orderID string) (op ledger.Operation, err error) {
-	err = s.withPayment(ctx, orderID, func(tx pgx.Tx, p *payment) (err error) {
+func (s *store) beginRefund(ctx context.Context, of payer) (op ledger.Operation, err error) {
+	err = s.withPayment(ctx, of, func(tx pgx.Tx, p *payment) (err error) {
 		var known bool
-		op, known, err = ledger.BeginUndoing(ctx, tx, operation(orderID, stepCapture))
+		op, known, err = ledger.BeginUndoing(ctx, tx, of.operation(stepCapture))
 		if err != nil || known {
 			return err
 		}
@@ -168,7 +173,7 @@ func (s *store) beginRefund(ctx context.Context, orderID string) (op ledger.Oper
 // from it: the payment, the book, the events, where undoing was wanted meanwhile, that it is started now, and, in a
 // choreographed checkout, the operation that payment begins by itself: next, if it is another one.
 func (s *store) settle(ctx context.Context, asked ledger.Operation, d ledger.Direction, refusal string) (op ledger.Operation, next *ledger.Operation, err error) {
-	err = s.withPayment(ctx, asked.Key, func(tx pgx.Tx, p *payment) (err error) {
+	err = s.withPayment(ctx, payerOf(asked.ID), func(tx pgx.Tx, p *payment) (err error) {
 		next = nil
 		op, err = ledger.Lock(ctx, tx, asked.ID)
 		if err != nil {
@@ -183,7 +188,10 @@ func (s *store) settle(ctx context.Context, asked ledger.Operation, d ledger.Dir
 			return err
 		}
 		if refusal == "" {
-			side.Apply(string(action) + "-" + op.Key)
+			side.Apply(string(action) + "-" + p.payer.name())
+			if action == Authorize {
+				op.ValidUntil = *p.authorizedUntil
+			}
 		} else {
 			side.Reject(refusal, fmt.Sprintf("the card network refused to %s", action))
 		}
@@ -219,46 +227,47 @@ func undoingOf(s state) state {
 }
 
 // lockPayment makes sure that this transaction alone holds the order's payment.
-func lockPayment(ctx context.Context, tx pgx.Tx, orderID string) (payment, error) {
+func lockPayment(ctx context.Context, tx pgx.Tx, of payer) (payment, error) {
 	const (
 		insert = `INSERT INTO payments (order_id) VALUES ($1) ON CONFLICT (order_id) DO NOTHING`
 		lock   = readPayment + ` FOR UPDATE`
 	)
 	batch := &pgx.Batch{}
-	batch.Queue(insert, orderID)
-	batch.Queue(lock, orderID)
+	batch.Queue(insert, of.name())
+	batch.Queue(lock, of.name())
 	results := tx.SendBatch(ctx, batch)
 	defer results.Close()
 	if _, err := results.Exec(); err != nil {
-		return payment{}, fmt.Errorf("insert payment of %s: %w", orderID, err)
+		return payment{}, fmt.Errorf("insert payment of %s: %w", of.name(), err)
 	}
-	p, err := scanPayment(results.QueryRow())
+	p, err := scanPayment(results.QueryRow(), of)
 	if err != nil {
-		return p, fmt.Errorf("lock payment of %s: %w", orderID, err)
+		return p, fmt.Errorf("lock payment of %s: %w", of.name(), err)
 	}
 	return p, results.Close()
 }
 
 // The database's clock judges whether an authorization has lapsed.
 const readPayment = `
-	SELECT order_id, state, coordination, customer_id, payment_method, currency, minor_units,
+	SELECT state, coordination, customer_id, payment_method, currency, minor_units,
 	       authorized_until, coalesce(authorized_until <= clock_timestamp(), false), refused_step, refused_reason, clock_timestamp()
 	FROM payments WHERE order_id = $1`
 
 // paymentOf tells how an order's payment stands; one in state none where there is no payment.
-func (s *store) paymentOf(ctx context.Context, orderID string) (payment, error) {
-	p, err := scanPayment(s.pool.QueryRow(ctx, readPayment, orderID))
+func (s *store) paymentOf(ctx context.Context, of payer) (payment, error) {
+	p, err := scanPayment(s.pool.QueryRow(ctx, readPayment, of.name()), of)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return payment{orderID: orderID, state: none}, nil
+		return payment{payer: of, state: none}, nil
 	}
 	if err != nil {
-		return p, fmt.Errorf("read payment of %s: %w", orderID, err)
+		return p, fmt.Errorf("read payment of %s: %w", of.name(), err)
 	}
 	return p, nil
 }
 
-func scanPayment(row pgx.Row) (p payment, err error) {
-	err = row.Scan(&p.orderID, &p.state, &p.coordination, &p.customerID, &p.method, &p.amount.Currency, &p.amount.MinorUnits,
+func scanPayment(row pgx.Row, of payer) (payment, error) {
+	p := payment{payer: of}
+	err := row.Scan(&p.state, &p.coordination, &p.customerID, &p.method, &p.amount.Currency, &p.amount.MinorUnits,
 		&p.authorizedUntil, &p.lapsed, &p.refusedStep, &p.refusedReason, &p.now)
 	return p, err
 }
@@ -273,13 +282,15 @@ func (s *store) save(ctx context.Context, tx pgx.Tx, p *payment, operations ...*
 	for _, op := range operations {
 		ledger.QueueSave(writes, op)
 	}
-	for _, told := range p.told {
-		if err := s.outbox.Queue(ctx, writes, outbox.Order(p.orderID, p.coordination), told); err != nil {
-			return err
+	if p.payer.definition == checkout { // Of another payer no event tells: their topics are about orders.
+		for _, told := range p.told {
+			if err := s.outbox.Queue(ctx, writes, outbox.Order(p.payer.key, p.coordination), told); err != nil {
+				return err
+			}
 		}
 	}
 	if err := tx.SendBatch(ctx, writes).Close(); err != nil {
-		return fmt.Errorf("save payment of %s: %w", p.orderID, err)
+		return fmt.Errorf("save payment of %s: %w", p.payer.name(), err)
 	}
 	return nil
 }
@@ -291,7 +302,7 @@ func queuePayment(writes *pgx.Batch, p *payment) {
 		    authorized_until = $8, refused_step = $9, refused_reason = $10,
 		    updated_at = clock_timestamp()
 		WHERE order_id = $1`
-	writes.Queue(query, p.orderID, p.state, p.coordination, p.customerID, p.method, p.amount.Currency, p.amount.MinorUnits,
+	writes.Queue(query, p.payer.name(), p.state, p.coordination, p.customerID, p.method, p.amount.Currency, p.amount.MinorUnits,
 		p.authorizedUntil, p.refusedStep, p.refusedReason)
 }
 
@@ -301,5 +312,5 @@ func queueEntries(writes *pgx.Batch, p *payment, m movement) {
 		INSERT INTO entries (order_id, movement, account, currency, minor_units)
 		VALUES ($1, $2, $3, $5, -$6::bigint), ($1, $2, $4, $5, $6::bigint)`
 	from, to := m.accounts()
-	writes.Queue(query, p.orderID, m, from, to, p.amount.Currency, p.amount.MinorUnits)
+	writes.Queue(query, p.payer.name(), m, from, to, p.amount.Currency, p.amount.MinorUnits)
 }

@@ -1,9 +1,9 @@
 // Package pricing is the participant that says what articles cost. A price is set by a call and told by an event in the same
-// transaction; whoever sells keeps a price list of its own from these events, so no checkout asks pricing anything. It must
-// know nothing of orders, of stock, or of who listens.
+// transaction. Sellers keep price lists of their own from these events, so no checkout asks pricing anything. It must know nothing
+// of orders, of stock, or of who listens.
 //
-// The events about one article are numbered across its currencies. Each tells the price in one of them, so it is the newest in
-// that currency alone: a reader compares numbers by article and currency.
+// The events of an article are numbered across its currencies. Each tells the price in one of them, so it is the newest only in
+// that currency: a reader compares numbers by article and currency.
 package pricing
 
 import "time"

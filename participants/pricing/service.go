@@ -30,7 +30,7 @@ const (
 	maxConns = 10
 )
 
-// Kind is what a process needs to know to run it.
+// Kind is this participant's kind.
 var Kind = process.Kind{
 	Name: name, Listen: "127.0.0.1:8085",
 	Open: func(ctx context.Context, databaseURL string, log *slog.Logger) (process.Service, error) {
@@ -68,7 +68,7 @@ func (s *Service) Outbox() *outbox.Outbox { return s.store.outbox }
 // Inbox is none: pricing receives no events.
 func (s *Service) Inbox() *inbox.Inbox { return nil }
 
-// Run waits for the end: calls are all that there is to do.
+// Run waits for the end: there are only calls.
 func (s *Service) Run(ctx context.Context) error {
 	<-ctx.Done()
 	return nil
@@ -77,7 +77,7 @@ func (s *Service) Run(ctx context.Context) error {
 // Close ends the connections to the database.
 func (s *Service) Close() { s.store.pool.Close() }
 
-// SetPrice sets what an article costs in one currency, or takes it into the catalogue.
+// SetPrice sets what an article costs in one currency. It may be a new article.
 func (s *Service) SetPrice(ctx context.Context, req *connect.Request[pricingv1.SetPriceRequest]) (*connect.Response[pricingv1.SetPriceResponse], error) {
 	if code := req.Msg.UnitPrice.Currency; !currency.IsValid(code) {
 		return nil, contract.BadInput(contract.BadField("unit_price.currency", "there is no currency %q", code))

@@ -20,9 +20,9 @@ type store struct {
 	outbox *outbox.Outbox
 }
 
-// set gives an article a price in one currency and writes the event that tells of it. The price that it has already changes
-// nothing. Those who set the same price at once take turns at its row, so one of them changes it, and the events of an article
-// tell its prices in the order in which they were set.
+// set gives an article a price in one currency and writes the event. The price that it has already changes nothing. Those who set
+// the same price at once take turns at its row, so only one changes it, and the events of an article tell its prices in the order
+// in which they were set.
 func (s *store) set(ctx context.Context, p price) (set price, changed bool, err error) {
 	const upsert = `
 		INSERT INTO prices (sku, currency, minor_units) VALUES ($1, $2, $3)
@@ -68,15 +68,7 @@ func one(ctx context.Context, tx pgx.Tx, sku, currency string) (price, error) {
 // list returns the prices of one article, or of all if sku is empty, by article and currency.
 func (s *store) list(ctx context.Context, sku string) ([]price, error) {
 	const some = ` WHERE sku = $1 OR $1 = '' ORDER BY sku COLLATE "C", currency COLLATE "C"`
-	rows, err := s.pool.Query(ctx, selectPrices+some, sku)
-	if err != nil {
-		return nil, fmt.Errorf("read prices: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, scanPrice)
-	if err != nil {
-		return nil, fmt.Errorf("read prices: %w", err)
-	}
-	return found, nil
+	return pg.Rows(ctx, s.pool, "read prices", scanPrice, selectPrices+some, sku)
 }
 
 func scanPrice(row pgx.CollectableRow) (p price, err error) {

@@ -7,12 +7,14 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
-// openWhy is why an order must not be forgotten yet (package ledger): what it holds must be released or shipped, and its events
+// openWhy is why a saga must not be forgotten yet (package ledger): what it holds must be released or shipped, and its events
 // must be out, or the operations that they tell of would be gone before anybody heard of them.
 const openWhy = `
-	CASE WHEN EXISTS (SELECT FROM reservations AS r WHERE r.order_id = sagas.key AND r.state = 'reserved')
+	CASE WHEN EXISTS (SELECT FROM reservations AS r WHERE r.state = 'reserved' AND
+	                    r.order_id = CASE sagas.definition WHEN 'checkout' THEN sagas.key ELSE sagas.definition || '/' || sagas.key END)
 	     THEN 'its reservation is open'
-	     WHEN EXISTS (SELECT FROM outbox AS e WHERE e.about = 'order' AND e.key = sagas.key AND e.published_at IS NULL)
+	     WHEN EXISTS (SELECT FROM outbox AS e
+	                  WHERE sagas.definition = 'checkout' AND e.about = 'order' AND e.key = sagas.key AND e.published_at IS NULL)
 	     THEN 'an event about it is not published yet' END`
 
 // checkBooks compares what each article's row counts with the sums over its reservations. It is one statement and so sees one

@@ -25,20 +25,20 @@ func (s *Service) subscribe() {
 
 // onOrderCreated reserves the order's lines, and hands on what is to be paid.
 func (s *Service) onOrderCreated(ctx context.Context, tx pgx.Tx, m *checkoutv1.OrderCreated) (inbox.Result, error) {
-	order := m.GetOrder()
+	asked := m.GetOrder()
 	w := wanted{
-		orderID: m.Header.OrderId, coordination: m.Header.Coordination,
-		payment: &warehousev1.PaymentRequest{CustomerId: order.GetCustomerId(), Amount: order.GetAmount(), PaymentMethod: order.GetPaymentMethod()},
+		owner: order(m.Header.OrderId), coordination: m.Header.Coordination,
+		payment: &warehousev1.PaymentRequest{CustomerId: asked.GetCustomerId(), Amount: asked.GetAmount(), PaymentMethod: asked.GetPaymentMethod()},
 	}
-	for _, item := range order.GetItems() {
+	for _, item := range asked.GetItems() {
 		w.lines = append(w.lines, line{sku: item.GetSku(), quantity: item.GetQuantity()})
 	}
 	w.lines = inOrder(w.lines)
-	side, err := s.store.reserveIn(ctx, tx, w)
+	op, err := s.store.reserveIn(ctx, tx, w)
 	if err != nil {
 		return inbox.Result{}, final(err)
 	}
-	if side.State == ledger.UndoneBefore {
+	if op.Do.State == ledger.UndoneBefore {
 		return inbox.Late, nil
 	}
 	return s.written(), nil
@@ -47,24 +47,24 @@ func (s *Service) onOrderCreated(ctx context.Context, tx pgx.Tx, m *checkoutv1.O
 // onPaymentCompleted ships what is paid. That there is nothing to ship is no outcome to record: the reservation may be on its
 // way, and if it is not, the money was taken for nothing and a person has to know.
 func (s *Service) onPaymentCompleted(ctx context.Context, tx pgx.Tx, m *paymentv1.PaymentCompleted) (inbox.Result, error) {
-	side, err := s.store.commitIn(ctx, tx, m.Header.OrderId)
+	op, err := s.store.commitIn(ctx, tx, order(m.Header.OrderId), "")
 	if err != nil {
 		return inbox.Result{}, final(err)
 	}
-	if side.State == ledger.Rejected {
-		return inbox.Result{}, fmt.Errorf("%s is paid and cannot be shipped: %s: %s", m.Header.OrderId, side.Reason, side.Detail)
+	if op.Do.State == ledger.Rejected {
+		return inbox.Result{}, fmt.Errorf("%s is paid and cannot be shipped: %s: %s", m.Header.OrderId, op.Do.Reason, op.Do.Detail)
 	}
 	return s.written(), nil
 }
 
 // onPaymentFailed gives up what will not be paid. A person has to know if it was shipped already.
 func (s *Service) onPaymentFailed(ctx context.Context, tx pgx.Tx, m *paymentv1.PaymentFailed) (inbox.Result, error) {
-	side, err := s.store.releaseIn(ctx, tx, m.Header.OrderId, m.GetReason())
+	op, err := s.store.releaseIn(ctx, tx, order(m.Header.OrderId), m.GetReason())
 	if err != nil {
 		return inbox.Result{}, final(err)
 	}
-	if side.State == ledger.Rejected {
-		return inbox.Result{}, fmt.Errorf("%s is not paid and cannot be released: %s: %s", m.Header.OrderId, side.Reason, side.Detail)
+	if op.Undo.State == ledger.Rejected {
+		return inbox.Result{}, fmt.Errorf("%s is not paid and cannot be released: %s: %s", m.Header.OrderId, op.Undo.Reason, op.Undo.Detail)
 	}
 	return s.written(), nil
 }

@@ -313,7 +313,7 @@ func TestI2AnEventAndItsOperationAreOneCommit(t *testing.T) {
 	require.Empty(t, w.told(t, "ord-1"))
 	require.NoError(t, mend(t.Context()))
 	require.Equal(t, bus.Success, w.deliver(t, m))
-	op, err := ledger.Get(t.Context(), w.pool, operation("ord-1", stepReserve))
+	op, err := ledger.Get(t.Context(), w.pool, order("ord-1").operation(stepReserve))
 	require.NoError(t, err)
 	require.Equal(t, ledger.Applied, op.Do.State)
 	require.Equal(t, []string{"choreographed reserved"}, w.told(t, "ord-1"))

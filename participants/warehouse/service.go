@@ -18,6 +18,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
+	"github.com/checkoutsaga/orchestrator/saga/participant"
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
@@ -68,7 +69,7 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 		return nil, fmt.Errorf("open warehouse: %w", err)
 	}
 	s := &Service{
-		Records: ledger.NewRecords(pool, definition, openWhy),
+		Records: ledger.NewRecords(pool, checkout, openWhy),
 		store:   &store{pool: pool, outbox: outbox.New(app, pool, log)},
 		inbox:   inbox.New(app, pool, log),
 	}
@@ -76,8 +77,9 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	return s, nil
 }
 
-// Mount serves the warehouse's methods on a server.
+// Mount serves the warehouse's own methods and those of the contract of participants on a server.
 func (s *Service) Mount(server *rpcserver.Server) {
+	server.Mount(participant.Handler(s, server.Options()...))
 	server.Mount(warehousev1connect.NewWarehouseServiceHandler(s, server.Options()...))
 }
 
@@ -101,33 +103,37 @@ func (s *Service) Close() { s.store.pool.Close() }
 
 // Reserve reserves all lines or none.
 func (s *Service) Reserve(ctx context.Context, req *connect.Request[warehousev1.ReserveRequest]) (*connect.Response[warehousev1.ReserveResponse], error) {
-	var lines []line
-	for _, l := range req.Msg.Lines {
-		lines = append(lines, line{sku: l.GetSku(), quantity: l.GetQuantity()})
-	}
-	side, err := s.store.reserve(ctx, wanted{orderID: req.Msg.OrderId, lines: inOrder(lines), coordination: event.Orchestrated})
+	op, err := s.reserve(ctx, order(req.Msg.OrderId), req.Msg.Lines, "")
 	if err != nil {
 		return nil, connectError(err)
 	}
-	return connect.NewResponse(&warehousev1.ReserveResponse{Result: side.Result()}), nil
+	return connect.NewResponse(&warehousev1.ReserveResponse{Result: ledger.Message(op.Answer(ledger.Doing))}), nil
+}
+
+func (s *Service) reserve(ctx context.Context, o owner, asked []*warehousev1.Line, digest string) (ledger.Operation, error) {
+	var lines []line
+	for _, l := range asked {
+		lines = append(lines, line{sku: l.GetSku(), quantity: l.GetQuantity()})
+	}
+	return s.store.reserve(ctx, wanted{owner: o, lines: inOrder(lines), digest: digest, coordination: event.Orchestrated})
 }
 
 // Release makes the reservation be gone, also one that is still to arrive.
 func (s *Service) Release(ctx context.Context, req *connect.Request[warehousev1.ReleaseRequest]) (*connect.Response[warehousev1.ReleaseResponse], error) {
-	side, err := s.store.release(ctx, req.Msg.OrderId)
+	op, err := s.store.release(ctx, order(req.Msg.OrderId))
 	if err != nil {
 		return nil, connectError(err)
 	}
-	return connect.NewResponse(&warehousev1.ReleaseResponse{Result: side.Result()}), nil
+	return connect.NewResponse(&warehousev1.ReleaseResponse{Result: ledger.Message(op.Answer(ledger.Undoing))}), nil
 }
 
 // Commit turns the reservation into a shipment.
 func (s *Service) Commit(ctx context.Context, req *connect.Request[warehousev1.CommitRequest]) (*connect.Response[warehousev1.CommitResponse], error) {
-	side, err := s.store.commit(ctx, req.Msg.OrderId)
+	op, err := s.store.commit(ctx, order(req.Msg.OrderId), "")
 	if err != nil {
 		return nil, connectError(err)
 	}
-	return connect.NewResponse(&warehousev1.CommitResponse{Result: side.Result()}), nil
+	return connect.NewResponse(&warehousev1.CommitResponse{Result: ledger.Message(op.Answer(ledger.Doing))}), nil
 }
 
 // SetStock counts an article anew, or takes it into the catalogue.

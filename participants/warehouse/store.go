@@ -1,6 +1,7 @@
 package warehouse
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
@@ -18,7 +20,7 @@ import (
 // What the store refuses.
 var (
 	errNoArticle     = errors.New("no such article")
-	errNoReservation = errors.New("no reservation was made for this order")
+	errNoReservation = errors.New("no reservation was made for it")
 	errBelowReserved = errors.New("more than that is reserved")
 )
 
@@ -31,22 +33,24 @@ type store struct {
 }
 
 // inTx runs one operation in a transaction of its own, and has its event relayed.
-func (s *store) inTx(ctx context.Context, work func(tx pgx.Tx) (ledger.Side, error)) (side ledger.Side, err error) {
+func (s *store) inTx(ctx context.Context, work func(tx pgx.Tx) (ledger.Operation, error)) (op ledger.Operation, err error) {
 	err = pg.InTx(ctx, s.pool, func(tx pgx.Tx) (err error) {
-		side, err = work(tx)
+		op, err = work(tx)
 		return err
 	})
 	if err == nil {
 		s.outbox.Committed()
 	}
-	return side, err
+	return op, err
 }
 
 // wanted is a reservation that is asked for.
 type wanted struct {
-	orderID string
+	owner owner
 	// lines are in order.
 	lines []line
+	// digest of what asks for it; empty for that of the lines.
+	digest string
 	// coordination of the checkout, which its events say from now on.
 	coordination string
 	// payment is handed on in the event; nil in an orchestrated checkout.
@@ -54,100 +58,108 @@ type wanted struct {
 }
 
 // reserve reserves all lines or none.
-func (s *store) reserve(ctx context.Context, w wanted) (ledger.Side, error) {
-	return s.inTx(ctx, func(tx pgx.Tx) (ledger.Side, error) { return s.reserveIn(ctx, tx, w) })
+func (s *store) reserve(ctx context.Context, w wanted) (ledger.Operation, error) {
+	return s.inTx(ctx, func(tx pgx.Tx) (ledger.Operation, error) { return s.reserveIn(ctx, tx, w) })
 }
 
-func (s *store) reserveIn(ctx context.Context, tx pgx.Tx, w wanted) (ledger.Side, error) {
-	op, known, err := ledger.BeginDoing(ctx, tx, operation(w.orderID, stepReserve), digest(w.lines))
+func (s *store) reserveIn(ctx context.Context, tx pgx.Tx, w wanted) (ledger.Operation, error) {
+	op, known, err := ledger.BeginDoing(ctx, tx, w.owner.operation(stepReserve), cmp.Or(w.digest, digest(w.lines)))
 	if err != nil || known {
-		return op.Do, err
+		return op, err
 	}
 	have, err := lockStock(ctx, tx, w.lines)
 	if err != nil {
-		return op.Do, err
+		return op, err
 	}
-	writes, about := &pgx.Batch{}, outbox.Order(w.orderID, w.coordination)
+	writes := &pgx.Batch{}
 	if reason, detail := refusal(w.lines, have); reason != "" {
 		op.Do.Reject(reason, detail)
-		err = s.outbox.Queue(ctx, writes, about, &warehousev1.InventoryReservationRejected{Reason: op.Do.Reason, Detail: op.Do.Detail})
+		err = s.tell(ctx, writes, w.owner, w.coordination, &warehousev1.InventoryReservationRejected{Reason: op.Do.Reason, Detail: op.Do.Detail})
 	} else {
 		queueReservation(writes, w)
 		queueMovement(writes, w.lines, movement{reserved: +1})
-		op.Do.Apply("rsv-" + w.orderID)
-		err = s.outbox.Queue(ctx, writes, about, &warehousev1.InventoryReserved{Lines: messages(w.lines), Payment: w.payment})
+		op.Do.Apply("rsv-" + w.owner.name())
+		err = s.tell(ctx, writes, w.owner, w.coordination, &warehousev1.InventoryReserved{Lines: messages(w.lines), Payment: w.payment})
 	}
 	if err != nil {
-		return op.Do, err
+		return op, err
 	}
-	return op.Do, send(ctx, tx, writes, &op)
+	return op, send(ctx, tx, writes, &op)
 }
 
 // release makes the reservation be gone.
-func (s *store) release(ctx context.Context, orderID string) (ledger.Side, error) {
-	return s.inTx(ctx, func(tx pgx.Tx) (ledger.Side, error) { return s.releaseIn(ctx, tx, orderID, "") })
+func (s *store) release(ctx context.Context, o owner) (ledger.Operation, error) {
+	return s.inTx(ctx, func(tx pgx.Tx) (ledger.Operation, error) { return s.releaseIn(ctx, tx, o, "") })
 }
 
 // releaseIn releases for a reason, which is empty where somebody asked for it.
-func (s *store) releaseIn(ctx context.Context, tx pgx.Tx, orderID, reason string) (ledger.Side, error) {
-	op, known, err := ledger.BeginUndoing(ctx, tx, operation(orderID, stepReserve))
+func (s *store) releaseIn(ctx context.Context, tx pgx.Tx, o owner, reason string) (ledger.Operation, error) {
+	op, known, err := ledger.BeginUndoing(ctx, tx, o.operation(stepReserve))
 	if err != nil || known {
-		return op.Undo, err
+		return op, err
 	}
-	r, err := lockReservation(ctx, tx, orderID)
+	r, err := lockReservation(ctx, tx, o)
 	if err != nil {
-		return op.Undo, err
+		return op, err
 	}
 	writes := &pgx.Batch{}
 	if r.state == committed {
 		op.Undo.Reject(alreadyCommitted, "the stock has been shipped")
-		return op.Undo, send(ctx, tx, writes, &op)
+		return op, send(ctx, tx, writes, &op)
 	}
-	lines, err := lockReserved(ctx, tx, orderID)
+	lines, err := lockReserved(ctx, tx, o)
 	if err != nil {
-		return op.Undo, err
+		return op, err
 	}
 	queueMovement(writes, lines, movement{reserved: -1})
-	queueState(writes, orderID, released)
-	op.Undo.Apply("rsv-" + orderID)
+	queueState(writes, o, released)
+	op.Undo.Apply("rsv-" + o.name())
 	told := &warehousev1.InventoryReleased{Lines: messages(lines), Reason: reason}
-	if err := s.outbox.Queue(ctx, writes, outbox.Order(orderID, r.coordination), told); err != nil {
-		return op.Undo, err
+	if err := s.tell(ctx, writes, o, r.coordination, told); err != nil {
+		return op, err
 	}
-	return op.Undo, send(ctx, tx, writes, &op)
+	return op, send(ctx, tx, writes, &op)
 }
 
-// commit turns the reservation into a shipment.
-func (s *store) commit(ctx context.Context, orderID string) (ledger.Side, error) {
-	return s.inTx(ctx, func(tx pgx.Tx) (ledger.Side, error) { return s.commitIn(ctx, tx, orderID) })
+// commit turns the reservation into a shipment. An empty digest is that of a request that says no more than whose it is.
+func (s *store) commit(ctx context.Context, o owner, digest string) (ledger.Operation, error) {
+	return s.inTx(ctx, func(tx pgx.Tx) (ledger.Operation, error) { return s.commitIn(ctx, tx, o, digest) })
 }
 
-func (s *store) commitIn(ctx context.Context, tx pgx.Tx, orderID string) (ledger.Side, error) {
-	op, known, err := ledger.BeginDoing(ctx, tx, operation(orderID, stepCommit), ledger.Digest(1))
+func (s *store) commitIn(ctx context.Context, tx pgx.Tx, o owner, digest string) (ledger.Operation, error) {
+	op, known, err := ledger.BeginDoing(ctx, tx, o.operation(stepCommit), cmp.Or(digest, ledger.Digest(1)))
 	if err != nil || known {
-		return op.Do, err
+		return op, err
 	}
-	r, err := lockReservation(ctx, tx, orderID)
+	r, err := lockReservation(ctx, tx, o)
 	if err != nil && !errors.Is(err, errNoReservation) {
-		return op.Do, err
+		return op, err
 	}
 	writes := &pgx.Batch{}
 	if r.state != reserved {
 		op.Do.Reject(noReservation, "nothing is reserved for this order")
-		return op.Do, send(ctx, tx, writes, &op)
+		return op, send(ctx, tx, writes, &op)
 	}
-	lines, err := lockReserved(ctx, tx, orderID)
+	lines, err := lockReserved(ctx, tx, o)
 	if err != nil {
-		return op.Do, err
+		return op, err
 	}
 	queueMovement(writes, lines, movement{onHand: -1, reserved: -1, committed: +1})
-	queueState(writes, orderID, committed)
-	op.Do.Apply("shp-" + orderID)
+	queueState(writes, o, committed)
+	op.Do.Apply("shp-" + o.name())
 	told := &warehousev1.InventoryCommitted{Lines: messages(lines)}
-	if err := s.outbox.Queue(ctx, writes, outbox.Order(orderID, r.coordination), told); err != nil {
-		return op.Do, err
+	if err := s.tell(ctx, writes, o, r.coordination, told); err != nil {
+		return op, err
 	}
-	return op.Do, send(ctx, tx, writes, &op)
+	return op, send(ctx, tx, writes, &op)
+}
+
+// tell queues what becomes of an order. Of another owner no event tells: their topics are about orders.
+func (s *store) tell(ctx context.Context, writes *pgx.Batch, o owner, coordination string, told event.Message) error {
+	if o.definition != checkout {
+		return nil
+	}
+	return s.outbox.Queue(ctx, writes, outbox.Order(o.key, coordination), told)
 }
 
 // send writes the effect and its record.
@@ -183,8 +195,8 @@ func lockStock(ctx context.Context, tx pgx.Tx, lines []line) (map[string]stock, 
 }
 
 // lockReserved returns the lines of a reservation and locks their articles.
-func lockReserved(ctx context.Context, tx pgx.Tx, orderID string) ([]line, error) {
-	lines, err := linesOf(ctx, tx, orderID)
+func lockReserved(ctx context.Context, tx pgx.Tx, o owner) ([]line, error) {
+	lines, err := linesOf(ctx, tx, o)
 	if err != nil {
 		return nil, err
 	}
@@ -220,8 +232,8 @@ func queueReservation(writes *pgx.Batch, w wanted) {
 		ofLines     = `INSERT INTO reservation_lines (order_id, sku, quantity) SELECT $1, * FROM unnest($2::text[], $3::integer[])`
 	)
 	skus, quantities := split(w.lines)
-	writes.Queue(reservation, w.orderID, w.coordination)
-	writes.Queue(ofLines, w.orderID, skus, quantities)
+	writes.Queue(reservation, w.owner.name(), w.coordination)
+	writes.Queue(ofLines, w.owner.name(), skus, quantities)
 }
 
 // reservation is one that was made.
@@ -230,9 +242,9 @@ type reservation struct {
 	coordination string
 }
 
-func lockReservation(ctx context.Context, tx pgx.Tx, orderID string) (r reservation, err error) {
+func lockReservation(ctx context.Context, tx pgx.Tx, o owner) (r reservation, err error) {
 	const query = `SELECT state, coordination FROM reservations WHERE order_id = $1 FOR UPDATE`
-	err = tx.QueryRow(ctx, query, orderID).Scan(&r.state, &r.coordination)
+	err = tx.QueryRow(ctx, query, o.name()).Scan(&r.state, &r.coordination)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return r, errNoReservation
 	}
@@ -242,14 +254,14 @@ func lockReservation(ctx context.Context, tx pgx.Tx, orderID string) (r reservat
 	return r, nil
 }
 
-func queueState(writes *pgx.Batch, orderID string, state reservationState) {
+func queueState(writes *pgx.Batch, o owner, state reservationState) {
 	const query = `UPDATE reservations SET state = $2, updated_at = clock_timestamp() WHERE order_id = $1`
-	writes.Queue(query, orderID, state)
+	writes.Queue(query, o.name(), state)
 }
 
-func linesOf(ctx context.Context, tx pgx.Tx, orderID string) ([]line, error) {
+func linesOf(ctx context.Context, tx pgx.Tx, o owner) ([]line, error) {
 	const query = `SELECT sku, quantity FROM reservation_lines WHERE order_id = $1 ORDER BY sku COLLATE "C"`
-	rows, err := tx.Query(ctx, query, orderID)
+	rows, err := tx.Query(ctx, query, o.name())
 	if err != nil {
 		return nil, fmt.Errorf("read reservation: %w", err)
 	}

@@ -15,8 +15,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant/ledger"
 )
 
-// definition is the one saga whose steps the warehouse does.
-const definition = "checkout"
+// checkout is the definition whose sagas the typed calls and the events call orders.
+const checkout = "checkout"
 
 // The steps that the warehouse records. They stand in rows and in callers' requests: renaming one is a migration.
 const (
@@ -24,9 +24,23 @@ const (
 	stepCommit  = "commit-stock"
 )
 
-// operation names a step of an order in the ledger.
-func operation(orderID, step string) participant.ID {
-	return participant.ID{Definition: definition, Key: orderID, Step: step}
+// owner is whose stock it is: a saga of any definition.
+type owner struct{ definition, key string }
+
+// order is the owner that the typed calls and the events know by its id.
+func order(id string) owner { return owner{checkout, id} }
+
+// operation names a step of the owner in the ledger.
+func (o owner) operation(step string) participant.ID {
+	return participant.ID{Definition: o.definition, Key: o.key, Step: step}
+}
+
+// name is the owner's in the books: an order's id, or the definition too. No key has a slash, so no two owners share a name.
+func (o owner) name() string {
+	if o.definition == checkout {
+		return o.key
+	}
+	return o.definition + "/" + o.key
 }
 
 // Why the warehouse refuses.

@@ -22,7 +22,7 @@ type Leave string
 const (
 	// Go: call the participant.
 	Go Leave = "go"
-	// Known: the outcome is on record already; call nobody.
+	// Known: the outcome is recorded already; call nobody.
 	Known Leave = "known"
 	// TurnBack: the saga is being undone (cancelled, expired, refused); call nobody and undo what was begun.
 	TurnBack Leave = "turn-back"
@@ -33,7 +33,7 @@ const (
 	Superseded Leave = "superseded"
 )
 
-// Pass is what a fence hands out.
+// Pass is a fence's whole answer.
 type Pass struct {
 	Leave Leave
 	// Learned is the recorded outcome, with Known.
@@ -42,13 +42,13 @@ type Pass struct {
 	Reason string
 	// Wait is set with Hold.
 	Wait time.Duration
-	// Input is what the participant is asked with, and TraceParent the W3C trace context of the saga's start. Whoever keeps the row
-	// adds them, with Go.
+	// Input is the participant's request, and TraceParent the W3C trace context of the saga's start. The keeper of the row adds
+	// them, with Go.
 	Input       json.RawMessage
 	TraceParent string
 }
 
-// Learned is what an attempt taught about its step.
+// Learned is what an attempt found out about its step.
 type Learned struct {
 	// Outcome is saga.Applied, saga.Rejected or saga.Unknown.
 	Outcome saga.Outcome
@@ -58,11 +58,11 @@ type Learned struct {
 	Detail string
 	// Reference is the participant's own.
 	Reference string
-	// Attention, where set, says why a person must look at once, such as a key met with another digest.
+	// Attention, where set, says why a person must look at once, for instance because a key was used with another digest.
 	Attention AttentionCode
-	// ValidUntil is until when the effect lasts by itself; zero where it has no such end.
+	// ValidUntil is when the effect ends by itself; zero if it does not.
 	ValidUntil time.Time
-	// Output is what the participant gave back, as JSON; nil where it gave nothing.
+	// Output is what the participant gave back, as JSON; nil for nothing.
 	Output json.RawMessage
 	Took   time.Duration
 }
@@ -70,22 +70,22 @@ type Learned struct {
 // MaxDetail is where error texts are cut, in bytes, so that histories and rows stay small.
 const MaxDetail = 200
 
-// Standing is how the saga stands once an outcome is recorded.
+// Standing is what the run does once an outcome is recorded.
 type Standing string
 
 // The standings.
 const (
 	// GoOn: the saga goes on as the outcome says.
 	GoOn Standing = "go-on"
-	// GoBack: a cancel stands or the deadline has passed; the saga turns back without trying the next step.
+	// GoBack: a cancel stands or the deadline has passed. The saga turns back without trying the next step.
 	GoBack Standing = "go-back"
 	// Doubted: the outcome cannot be, so it is not believed; the saga tries again.
 	Doubted Standing = "doubted"
-	// Over: the run was superseded; what it learned was not recorded.
+	// Over: the run was superseded; its outcome was not recorded.
 	Over Standing = "over"
 )
 
-// Fence decides whether an attempt may call its participant. It says whether the row was changed by a claim.
+// Fence decides whether an attempt may call its participant. claimed says that a claim changed the row.
 func (r *Row) Fence(a Attempt) (pass Pass, claimed bool) {
 	if a.Run != r.Run {
 		return superseded("run %d drives this saga", r.Run), false
@@ -113,8 +113,8 @@ func (r *Row) fenceDo(i int, a Attempt) (pass Pass, claimed bool) {
 	case r.Phase == saga.Undoing:
 		return Pass{Leave: TurnBack, Reason: r.Reason}, false
 	case i > 0 && !r.Steps[i-1].IsDone() && !r.awaitsApproval():
-		// The run believes in a step that the row knows nothing of, as when its code does not fit its history. The next run
-		// begins from the row.
+		// The run believes in a step that the row does not know of, as when its code does not fit its history. The next run begins
+		// from the row.
 		return superseded("step %s comes after %s, which is not done", s.Name, r.Steps[i-1].Name), false
 	case r.Phase == saga.Pivoted && a.HeldBack != "":
 		return r.holdBack(&s.State, &s.Error, a)
@@ -128,8 +128,8 @@ func (r *Row) fenceDo(i int, a Attempt) (pass Pass, claimed bool) {
 			return superseded("the saga is %s", b.verdict), true
 		}
 		if !s.Pivot {
-			// This step counts as tried: an earlier attempt at it may have been killed before it could record anything. The
-			// pivot does not: its claim would have left the phase.
+			// This step counts as tried: an earlier attempt at it may have been killed before it recorded anything. The pivot does
+			// not: its claim would have changed the phase.
 			s.State = StateUnknown
 		}
 		r.turnBack(*b)
@@ -161,12 +161,12 @@ func (r *Row) fenceUndo(i int, a Attempt) (pass Pass, held bool) {
 	s := &r.Steps[i]
 	switch {
 	case r.Phase != saga.Undoing:
-		// Nothing is ever undone that the row has not given up.
+		// Nothing is undone unless the row says so.
 		return superseded("the saga is not being undone: it is in phase %s", r.Phase), false
 	case s.CompensationState == CompensationNotNeeded, s.IsUndone():
 		return known(Learned{Outcome: saga.Applied}), false
 	case s.CompensationState == CompensationPending:
-		// Some other effect has to be gone first: nothing is refunded that could still be shipped.
+		// Another effect must be gone first: what could still be shipped is not refunded.
 		return superseded("%s is not next", s.Compensation), false
 	case a.HeldBack != "":
 		return r.holdBack(&s.CompensationState, &s.Error, a)
@@ -174,18 +174,18 @@ func (r *Row) fenceUndo(i int, a Attempt) (pass Pass, held bool) {
 	return Pass{Leave: Go}, false
 }
 
-// holdForApproval lets the step behind the approval wait until somebody has decided, or the time for it is up.
+// holdForApproval makes the step after the approval wait until somebody has decided or the time for it is up.
 func (r *Row) holdForApproval() (pass Pass, changed bool) {
 	if due := r.ApprovalDeadline.Add(deadlineSlack); !r.CheckAt.Equal(due) || r.Pokes != 0 || r.FruitlessRuns != 0 {
 		r.CheckAt, r.Pokes, r.FruitlessRuns, changed = due, 0, 0, true
 	}
-	// By the time the wait is over the database's clock must be past the deadline.
+	// After the wait the database's clock must be past the deadline.
 	wait := r.ApprovalDeadline.Sub(r.Now) + deadlineSlack/2
 	return Pass{Leave: Hold, Reason: "it awaits approval", Wait: wait}, changed
 }
 
-// holdBack lets a step or compensation wait because its participant answers nobody. That is no fault of this saga's, so it
-// calls for nobody and spends no run.
+// holdBack makes a step or compensation wait because its participant answers nobody. That is not this saga's fault, so it calls no
+// operator and spends no run.
 func (r *Row) holdBack(state, text *string, a Attempt) (pass Pass, changed bool) {
 	if why := "held back: " + a.HeldBack; *text != why {
 		*text = why
@@ -199,11 +199,12 @@ func (r *Row) holdBack(state, text *string, a Attempt) (pass Pass, changed bool)
 	return Pass{Leave: Hold, Reason: *text, Wait: heldBackFor}, true
 }
 
-// heldBackFor is how long a saga whose participant answers nobody waits until it asks again by itself. It is woken as soon as
-// the participant answers; too short costs turns for nothing, too long delays the one whose wake-up was lost, which I8 wants to go on within 60 s.
+// heldBackFor is how long a saga whose participant answers nobody waits before it asks again. It is woken as soon as the
+// participant answers. Too short costs turns for nothing; too long delays a saga whose wake-up was lost, which must go
+// on within 60 s (I8).
 const heldBackFor = 30 * time.Second
 
-// Record takes in what an attempt taught.
+// Record takes in the outcome of an attempt.
 func (r *Row) Record(a Attempt, l Learned) Standing {
 	i := r.Plan.Index(a.Step)
 	if a.Run != r.Run || r.Phase == Final || i < 0 {
@@ -267,15 +268,15 @@ func (r *Row) forgets(s *Step, a Attempt, l Learned) bool {
 	return i >= 0 && r.Steps[i].State == StateDone && !r.Steps[i].IsUndone()
 }
 
-// Participants' words that mean the same whatever the saga.
+// Reasons of participants that mean the same in every saga.
 const (
 	// reasonStarted: an effect outside of the participant's database is under way.
 	reasonStarted = "started"
-	// reasonUnseen: what is to be undone never came.
+	// reasonUnseen: the step to undo never came.
 	reasonUnseen = "unseen"
 )
 
-// tooLate tells whether a compensation is refused because its participant has done the pivot, or what stands behind it.
+// tooLate tells whether a compensation is refused because its participant has done the pivot, or a step after it.
 func (r *Row) tooLate(s *Step, l Learned) bool {
 	return l.Outcome == saga.Rejected && s.TooLate != "" && l.Reason == s.TooLate && r.pivot() != nil
 }
@@ -308,7 +309,7 @@ func (r *Row) recordDo(i int, a Attempt, l Learned) Standing {
 	return r.standing()
 }
 
-// recordUnknown notes an attempt that brought no outcome to go on with.
+// recordUnknown records an attempt without an outcome.
 func (r *Row) recordUnknown(i int, a Attempt, l Learned) {
 	s := &r.Steps[i]
 	if a.Undo {
@@ -325,7 +326,7 @@ func (r *Row) recordUnknown(i int, a Attempt, l Learned) {
 	r.callForAttention(s.Name, s.Attempts, a, l)
 }
 
-// stepEnded goes on from a step that is done.
+// stepEnded moves on from a step that is done.
 func (r *Row) stepEnded(i int) {
 	r.Steps[i].EndedAt = r.moment()
 	r.progress()
@@ -390,7 +391,7 @@ func superseded(format string, args ...any) Pass {
 	return Pass{Leave: Superseded, Reason: fmt.Sprintf(format, args...)}
 }
 
-// Text tells people what went wrong: the participant's word, its sentence, or both.
+// Text tells people what went wrong: the reason, the sentence, or both.
 func (l Learned) Text() string {
 	switch {
 	case l.Outcome == saga.Applied:

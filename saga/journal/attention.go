@@ -9,7 +9,7 @@ import (
 
 // Attention says why a saga waits for an operator.
 type Attention struct {
-	// Step is the step or the compensation that is stuck; empty where it is the run itself.
+	// Step is the step or compensation that is stuck; empty if the run itself is.
 	Step string `json:"step"`
 	// Code is the cause as a word.
 	Code  AttentionCode `json:"code"`
@@ -19,11 +19,11 @@ type Attention struct {
 	Since     time.Time `json:"since"`
 	Attempts  int       `json:"attempts"`
 	LastError string    `json:"last_error"`
-	// Next is when it is tried again by itself.
+	// Next is when it is tried again.
 	Next time.Time `json:"next"`
 }
 
-// callForAttention makes the saga one that waits for an operator, if its patience is at an end or waiting is no use.
+// callForAttention calls an operator if patience is at its end or waiting is no use.
 func (r *Row) callForAttention(step string, attempts int, a Attempt, l Learned) {
 	code := l.Attention
 	switch {
@@ -60,7 +60,7 @@ func cause(code AttentionCode, step string, attempts int, participant string) st
 	return fmt.Sprintf("%s has failed %d times", step, attempts)
 }
 
-// attend sets the attention that the saga needs; what was called for before keeps its time.
+// attend sets the attention that the saga needs. An earlier attention keeps its time.
 func (r *Row) attend(a Attention) {
 	a.Since = r.Now
 	if r.Attention != nil && r.Attention.Step == a.Step {
@@ -70,7 +70,7 @@ func (r *Row) attend(a Attention) {
 	r.setStatus(NeedsAttention)
 }
 
-// progress notes that something was learned for good.
+// progress records that something is known for good.
 func (r *Row) progress() {
 	r.FruitlessRuns = 0
 	r.Attention = nil

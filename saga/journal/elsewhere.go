@@ -6,14 +6,14 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// A saga that is Elsewhere is driven by its participants among themselves, by events; a run drives it only once its time is up. Whoever
-// hears their events notes here what they tell: in any order, and what a later one has told includes what an earlier one would have.
+// A saga that is Elsewhere is driven by its participants, by events; a run drives it only once its time is up. Whoever hears the
+// events notes here what they tell. They come in any order; what a later one tells includes what an earlier one would have told.
 
-// elsewherePatience is how long to wait for the events that must follow from one that was heard, before a run takes over. Too
-// short takes over what is only slow, which does no harm; too long leaves a saga waiting for a lost event.
+// elsewherePatience is how long to wait for the events that must follow one that was heard, before a run takes over. Too short
+// takes over what is only slow, which does no harm; too long leaves a saga waiting for a lost event.
 const elsewherePatience = 2 * time.Minute
 
-// Stands is where every step and the phase stand, to be compared: hearing the same again changes nothing of it.
+// Stands tells the state of every step and the phase, to compare: hearing the same event again does not change it.
 func (r *Row) Stands() string {
 	stands := string(r.Phase)
 	for _, s := range r.Steps {
@@ -22,7 +22,7 @@ func (r *Row) Stands() string {
 	return stands
 }
 
-// HeardDone notes that steps are done, and that the one behind them is next.
+// HeardDone notes that steps are done, and that the next one is under way.
 func (r *Row) HeardDone(steps ...string) {
 	for _, name := range steps {
 		s := &r.Steps[r.Plan.Index(name)]
@@ -58,11 +58,11 @@ func (r *Row) HeardRefused(step, reason string) {
 	r.CheckAt = r.Now.Add(elsewherePatience)
 }
 
-// HeardPivot notes that the pivot was applied: from here on the saga goes forward, also if it was being undone, because it was
-// applied before anybody could say no.
+// HeardPivot notes that the pivot was applied. From here on the saga goes forward, even if it was being undone: the pivot came
+// before anybody could say no.
 func (r *Row) HeardPivot() {
 	if r.refunding() {
-		return // That is known, and an operator has decided to take it back.
+		return // An operator knew that, and decided to take it back.
 	}
 	if r.Phase != saga.Pivoted {
 		r.Verdict, r.Reason, r.ReasonCode, r.Attention = "", "", "", nil
@@ -85,7 +85,7 @@ func (r *Row) HeardPivot() {
 	r.HeardDone(done...)
 }
 
-// HeardUndone notes that what was done is gone, but for what an operator has refunded: nobody but its own participant tells of that.
+// HeardUndone notes that what was done is gone, except what an operator has refunded: of that only its own participant tells.
 func (r *Row) HeardUndone() {
 	refunding := r.refunding()
 	for i := range r.Steps {
@@ -107,7 +107,7 @@ func (r *Row) HeardCompleted() {
 	r.finish(Confirmed, "", "")
 }
 
-// TakeOver tells whether a run must drive the saga from now on, and turns it back if something stands against going forward.
+// TakeOver tells whether a run must drive the saga from now on. It turns the saga back if it must not go forward.
 func (r *Row) TakeOver() bool {
 	if r.Phase != saga.Forward {
 		r.LookAgain()
@@ -118,7 +118,7 @@ func (r *Row) TakeOver() bool {
 		r.CheckAt = r.Deadline
 		return false
 	}
-	// Whatever was heard so far, more may have been done.
+	// More may have been done than was heard.
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		if s.Pivot {

@@ -56,6 +56,28 @@ func TestARefundNeedsSomethingThatUndoesThePivot(t *testing.T) {
 	}
 }
 
+// What stands behind the pivot has no compensation, so a refund leaves it, and says so.
+func TestARefundTellsWhatItLeavesInPlace(t *testing.T) {
+	definition, err := saga.Define("trip", 1,
+		saga.Do("hold-seat").At("airline").UndoneBy("free-seat"), saga.Pivot("charge-card").At("bank").UndoneBy("pay-back"),
+		saga.Do("send-ticket").At("airline").NothingToUndo(), saga.Do("send-vouchers").At("agency").NothingToUndo())
+	require.NoError(t, err)
+	r := journal.Begin("trip-1", definition.Plan(), noon, time.Hour)
+	for _, step := range []string{"hold-seat", "charge-card", "send-ticket"} {
+		does(t, r, step, false, saga.Applied)
+	}
+	does(t, r, "send-vouchers", false, saga.Rejected)
+	what, refused := r.Refund("send-vouchers", "ops", "there are no vouchers")
+	require.NoError(t, refused)
+	require.Equal(t, "it is undone by free-seat, and then by pay-back; send-ticket is done, and nothing undoes it", what)
+	require.Equal(t, journal.StateDone, r.Steps[2].State)
+	require.Equal(t, journal.StateSkipped, r.Steps[3].State)
+	does(t, r, "hold-seat", true, saga.Applied)
+	does(t, r, "charge-card", true, saga.Applied)
+	require.Equal(t, journal.Cancelled, r.Status)
+	require.True(t, r.Steps[2].InPlace())
+}
+
 func TestARefusalBehindThePivotUndoesNothingAndCallsForSomebody(t *testing.T) {
 	r := trip(t, saga.Pivot("charge-card").At("bank"))
 	does(t, r, "hold-seat", false, saga.Applied)

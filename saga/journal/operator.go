@@ -9,10 +9,10 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// ErrState: the state of the saga does not allow what was asked for. The error that wraps it is a Refusal.
+// ErrState: the saga's state does not allow what was asked. The error that wraps it is a Refusal.
 var ErrState = errors.New("the state of the saga does not allow it")
 
-// Refusal is ErrState with what is so instead, in a sentence for people.
+// Refusal is ErrState and, in a sentence, what is so instead.
 type Refusal struct{ Why string }
 
 // Error is ErrState's text and the sentence.
@@ -21,14 +21,14 @@ func (r *Refusal) Error() string { return ErrState.Error() + ": " + r.Why }
 // Unwrap is ErrState.
 func (r *Refusal) Unwrap() error { return ErrState }
 
-// CancelOutcome says what became of the wish to cancel.
+// CancelOutcome says what became of a request to cancel.
 type CancelOutcome string
 
-// What can become of it.
+// The outcomes.
 const (
 	// CancelAccepted: the next fence turns the saga back.
 	CancelAccepted CancelOutcome = "accepted"
-	// CancelUnderWay: it was being undone, or was asked to be, before.
+	// CancelUnderWay: it is being undone, or a cancel stands already.
 	CancelUnderWay CancelOutcome = "under-way"
 	// CancelDone: it is cancelled, nothing is held.
 	CancelDone CancelOutcome = "done"
@@ -47,7 +47,7 @@ const (
 	ProofWord Proof = "word"
 )
 
-// Cancel asks that the saga be undone; it says what became of the wish.
+// Cancel asks for the saga to be undone.
 func (r *Row) Cancel(reason string) CancelOutcome {
 	switch {
 	case r.Status == Cancelled:
@@ -66,12 +66,13 @@ func (r *Row) Cancel(reason string) CancelOutcome {
 	}
 	r.expectNews(0)
 	if r.Elsewhere {
-		r.CheckAt = r.Now // There is no run that would see the cancel: the orchestrator takes over.
+		r.CheckAt = r.Now // No run would see the cancel: the orchestrator takes over.
 	}
 	return CancelAccepted
 }
 
-// Approve lets a saga that awaits a decision go on. What was done is a sentence, and why not a Refusal, as for all wishes below.
+// Approve lets a saga that awaits a decision go on. what says in a sentence what was done; refused is a Refusal. The methods below
+// answer alike.
 func (r *Row) Approve(actor string) (what string, refused error) {
 	s, refused := r.openApproval()
 	switch {
@@ -81,7 +82,7 @@ func (r *Row) Approve(actor string) (what string, refused error) {
 		return "", refused
 	}
 	s.State, s.Reference, s.EndedAt = StateDone, actor, r.moment()
-	// Its deadline rested.
+	// The deadline did not run meanwhile.
 	r.Deadline = r.Deadline.Add(r.Now.Sub(*s.StartedAt))
 	r.PastDeadline = !r.Deadline.After(r.Now)
 	next := &r.Steps[r.Plan.Index(s.Name)+1]
@@ -108,7 +109,7 @@ func (r *Row) Reject(actor, reason string) (what string, refused error) {
 	return "it is rejected, and what it holds is given back", nil
 }
 
-// openApproval returns the approval, if there is one, and why nobody can decide it now.
+// openApproval returns the approval, or why nobody can decide it now.
 func (r *Row) openApproval() (*Step, error) {
 	s := r.Decision()
 	if s == nil {
@@ -129,7 +130,7 @@ func (r *Row) openApproval() (*Step, error) {
 	return s, refused
 }
 
-// at resolves the name of the step or compensation that the saga is at, or says why it cannot be settled.
+// at finds the step or compensation that the saga is at, by name, or says why it cannot be settled.
 func (r *Row) at(name string) (s *Step, undo bool, refused error) {
 	switch current := r.AtStep(); {
 	case r.Phase == Final:
@@ -160,15 +161,15 @@ func (r *Row) Retry(step string) (what string, refused error) {
 	if a := r.Attention; a != nil && a.Step == "" {
 		return refuse("%s: `redrive` starts another run", a.Cause)
 	}
-	// The run is woken right after this. If it does not follow, the sweeper finds out why.
+	// The caller wakes the run right after this. If the run does not follow, the sweeper finds out why.
 	r.Pokes, r.CheckAt = 0, r.Now.Add(retryAgain)
 	return step + " is tried at once", nil
 }
 
-// retryAgain is when the sweeper looks whether a run has followed an operator's wish to try again, and takes over if it has not.
+// retryAgain is when the sweeper looks whether a run has followed a Retry. If not, it takes over.
 const retryAgain = 3 * time.Second
 
-// Settle takes the step or compensation that the saga is at as done.
+// Settle counts the step or compensation that the saga is at as done.
 func (r *Row) Settle(step string, proof Proof) (what string, refused error) {
 	s, undo, refused := r.at(step)
 	switch {
@@ -197,7 +198,8 @@ func (r *Row) Settle(step string, proof Proof) (what string, refused error) {
 	return fmt.Sprintf("%s is taken as done, %s; it is %s", step, by, r.Status), nil
 }
 
-// Refund turns a saga back whose pivot was applied: a new run undoes what stands before the pivot, and then the pivot.
+// Refund turns back a saga whose pivot was applied: a new run undoes what comes before the pivot, and then the pivot. What is done
+// behind the pivot stays, since nothing undoes it, and the sentence names it.
 func (r *Row) Refund(step, actor, reason string) (what string, refused error) {
 	if _, _, refused := r.at(step); refused != nil {
 		return "", refused
@@ -215,16 +217,18 @@ func (r *Row) Refund(step, actor, reason string) (what string, refused error) {
 	}
 	r.Verdict, r.Reason, r.ReasonCode = Cancelled, "refunded: "+reason, codeRefunded
 	r.Attention = nil
-	before, undoing := true, []string(nil)
+	before, undoing, stays := true, []string(nil), ""
 	for i := range r.Steps {
 		s := &r.Steps[i]
 		switch {
 		case s.Pivot:
 			s.CompensationState, before = CompensationPending, false
+		case !before && s.IsDone():
+			stays += "; " + s.Name + " is done, and nothing undoes it"
 		case !before:
 			s.State = StateSkipped
 		case s.IsDone() && s.Compensation != "" && s.Participant != pivot.Participant:
-			// What the pivot's participant held before was used up by the pivot.
+			// The pivot used up what its participant held before.
 			s.CompensationState = CompensationPending
 			undoing = append(undoing, s.Compensation)
 		}
@@ -233,10 +237,10 @@ func (r *Row) Refund(step, actor, reason string) (what string, refused error) {
 	r.nextCompensation()
 	r.FruitlessRuns = 0
 	r.newRun(actor, "refund: "+reason)
-	return "it is undone by " + strings.Join(append(undoing, "and then by "+pivot.Compensation), ", "), nil
+	return "it is undone by " + strings.Join(append(undoing, "and then by "+pivot.Compensation), ", ") + stays, nil
 }
 
-// Redrive hands an open saga to a new run, on another engine if one is named.
+// Redrive gives an open saga a new run, on another engine if one is named.
 func (r *Row) Redrive(engine, actor, reason string) (what string, refused error) {
 	switch {
 	case r.Phase == Final:
@@ -252,7 +256,7 @@ func (r *Row) Redrive(engine, actor, reason string) (what string, refused error)
 	if engine != "" && engine != r.Engine {
 		what += fmt.Sprintf(", on engine %s instead of %s", engine, r.Engine)
 		r.Engine = engine
-		r.CheckAt = r.Now // Its sweeper starts the run.
+		r.CheckAt = r.Now // That engine's sweeper starts the run.
 	}
 	return what, nil
 }
@@ -261,7 +265,7 @@ func refuse(format string, args ...any) (string, error) {
 	return "", &Refusal{Why: fmt.Sprintf(format, args...)}
 }
 
-// standsAs is how a saga stands, for a sentence.
+// standsAs is the state of the saga in a sentence.
 func (r *Row) standsAs() string {
 	text := "it is " + string(r.Status)
 	if r.Reason != "" {

@@ -1,15 +1,10 @@
 package journal
 
-import (
-	"strings"
-	"unicode/utf8"
-
-	"github.com/checkoutsaga/orchestrator/saga"
-)
+import "github.com/checkoutsaga/orchestrator/saga"
 
 // Reply is what a run is told whose attempt may not go ahead; mayGo where it may.
 func (p Pass) Reply(a Attempt) (reply saga.Reply, mayGo bool) {
-	reply = saga.Reply{Step: a.Step, Reason: Cut(p.Reason)}
+	reply = saga.Reply{Step: a.Step, Reason: p.Reason}
 	switch p.Leave {
 	case Superseded:
 		reply.Outcome = saga.Superseded
@@ -27,7 +22,7 @@ func (p Pass) Reply(a Attempt) (reply saga.Reply, mayGo bool) {
 
 // Reply is what a run is told of what its attempt taught, once that is recorded.
 func (s Standing) Reply(a Attempt, l Learned) saga.Reply {
-	reply := saga.Reply{Step: a.Step, Outcome: l.Outcome, Reason: Cut(l.Reason)}
+	reply := saga.Reply{Step: a.Step, Outcome: l.Outcome, Reason: l.Reason}
 	switch s {
 	case Over:
 		reply.Outcome, reply.Reason = saga.Superseded, ""
@@ -37,17 +32,4 @@ func (s Standing) Reply(a Attempt, l Learned) saga.Reply {
 		reply.TurnBack = l.Outcome == saga.Applied
 	}
 	return reply
-}
-
-// Cut shortens a text to MaxDetail bytes of valid UTF-8, so that histories and rows stay small and storable.
-func Cut(text string) string {
-	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), "")
-	if len(text) <= MaxDetail {
-		return text
-	}
-	text = text[:MaxDetail]
-	for !utf8.ValidString(text) {
-		text = text[:len(text)-1]
-	}
-	return text
 }

@@ -19,21 +19,21 @@ type Saga struct {
 	StartedAt time.Time
 	UpdatedAt time.Time
 	Deadline  time.Time
-	// ApprovalDeadline is until when it may await approval; nil until it does.
+	// ApprovalDeadline is when the time to approve ends; nil until it begins.
 	ApprovalDeadline *time.Time
 	EndedAt          *time.Time
 	// ReasonCode is the reason as a word.
 	ReasonCode string
-	// Reason says why it did not end confirmed, or is on its way not to.
+	// Reason says why it did not, or will not, end confirmed.
 	Reason    string
 	Attention *Attention
-	// Plan is the list with which it was accepted, Steps how far each of it is.
+	// Plan is the list with which it was accepted; Steps has the state of each.
 	Plan  saga.Plan
 	Steps []Step
 }
 
-// Row is a saga as a transaction sees it, and the only place where its phase and status change. Its methods decide and change the struct;
-// whoever stores it reads and writes it.
+// Row is a saga as a transaction sees it. Its phase and status change only here. Its methods decide and change the struct; whoever
+// stores it reads and writes it.
 type Row struct {
 	Saga
 	// Verdict is how it ends once it is undone; empty while it goes forward.
@@ -46,16 +46,16 @@ type Row struct {
 	PastDeadline bool
 	PastApproval bool
 	Now          time.Time
-	// ApprovalWait is how long it may await approval; zero where its plan has no decision.
+	// ApprovalWait is how long it may await approval; zero if its plan has no decision.
 	ApprovalWait time.Duration
 	// StartedRun is the newest run that the engine is known to have started.
 	StartedRun int
-	// Pokes counts the wake-up calls since anything happened, FruitlessRuns the runs that got nowhere.
+	// Pokes counts the wake-up calls without an effect, FruitlessRuns the runs without progress.
 	Pokes         int
 	FruitlessRuns int
 	// CheckAt is when the sweeper looks at it; zero once it is final.
 	CheckAt time.Time
-	// Elsewhere says that its participants drive it among themselves, by events; see HeardDone.
+	// Elsewhere says that its participants drive it, by events; see HeardDone.
 	Elsewhere bool
 
 	// Ended says that this transaction ended it. Entries and Commands are written with the row.
@@ -85,7 +85,7 @@ type Entry struct {
 	Error    string
 }
 
-// Step is one step of the plan, and how far it is.
+// Step is a step of the plan and its state.
 type Step struct {
 	saga.Step
 	// State is one of the State… constants.
@@ -96,9 +96,9 @@ type Step struct {
 	Error     string
 	// Reference is the participant's own.
 	Reference string
-	// ValidUntil is until when the effect lasts by itself; nil where it has no such end.
+	// ValidUntil is when the effect ends by itself; nil if it does not.
 	ValidUntil *time.Time
-	// Output is what its participant gave back, as JSON; nil where it gave nothing.
+	// Output is what the participant gave back, as JSON; nil for nothing.
 	Output json.RawMessage
 	// CompensationState is one of the Compensation… constants.
 	CompensationState string
@@ -115,7 +115,7 @@ func (s *Step) IsUndone() bool {
 	return s.CompensationState == CompensationDone || s.CompensationState == CompensationResolved
 }
 
-// InPlace tells whether the participant holds or did something for the saga by this step, as far as the row knows.
+// InPlace tells whether the step has an effect at its participant, as far as the row knows.
 func (s *Step) InPlace() bool { return s.IsDone() && !s.IsUndone() }
 
 // AtStep is the step or compensation that the saga is at; empty once it is final.
@@ -136,7 +136,7 @@ func (s *Saga) AtStep() string {
 	return ""
 }
 
-// RunPhase is the phase that a run of the saga begins in.
+// RunPhase is the phase in which a run of the saga begins.
 func (s *Saga) RunPhase() saga.Phase {
 	if i := s.Plan.Pivot(); i >= 0 && s.Phase == saga.Undoing && s.Steps[i].CompensationState != CompensationNotNeeded {
 		return saga.Reversing
@@ -147,7 +147,7 @@ func (s *Saga) RunPhase() saga.Phase {
 // ID names the saga.
 func (s *Saga) ID() saga.ID { return saga.ID{Definition: s.Plan.Definition, Key: s.Key} }
 
-// Begin is the row of a saga that is accepted now: its first step is the next to be tried.
+// Begin is the row of a saga that is accepted now. Its first step is next.
 func Begin(key string, plan saga.Plan, now time.Time, deadline time.Duration) *Row {
 	r := &Row{Now: now, CheckAt: now.Add(StartPatience)}
 	r.Key, r.Plan, r.Steps = key, plan, FirstSteps(plan)
@@ -166,7 +166,7 @@ func FirstSteps(plan saga.Plan) []Step {
 	return steps
 }
 
-// Driven tells whether a run drives the saga; one that is Elsewhere is driven by events until its time is up.
+// Driven tells whether a run drives the saga. One that is Elsewhere is driven by events until its time is up.
 func (r *Row) Driven() bool { return !r.Elsewhere || r.StartedRun > 0 }
 
 // Decision is the step that a person decides; nil if the plan has none.
@@ -229,7 +229,7 @@ func (r *Row) standing() Standing {
 	return GoOn
 }
 
-// moment is the row's time, apart from the row.
+// moment is a copy of the row's time.
 func (r *Row) moment() *time.Time {
 	now := r.Now
 	return &now

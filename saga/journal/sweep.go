@@ -7,20 +7,20 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// patience is how long the sweeper leaves a saga alone in which nothing is written: an attempt takes at most 9 s
-// (activities: fence, call, record) and the engine some more to deliver it. Too short pokes what is merely slow, too long delays what was lost.
+// patience is how long the sweeper leaves a saga alone that writes nothing: an attempt takes at most 9 s (fence, call, record), and
+// the engine needs some time to deliver it. Too short pokes what is merely slow; too long delays what was lost.
 const patience = 20 * time.Second
 
-// StartPatience is how long it leaves alone a run that the engine is not known to have started. Starting it again is harmless,
-// and nothing else would start it.
+// StartPatience is the same for a run that the engine is not known to have started. Starting it again is harmless, and nothing else
+// would start it.
 const StartPatience = 5 * time.Second
 
-// deadlineSlack is how long after a deadline the sweeper looks whether the run has seen it. The run has a timer of its own, which
-// may be lost or far behind.
+// deadlineSlack is how long after a deadline the sweeper looks whether the run has seen it. The run's own timer may be lost or
+// late.
 const deadlineSlack = time.Second
 
-// expectNews lets the sweeper look again when nothing has come for its patience after a wait. A time that is nearly that
-// already stays: a saga that goes on quickly then changes no index.
+// expectNews makes the sweeper look again when nothing has come for its patience after a wait. A time close enough stays, so that a
+// quick saga changes no index.
 func (r *Row) expectNews(wait time.Duration) {
 	due := r.Now.Add(wait + patience)
 	if end := r.Deadline.Add(deadlineSlack); r.Phase == saga.Forward && !r.awaitsApproval() && end.After(r.Now) && end.Before(due) {
@@ -31,7 +31,7 @@ func (r *Row) expectNews(wait time.Duration) {
 	}
 }
 
-// LookAgain lets the sweeper look again after its patience, which is shorter for a run that may not have been started.
+// LookAgain makes the sweeper look again after its patience, which is shorter for a run that may not have been started.
 func (r *Row) LookAgain() {
 	wait := patience
 	if r.StartedRun < r.Run {
@@ -40,7 +40,7 @@ func (r *Row) LookAgain() {
 	r.CheckAt = r.Now.Add(wait)
 }
 
-// SettleUntouched ends a saga that nobody was ever asked about, if something stands against going forward.
+// SettleUntouched ends a saga about which nobody was asked, if it must not go forward.
 func (r *Row) SettleUntouched() bool {
 	b := r.wayBarred()
 	if r.Touched || r.Phase != saga.Forward || b == nil {
@@ -50,17 +50,17 @@ func (r *Row) SettleUntouched() bool {
 	return true
 }
 
-// maxFruitlessRuns is how many runs the sweeper starts without any progress before it calls for a person.
+// maxFruitlessRuns is how many runs without progress the sweeper starts before it calls an operator.
 const maxFruitlessRuns = 3
 
-// NextRun hands the saga to a new run, which continues in the row's phase.
+// NextRun gives the saga a new run, which goes on in the row's phase.
 func (r *Row) NextRun(why string) {
 	r.FruitlessRuns++
 	r.newRun(ActorSweeper, why)
 	if r.FruitlessRuns <= maxFruitlessRuns {
 		return
 	}
-	// It is tried on, ever more seldom: what was wrong may be mended without anybody thinking of this saga.
+	// Runs go on, ever more seldom: what was wrong may be mended without anybody thinking of this saga.
 	r.CheckAt = r.Now.Add(seldom(r.FruitlessRuns - maxFruitlessRuns))
 	r.attend(Attention{
 		Code: AttentionNoProgress, Cause: fmt.Sprintf("%d runs made no progress", r.FruitlessRuns-1),
@@ -68,10 +68,10 @@ func (r *Row) NextRun(why string) {
 	})
 }
 
-// seldom is how long to wait before the n-th try of something that did not help before.
+// seldom is how long to wait before the n-th repeat of what did not help before.
 func seldom(n int) time.Duration { return min(time.Hour, 5*time.Minute<<min(n-1, 6)) }
 
-// newRun makes a new run the only one that is listened to.
+// newRun makes a new run the only one that may act.
 func (r *Row) newRun(actor, why string) {
 	r.Run++
 	r.Pokes = 0
@@ -79,17 +79,17 @@ func (r *Row) newRun(actor, why string) {
 	r.Entries = append(r.Entries, Entry{Kind: "status", Attempt: r.Run, Actor: actor, Outcome: "run", Reason: why})
 }
 
-// ActorSweeper stands for the sweeper where people are named.
+// ActorSweeper is the sweeper's name where others are people's.
 const ActorSweeper = "sweeper"
 
-// stoppedPause is how long after its first run stopped a saga gets the next one: Dapr 1.18.2 garbles the history of a run now and then
-// whose store goes away in the middle of a turn (docs/decisions/0019), and the next run does well. With patience it stays below the
-// 60 s in which work goes on (I8).
+// stoppedPause is how long after its first run stopped a saga gets the next one. Dapr 1.18.2 now and then garbles the history of a
+// run whose store goes away in the middle of a turn (docs/decisions/0019), and the next run does well. Together with patience it is
+// less than the 60 s in which work must go on (I8).
 const stoppedPause = 15 * time.Second
 
-// Stopped calls for an operator because the run stopped: its code panicked, or does not fit its history. Nothing was undone. A new
-// run may fare better, but what stops every run must not become a loop: the first comes soon, the others seldom. It returns
-// false if that was called for before and the time for the new run has come.
+// Stopped calls an operator because the run stopped: its code panicked, or does not fit its history. Nothing was undone. A new run
+// may fare better, but must not become a loop: the first comes soon, the others seldom. It returns false if that was called for
+// before and the time for the new run has come.
 func (r *Row) Stopped(why string) (news bool) {
 	if r.Attention != nil && r.Attention.Code == AttentionStopped && r.Attention.Run == r.Run {
 		return false

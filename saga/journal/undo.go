@@ -8,7 +8,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// bar is what stands against going forward: how the saga ends once it is undone, and why, as a word and in words.
+// bar is a reason not to go forward: how the saga ends once it is undone, and why, as a word and in words.
 type bar struct {
 	verdict      Status
 	code, reason string
@@ -23,7 +23,7 @@ const (
 	codeRefunded         = "refunded"
 )
 
-// wayBarred tells what has been learned that stands against going forward; nil if nothing does.
+// wayBarred returns the reason not to go forward; nil if there is none.
 func (r *Row) wayBarred() *bar {
 	switch {
 	case r.Cancelled:
@@ -31,14 +31,14 @@ func (r *Row) wayBarred() *bar {
 	case r.awaitsApproval() && r.PastApproval:
 		return &bar{Expired, codeApprovalDeadline, "nobody approved it in time"}
 	case r.awaitsApproval():
-		return nil // Its own deadline rests until somebody has decided.
+		return nil // Its deadline rests until somebody has decided.
 	case r.PastDeadline:
 		return &bar{Expired, codeDeadline, "the deadline has passed"}
 	}
 	return nil
 }
 
-// turnBack begins undoing what was done or tried; where there is nothing to undo the saga is final at once.
+// turnBack begins to undo what was done or tried. If there is nothing to undo, the saga is final at once.
 func (r *Row) turnBack(because bar) {
 	r.Verdict, r.Reason, r.ReasonCode = because.verdict, because.reason, because.code
 	r.Attention = nil
@@ -57,8 +57,8 @@ func (r *Row) turnBack(because bar) {
 	r.nextCompensation()
 }
 
-// nextCompensation marks the compensation that comes next, or ends the saga after the last. The pivot's comes last: what
-// stands before it may be what somebody gets for it, and must be gone for good first.
+// nextCompensation marks the next compensation, or ends the saga after the last. The pivot's comes last: a step before it may be
+// what somebody gets for the pivot, and must be gone for good first.
 func (r *Row) nextCompensation() {
 	var order []*Step
 	for i := range r.Steps {
@@ -103,8 +103,8 @@ func (r *Row) refunding() bool {
 	return r.RunPhase() == saga.Reversing
 }
 
-// completedAfterAll ends a saga whose pivot was to be taken back, and of which what stands behind the pivot turns out to be done: both
-// sides have what they wanted, so the pivot stays.
+// completedAfterAll ends a saga whose pivot was to be taken back, but whose steps after the pivot turn out to be done. Both sides
+// have what they wanted, so the pivot stays.
 func (r *Row) completedAfterAll() {
 	for i := range r.Steps {
 		s := &r.Steps[i]
@@ -120,7 +120,7 @@ func (r *Row) completedAfterAll() {
 	r.finish(Confirmed, "", "")
 }
 
-// Word is a participant's reason as a word to count by; fallback where it is none.
+// Word is a participant's reason as a word to count by, or fallback if it is none.
 func Word(reason, fallback string) string {
 	if reason == "" || len(reason) > 64 || strings.ContainsFunc(reason, func(c rune) bool {
 		return c != '_' && c != '-' && (c < 'a' || c > 'z') && (c < '0' || c > '9')

@@ -2,8 +2,9 @@ package journal
 
 import "github.com/checkoutsaga/orchestrator/saga"
 
-// Final is the phase of a saga that can change no more; the others are those that a run can begin in. Legal moves: forward → pivoted →
-// final, forward → undoing → final, and pivoted → undoing where the pivot's own refusal is recorded or an operator has it refunded.
+// Final is the phase of a saga that cannot change any more; the others are those that a run can begin in. Legal moves: forward →
+// pivoted → final, forward → undoing → final, and pivoted → undoing when the pivot's own refusal is recorded or an operator has it
+// refunded.
 const Final saga.Phase = "final"
 
 // Status is what people see of a saga.
@@ -21,7 +22,7 @@ const (
 	Expired          Status = "EXPIRED"
 )
 
-// IsFinal tells whether a saga with this status can change no more.
+// IsFinal tells whether a saga with this status cannot change any more.
 func (s Status) IsFinal() bool {
 	return s == Confirmed || s == Rejected || s == Cancelled || s == Expired
 }
@@ -36,7 +37,7 @@ const (
 	CommandRedrive = "redrive"
 )
 
-// AttentionCode says as a word why a saga waits for an operator.
+// AttentionCode is a word for why a saga waits for an operator.
 type AttentionCode string
 
 // The codes.
@@ -45,7 +46,7 @@ const (
 	AttentionFailing AttentionCode = "failing"
 	// AttentionRefused: it is refused, and there is no other way on.
 	AttentionRefused AttentionCode = "refused"
-	// AttentionConflict: the participant knows the key with other contents.
+	// AttentionConflict: the participant knows the key with other content.
 	AttentionConflict AttentionCode = "conflict"
 	// AttentionBadRequest: the participant does not accept the request.
 	AttentionBadRequest AttentionCode = "bad_request"
@@ -53,7 +54,7 @@ const (
 	AttentionBadAnswer AttentionCode = "bad_answer"
 	// AttentionForgotten: the participant does not know what it once confirmed.
 	AttentionForgotten AttentionCode = "forgotten"
-	// AttentionNoProgress: several runs got nowhere.
+	// AttentionNoProgress: several runs made no progress.
 	AttentionNoProgress AttentionCode = "no_progress"
 	// AttentionStopped: a run stopped, because its code panicked or does not fit its history.
 	AttentionStopped AttentionCode = "stopped"

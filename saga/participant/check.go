@@ -20,7 +20,7 @@ import (
 const (
 	// MaxInput bounds a request's input, in bytes of JSON without spaces.
 	MaxInput = 64 << 10
-	// MaxOutput bounds what a participant gives back, in bytes of JSON without spaces. It is kept with the saga and goes to later
+	// MaxOutput bounds what a participant gives back, in bytes of JSON without spaces. It is kept with the saga and given to later
 	// steps.
 	MaxOutput = 4 << 10
 	// MaxDetail is where sentences are cut, in bytes.
@@ -28,11 +28,11 @@ const (
 	// maxReason and maxReference bound words and names, in bytes.
 	maxReason    = 64
 	maxReference = 256
-	// maxDepth bounds how deep JSON is nested. Databases and languages have limits of their own, and lower ones than Go.
+	// maxDepth bounds how deep JSON is nested. Databases and other languages have lower limits than Go.
 	maxDepth = 64
 )
 
-// Direction is what is asked of an operation.
+// Direction is doing or undoing.
 type Direction string
 
 // The directions.
@@ -46,8 +46,8 @@ var (
 	keyForm        = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 )
 
-// Check tells what of a request is not of the contract, as an ErrBadRequest. Handler and Client ask it, and so does whoever calls a
-// participant in process.
+// Check tells what of a request breaks the contract, as an ErrBadRequest. Handler and Client check it; a caller in the same process
+// must do so itself.
 func (r Request) Check() error {
 	bad := r.ID().problems()
 	if r.Attempt < 0 {
@@ -65,7 +65,7 @@ func (r Request) Check() error {
 	return badRequest(bad)
 }
 
-// Check tells what of a name is not of the contract, as an ErrBadRequest.
+// Check tells what of a name breaks the contract, as an ErrBadRequest.
 func (id ID) Check() error { return badRequest(id.problems()) }
 
 func (id ID) problems() (bad []error) {
@@ -83,8 +83,8 @@ func (id ID) problems() (bad []error) {
 
 func badRequest(bad []error) error { return all(ErrBadRequest, bad) }
 
-// Check tells what of an answer is not of the contract, as an ErrBadAnswer. Handler and Client ask it, and so does whoever calls a
-// participant in process. A detail is never wrong: whoever keeps it cuts it.
+// Check tells what of an answer breaks the contract, as an ErrBadAnswer. Handler and Client check it; a caller in the same process
+// must do so itself. A detail is never wrong: its keeper cuts it.
 func (r Result) Check(d Direction) error {
 	var bad []error
 	say := func(wrong bool, format string, args ...any) {
@@ -112,7 +112,7 @@ func (r Result) Check(d Direction) error {
 	return all(ErrBadAnswer, bad)
 }
 
-// all is one error of a kind about all that is wrong, in a line; nil where nothing is.
+// all is one error of a kind for all that is wrong, in one line; nil if nothing is.
 func all(kind error, bad []error) error {
 	if len(bad) == 0 {
 		return nil
@@ -124,7 +124,7 @@ func all(kind error, bad []error) error {
 	return fmt.Errorf("%w: %s", kind, strings.Join(sentences, "; "))
 }
 
-// isWord tells a text that programs compare: no spaces, nothing that is not seen.
+// isWord tells whether programs can compare a text: it has no spaces, and nothing invisible.
 func isWord(s string, most int) bool {
 	return len(s) <= most && isPrintable(s) && !strings.ContainsFunc(s, unicode.IsSpace)
 }
@@ -135,26 +135,19 @@ func isPrintable(s string) bool {
 
 func isWritable(at time.Time) bool { return at.Year() >= 1 && at.Year() <= 9999 }
 
-// cut makes a detail what can be kept and shown: one line of at most MaxDetail bytes.
+// cut makes a detail one line of at most MaxDetail bytes.
 func cut(s string) string {
-	s = strings.Map(func(r rune) rune {
+	line := strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
 		}
 		return ' '
 	}, strings.ToValidUTF8(s, "?"))
-	if len(s) <= MaxDetail {
-		return s
-	}
-	end := MaxDetail
-	for !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return s[:end]
+	return strings.ToValidUTF8(line[:min(len(line), MaxDetail)], "")
 }
 
-// toValue reads JSON for the wire; nil where there is none, which is also what null is. It refuses what would not arrive as it was
-// sent, or could not be kept.
+// toValue reads JSON for the wire; nil for none, and for null. It refuses what would not arrive as it was sent, or could not be
+// kept.
 func toValue(text json.RawMessage, most int) (*structpb.Value, error) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return nil, nil
@@ -162,7 +155,7 @@ func toValue(text json.RawMessage, most int) (*structpb.Value, error) {
 	if len(text) > 2*most { // Spaces do not count, but nobody needs so many.
 		return nil, fmt.Errorf("must be at most %d bytes", most)
 	}
-	// Before anything else reads it: how deep it is, and what it is made of.
+	// Before anything else reads it: its depth, and what it is made of.
 	if err := readJSON(text); err != nil {
 		return nil, err
 	}
@@ -183,7 +176,7 @@ func toValue(text json.RawMessage, most int) (*structpb.Value, error) {
 	return v, nil
 }
 
-// fromValue writes JSON as it came over the wire: without spaces, the names of each object in order.
+// fromValue writes JSON from the wire: without spaces, the names of each object sorted.
 func fromValue(v *structpb.Value) (json.RawMessage, error) {
 	switch v.GetKind().(type) {
 	case nil, *structpb.Value_NullValue:
@@ -200,7 +193,7 @@ func fromValue(v *structpb.Value) (json.RawMessage, error) {
 	return out.Bytes(), nil
 }
 
-// readJSON reads a text for what is no JSON, or is such as not everybody can read.
+// readJSON refuses a text that is no JSON, or that not everybody can read.
 func readJSON(text json.RawMessage) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
@@ -241,7 +234,7 @@ func readJSON(text json.RawMessage) error {
 	}
 }
 
-// fitsDouble tells whether a number is the same when it was read as a double and written again.
+// fitsDouble tells whether a number is the same after it was read as a double and written again.
 func fitsDouble(number string) bool {
 	f, err := strconv.ParseFloat(number, 64)
 	if err != nil {
@@ -252,10 +245,10 @@ func fitsDouble(number string) bool {
 	return digits == againDigits && (digits == "" || exponent == againExponent)
 }
 
-// decimal is a number as its digits, without zeros at either end, and the power of ten of the last one.
+// decimal is a number as its digits, without zeros at either end, and the power of ten of the last digit.
 func decimal(number string) (digits string, exponent int) {
 	mantissa, power, _ := strings.Cut(strings.ToLower(strings.TrimPrefix(number, "-")), "e")
-	exponent, _ = strconv.Atoi(power) // Out of range was out of range for a double, or is zero.
+	exponent, _ = strconv.Atoi(power) // A power out of range was out of range for a double too, or is zero's.
 	whole, fraction, _ := strings.Cut(mantissa, ".")
 	digits = strings.TrimLeft(whole+fraction, "0")
 	exponent -= len(fraction)

@@ -22,9 +22,9 @@ var (
 	_ Keeper      = (*Remote)(nil)
 )
 
-// Client calls the participant that serves the contract at an address, such as "http://127.0.0.1:8090", by plain HTTP with JSON. What
-// the way there needs beside that is for the HTTP client's transport to add: for Dapr the address is the sidecar's, and the header
-// dapr-app-id names the participant. A nil HTTP client is Go's own.
+// Client calls the participant at an address, such as "http://127.0.0.1:8090", by plain HTTP with JSON. The HTTP client's transport
+// adds what the way there needs: on Dapr the address is the sidecar's, and the header dapr-app-id names the participant. A nil HTTP
+// client is Go's own.
 func Client(web *http.Client, address string, options ...connect.ClientOption) *Remote {
 	if web == nil {
 		web = http.DefaultClient
@@ -33,12 +33,12 @@ func Client(web *http.Client, address string, options ...connect.ClientOption) *
 	return &Remote{participantv1connect.NewParticipantServiceClient(web, address, options...)}
 }
 
-// Do is Participant's.
+// Do implements Participant.
 func (c *Remote) Do(ctx context.Context, r Request) (Result, error) {
 	return ask(ctx, r, Doing, c.calls.Do)
 }
 
-// Undo is Participant's.
+// Undo implements Participant.
 func (c *Remote) Undo(ctx context.Context, r Request) (Result, error) {
 	return ask(ctx, r, Undoing, c.calls.Undo)
 }
@@ -59,7 +59,7 @@ func ask(ctx context.Context, r Request, d Direction, asks func(context.Context,
 	return result, nil
 }
 
-// Get is Participant's.
+// Get implements Participant.
 func (c *Remote) Get(ctx context.Context, id ID) (Operation, error) {
 	if err := id.Check(); err != nil {
 		return Operation{}, err
@@ -74,7 +74,7 @@ func (c *Remote) Get(ctx context.Context, id ID) (Operation, error) {
 	return operationOf(answer.Msg.Operation, id)
 }
 
-// List is Keeper's.
+// List implements Keeper.
 func (c *Remote) List(ctx context.Context, q Query) (Page, error) {
 	request := &participantv1.ListRequest{
 		Definition: q.Definition, Keys: q.Keys, Since: toTime(q.Since), PageSize: int32(min(max(q.PageSize, 0), 1000)), PageToken: q.PageToken,
@@ -94,7 +94,7 @@ func (c *Remote) List(ctx context.Context, q Query) (Page, error) {
 	return page, nil
 }
 
-// Forget is Keeper's.
+// Forget implements Keeper.
 func (c *Remote) Forget(ctx context.Context, definition string, keys []string) (Forgotten, error) {
 	answer, err := c.calls.Forget(ctx, connect.NewRequest(&participantv1.ForgetRequest{Definition: definition, Keys: keys}))
 	if err != nil {
@@ -107,7 +107,7 @@ func (c *Remote) Forget(ctx context.Context, definition string, keys []string) (
 	return forgotten, nil
 }
 
-// fromWire gives an error its meaning. It has one only where the participant has sent it: the library's own errors have codes, too.
+// fromWire gives an error its meaning. Only an error that the participant has sent has one: the library's own have codes too.
 func fromWire(err error) error {
 	var sent *connect.Error
 	switch {
@@ -119,7 +119,7 @@ func fromWire(err error) error {
 		return err
 	}
 	for _, c := range codes {
-		if c.code == sent.Code() && !errors.Is(c.err, ErrBadAnswer) { // That one is the participant's own mistake, and it knows no more.
+		if c.code == sent.Code() && !errors.Is(c.err, ErrBadAnswer) { // ErrBadAnswer is the participant's own mistake; it means nothing else.
 			return &told{kind: c.err, text: cut(sent.Message())}
 		}
 	}

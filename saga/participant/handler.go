@@ -17,24 +17,24 @@ import (
 )
 
 const (
-	// maxRequest bounds what is read of a request: 64 KiB of input may be several times as long with each character escaped, and
+	// maxRequest bounds what is read of a request: 64 KiB of input may be several times as long once each character is escaped, and
 	// 1,000 keys have 70 kB.
 	maxRequest = 1 << 20
 	// maxAnswer bounds what is read of an answer: a page of 1,000 operations with the longest names has less than that.
 	maxAnswer = 4 << 20
 )
 
-// Handler serves a participant over Connect, which is also plain HTTP with JSON: mount what it returns at the pattern. Requests that
-// break a rule of the contract are refused before p sees them, and answers that do are never sent. List and Forget are answered
-// where p is a Keeper. The options go to Connect; who calls is for whoever mounts it to know.
+// Handler serves a participant over Connect, which is also plain HTTP with JSON: mount handler at pattern. Requests that break the
+// contract are refused before p sees them, and answers that do are never sent. List and Forget work if p is a Keeper. The options
+// go to Connect. Who may call is for the server to check.
 func Handler(p Participant, options ...connect.HandlerOption) (pattern string, handler http.Handler) {
-	options = append([]connect.HandlerOption{
-		connect.WithReadMaxBytes(maxRequest),
+	options = append([]connect.HandlerOption{connect.WithReadMaxBytes(maxRequest)}, options...)
+	options = append(options,
+		// In place of a JSON among the others: that of the contract passes over fields that it does not know.
 		connect.WithCodec(plainJSON{"json"}),
 		connect.WithCodec(plainJSON{"json; charset=utf-8"}),
-	}, options...)
-	// After the others, so that those see what is refused here.
-	options = append(options, connect.WithInterceptors(connect.UnaryInterceptorFunc(held)))
+		// After the others, so that they see what is refused here.
+		connect.WithInterceptors(connect.UnaryInterceptorFunc(held)))
 	pattern, handler = participantv1connect.NewParticipantServiceHandler(served{p}, options...)
 	return pattern, http.MaxBytesHandler(handler, maxRequest+1<<10)
 }
@@ -42,7 +42,7 @@ func Handler(p Participant, options ...connect.HandlerOption) (pattern string, h
 // validator keeps the rules of each message from the first time that it is seen.
 var validator = sync.OnceValues(func() (protovalidate.Validator, error) { return protovalidate.New() })
 
-// held holds requests to the rules that stand in the proto file.
+// held checks requests against the rules in the proto file.
 func held(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 		rules, err := validator()
@@ -60,7 +60,7 @@ func held(next connect.UnaryFunc) connect.UnaryFunc {
 	}
 }
 
-// sentence tells of each field that breaks its rule, in a line.
+// sentence tells each field that breaks its rule, in one line.
 func sentence(err error) error {
 	var wrong *protovalidate.ValidationError
 	if !errors.As(err, &wrong) {
@@ -70,7 +70,7 @@ func sentence(err error) error {
 	for _, v := range wrong.Violations {
 		field := protovalidate.FieldPathString(v.Proto.GetField())
 		if field == "" {
-			field = v.Proto.GetRuleId() // A rule about a whole message has the name of the field that it is about.
+			field = v.Proto.GetRuleId() // A rule about a whole message is named after the field that it is about.
 		}
 		all = append(all, field+": "+v.Proto.GetMessage())
 		if len(all) == 20 { // A list may have a thousand.
@@ -122,7 +122,7 @@ func (s served) Get(ctx context.Context, req *connect.Request[participantv1.GetR
 	return connect.NewResponse(answer), nil
 }
 
-// noKeeper is the answer of a participant that offers Do, Undo and Get alone.
+// noKeeper is the answer of a participant that has only Do, Undo and Get.
 func noKeeper() error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("this participant lists and forgets nothing"))
 }
@@ -164,7 +164,7 @@ func (s served) Forget(ctx context.Context, req *connect.Request[participantv1.F
 	return connect.NewResponse(answer), nil
 }
 
-// codes are those of the errors that have a meaning; see the contract.
+// codes are those of the errors with a meaning; see the contract.
 var codes = []struct {
 	err  error
 	code connect.Code
@@ -176,8 +176,8 @@ var codes = []struct {
 	{errors.ErrUnsupported, connect.CodeUnimplemented},
 }
 
-// toWire gives an error its code. One without a meaning is returned as it is, for the server around the handler to tell or to hide.
-// If it has a code that would mean something, it is none of the participant's own, such as that of a service that it has called.
+// toWire gives an error its code. One without a meaning goes to the server around the handler, to tell or to hide. If that one has
+// a code, the code is not the participant's own but, say, that of a service that it has called, and must not pass for it.
 func toWire(err error) error {
 	for _, c := range codes {
 		if errors.Is(err, c.err) {

@@ -12,9 +12,9 @@ import (
 	participantv1 "github.com/checkoutsaga/orchestrator/gen/saga/participant/v1"
 )
 
-// plainJSON is the JSON of both sides, as somebody who serves or calls it by hand reads and writes it: the names of the proto file
-// (idempotency_key), and every field told, so that nobody has to ask whether it is there. A field that the reader does not know is
-// passed over: the two sides are not always of one version.
+// plainJSON is the JSON of both sides, fit to be read and written by hand: with the names of the proto file (idempotency_key), and
+// with every field, so that nobody wonders whether it is there. The reader passes over fields that it does not know: the two sides
+// may be of different versions.
 type plainJSON struct{ name string }
 
 // Name is the content type's.
@@ -41,7 +41,7 @@ func (c plainJSON) Unmarshal(text []byte, message any) error {
 	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(text, m)
 }
 
-// answerJSON is plainJSON for answers: what cannot be read is no answer of the contract.
+// answerJSON is plainJSON for answers: one that cannot be read breaks the contract.
 type answerJSON struct{ plainJSON }
 
 // Unmarshal reads an answer.
@@ -111,7 +111,7 @@ func (o Operation) message() *participantv1.Operation {
 	}
 }
 
-// operationOf reads a record. What it does not say of its name, it says of the operation that was asked for.
+// operationOf reads a record. What it leaves out of its name is that of the operation that was asked for.
 func operationOf(m *participantv1.Operation, asked ID) (Operation, error) {
 	o := Operation{
 		Definition: m.Definition, Key: m.Key, Step: m.Step, Do: outcomeOf(m.Do), Undo: outcomeOf(m.Undo),
@@ -139,7 +139,7 @@ func operationOf(m *participantv1.Operation, asked ID) (Operation, error) {
 	return o, nil
 }
 
-// outcomes are the words of both sides. The empty one is that of what was not asked for.
+// outcomes are the words of both sides. The empty one means that nothing was asked for.
 var outcomes = map[Outcome]participantv1.Outcome{
 	"":           participantv1.Outcome_OUTCOME_UNSPECIFIED,
 	Applied:      participantv1.Outcome_OUTCOME_APPLIED,
@@ -162,7 +162,7 @@ func outcomeOf(m participantv1.Outcome) Outcome {
 			return o
 		}
 	}
-	return Outcome(m.String()) // A number; whoever checks the answer finds it to be none.
+	return Outcome(m.String()) // A number: the check of the answer refuses it.
 }
 
 func toTime(at time.Time) *timestamppb.Timestamp {

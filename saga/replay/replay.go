@@ -1,6 +1,6 @@
-// Package replay tells whether workflow code still fits a recorded history. The engine's own check compares the kind of an
-// action and its number only, so code that calls another activity in the same place passes it and goes wrong; Check runs
-// the code turn by turn and compares names and inputs. It knows the engine's workflow API and nothing else.
+// Package replay tells whether workflow code still fits a recorded history. The engine's own check compares only the kind and
+// number of an action, so code that calls another activity in the same place passes it and goes wrong. Check runs the code turn by
+// turn and compares names and inputs. It knows only the engine's workflow API.
 package replay
 
 import (
@@ -21,10 +21,10 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// Check runs the registered workflow against the history of an instance, one turn after the other, each as the engine
-// did: with the events before it replayed and its own events new. The error tells the first turn in which the code does
-// not do what the history says: which turn, what the history expects and what it got. When a timer fires is not
-// compared: the length of a wait may change while instances run.
+// Check runs the registered workflow against the history of an instance, turn by turn, as the engine did: the events before a turn
+// are replayed and its own are new. The error is about the first turn in which the code does not do what the history says: which
+// turn, what the history expects and what the code did. The time at which a timer fires is not compared: the length of a wait may
+// change while instances run.
 //
 // The history may be that of an instance still under way.
 func Check(registry *task.TaskRegistry, instanceID string, history []*protos.HistoryEvent) error {
@@ -76,7 +76,7 @@ func Save(path string, history []*protos.HistoryEvent) error {
 		if i > 0 {
 			text.WriteString(",\n")
 		}
-		// protojson puts spaces at random, so that nobody compares its bytes.
+		// protojson adds random spaces, so that nobody compares its bytes.
 		if err := json.Compact(text, line); err != nil {
 			return fmt.Errorf("save history %s: event %d: %w", path, i+1, err)
 		}
@@ -92,11 +92,11 @@ func Save(path string, history []*protos.HistoryEvent) error {
 type turn struct {
 	// before and incoming are what the code was given.
 	before, incoming []*protos.HistoryEvent
-	// did is what the code scheduled, by number.
+	// did is what the code did, by number.
 	did map[int32]action
 }
 
-// action is what a turn schedules, in the words in which it is compared.
+// action is what a turn schedules, in the form in which it is compared.
 type action struct {
 	kind string
 	name string
@@ -125,7 +125,7 @@ func split(history []*protos.HistoryEvent) ([]turn, error) {
 	return turns, nil
 }
 
-// recorded reads an event that the code of its turn caused.
+// recorded reads an event that its turn's code caused.
 func recorded(e *protos.HistoryEvent) (action, bool) {
 	switch {
 	case e.GetTaskScheduled() != nil:
@@ -163,7 +163,7 @@ func execute(executor backend.Executor, id string, t turn) (did map[int32]action
 	return did, nil
 }
 
-// scheduled reads what the code does now in the words of recorded.
+// scheduled reads what the code does now, in the form of recorded.
 func scheduled(a *protos.WorkflowAction) action {
 	switch {
 	case a.GetScheduleTask() != nil:
@@ -191,7 +191,7 @@ func completion(status protos.OrchestrationStatus, result string, failure *proto
 	return a
 }
 
-// compare finds the first action that is not as expected, by number.
+// compare finds the first difference, by number.
 func compare(want, got map[int32]action) error {
 	numbers := make(map[int32]bool)
 	for n := range want {
@@ -228,8 +228,8 @@ func same(a, b action) bool {
 	return errX == nil && errY == nil && reflect.DeepEqual(withoutPace(x), withoutPace(y))
 }
 
-// withoutPace leaves out of an activity's input what only says how the saga waits: saga.Policy may change that while runs are under
-// way, as it may change when a timer fires.
+// withoutPace removes from an activity's input what only says how the saga waits. saga.Policy may change that while runs are under
+// way, like the times of timers.
 func withoutPace(input any) any {
 	if fields, is := input.(map[string]any); is {
 		delete(fields, "wait_ms")
@@ -239,7 +239,7 @@ func withoutPace(input any) any {
 	return input
 }
 
-// parse keeps numbers as they are written: a float would make two large amounts equal that are not.
+// parse keeps numbers as they are written: as floats two different large amounts could be equal.
 func parse(text string) (v any, err error) {
 	d := json.NewDecoder(strings.NewReader(text))
 	d.UseNumber()

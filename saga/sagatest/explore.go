@@ -15,21 +15,21 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
-// Exploration plays a definition with its author's own participants: the real interpreter, the real rules of the row and a virtual clock,
-// all in memory. It goes through schedules of trouble and holds every saga to this: it ends; CONFIRMED means that every step is
-// in place; every other end means that nothing is.
+// Exploration plays a definition with its author's own participants: the real interpreter, the real rules of the row and a virtual
+// clock, all in memory. It tries schedules of trouble and demands of every saga: it ends; CONFIRMED means that every step is in
+// place; every other end means that nothing is.
 type Exploration struct {
 	Saga *saga.Definition
-	// Participants makes the author's participants, by name. It is called anew for each schedule. Nil has a Memory for
-	// each, so that the list alone is tried.
+	// Participants makes the author's participants, by name, anew for each schedule. Nil uses a Memory for each, so that only the
+	// list is tried.
 	Participants func() map[string]participant.Participant
-	// Audit, where set, judges the author's own books once a saga has ended, given what Participants made: an error is a broken promise.
-	// OnceOrNothing is one.
+	// Audit, where set, checks the author's own books once a saga has ended, given what Participants made. An error is a broken
+	// promise. OnceOrNothing is one.
 	Audit func(participants map[string]participant.Participant, ended journal.Status) error
-	// Input is what the saga is started with. Nil starts it with nothing, whatever it takes.
+	// Input is the saga's input. Nil is no input, whatever type the saga takes.
 	Input json.RawMessage
-	// Pairs plays every two troubles together too. Without it, each trouble is played alone, after what turns the saga back, and
-	// before what turns it back at once.
+	// Pairs also plays every two troubles together. Without it, each trouble is played alone, after a trouble that turns the saga
+	// back, and right before one.
 	Pairs bool
 }
 
@@ -40,11 +40,11 @@ type Broken struct {
 	What string
 	// Story tells the calls, and what became of each.
 	Story []string
-	// calls is how many there were.
+	// calls is how many calls were made.
 	calls int
 }
 
-// Explore goes through the schedules, the shortest first, and fails the test with the first that breaks a promise.
+// Explore plays the schedules, the shortest first, and fails the test with the first that breaks a promise.
 func (e Exploration) Explore(t testing.TB) {
 	t.Helper()
 	played, broken := e.Find()
@@ -62,7 +62,7 @@ func (e Exploration) Play(t testing.TB, schedule Schedule) {
 	}
 }
 
-// Find is Explore without a test: how many schedules were played, and the first that breaks a promise; nil if none does.
+// Find is Explore without a test. It returns how many schedules were played, and the first that breaks a promise; nil if none does.
 func (e Exploration) Find() (played int, broken *Broken) {
 	try := func(schedule ...At) (calls int, isBroken bool) {
 		played++
@@ -87,7 +87,7 @@ func (e Exploration) Find() (played int, broken *Broken) {
 			}
 		}
 	}
-	// What is quick to play and finds most stands first.
+	// The quick ones that find most stand first.
 	for _, pairs := range []func(first, second At) bool{backAtOnce, onTheWayBack, e.further} {
 		for _, first := range singles {
 			for call := first.Call + 1; call <= ends[first]; call++ {
@@ -104,7 +104,7 @@ func (e Exploration) Find() (played int, broken *Broken) {
 	return played, nil
 }
 
-// backAtOnce tells whether the second trouble turns the saga back right after a step of which nobody may know whether it was done.
+// backAtOnce tells whether the second trouble turns the saga back right after a step whose outcome may be unknown.
 func backAtOnce(first, second At) bool {
 	return !slices.Contains(turning, first.Trouble) && second.Call == first.Call+1 && slices.Contains(turning, second.Trouble)
 }
@@ -112,20 +112,20 @@ func backAtOnce(first, second At) bool {
 // onTheWayBack tells whether the first trouble turns the saga back.
 func onTheWayBack(first, _ At) bool { return slices.Contains(turning, first.Trouble) }
 
-// further tells whether the two are played only where all pairs are.
+// further tells whether the two are played only with Pairs.
 func (e Exploration) further(first, second At) bool {
 	return e.Pairs && !backAtOnce(first, second) && !onTheWayBack(first, second)
 }
 
-// A saga may take so many runs of so many attempts each, that a trouble which passes has passed by then.
+// A saga may take so many runs of so many attempts that a trouble which passes has passed by then.
 const (
 	maxRuns     = 3
 	maxAttempts = 20
-	// downFor is how often a call does not arrive before it does again: more than the policy's patience.
+	// downFor is how many times a call does not arrive, more than the policy's patience.
 	downFor = 14
 )
 
-// play plays one schedule; What is empty if every promise was kept.
+// play plays one schedule. What is empty if every promise was kept.
 func (e Exploration) play(schedule Schedule) Broken {
 	p := &exploring{Exploration: e, schedule: schedule, refused: make(map[string]bool)}
 	if e.Participants != nil {
@@ -172,17 +172,17 @@ type exploring struct {
 	participants map[string]participant.Participant
 	row          *journal.Row
 	calls        int
-	// down is how often the calls of a step still do not arrive.
+	// down is how many more calls of a step do not arrive.
 	down int
-	// late are the calls that are still on their way, refused the steps that were refused for good.
+	// late are the calls that are still on their way; refused are the steps that were refused for good.
 	late    []lateCall
 	refused map[string]bool
 	story   []told
-	// wrong is the first thing that no participant may do.
+	// wrong is the first mistake that no participant may make.
 	wrong error
 }
 
-// drive has runs carry the saga to its end, as the sweeper does: each goes on in the row's phase.
+// drive runs the saga to its end as the sweeper does: each run goes on in the row's phase.
 func (p *exploring) drive() error {
 	for range maxRuns {
 		played, err := Scenario{
@@ -220,7 +220,7 @@ func (p *exploring) attempt(call saga.Call, now time.Time) Answer {
 	}
 	pass, _ := p.row.Fence(a)
 	if pass.Leave == journal.Hold && p.row.Decision() != nil {
-		// Somebody says yes; that it may be no is the same to the steps as a refusal.
+		// Somebody approves; to the steps a no is the same as a refusal.
 		if _, err := p.row.Approve("the exploration"); err == nil {
 			pass, _ = p.row.Fence(a)
 		}
@@ -240,7 +240,7 @@ func (p *exploring) attempt(call saga.Call, now time.Time) Answer {
 	return Answer{Reply: p.row.Record(a, learned).Reply(a, learned)}
 }
 
-// next counts a call, and is the trouble with it.
+// next counts a call, and returns its trouble.
 func (p *exploring) next() Trouble {
 	p.calls++
 	for _, at := range p.schedule {
@@ -251,7 +251,7 @@ func (p *exploring) next() Trouble {
 	return ""
 }
 
-// call asks the participant, and tells what was learned.
+// call asks the participant, and returns the outcome.
 func (p *exploring) call(call saga.Call, trouble Trouble) journal.Learned {
 	step := p.row.Plan.Steps[p.row.Plan.Index(call.Step)]
 	who, ok := p.participants[step.Participant]
@@ -279,7 +279,7 @@ func (p *exploring) call(call saga.Call, trouble Trouble) journal.Learned {
 		p.late = append(p.late, lateCall{call, ask})
 		return away("it is on its way")
 	case trouble == Refused && !call.Undo && !p.hasDone(who, call.Step):
-		// Who has refused a step refuses it for good, but for one behind the pivot, which somebody mends.
+		// A step is refused for good, except one after the pivot: somebody mends that.
 		p.refused[call.Step] = p.row.Phase != saga.Pivoted || step.Pivot
 		p.tell(call, trouble, "rejected")
 		return journal.Learned{Outcome: saga.Rejected, Reason: "explored"}
@@ -327,7 +327,7 @@ type lateCall struct {
 	ask  func() (participant.Result, error)
 }
 
-// hasDone tells whether the participant has done the step already, so that it can refuse it no more.
+// hasDone tells whether the participant has done the step, so that it can no longer refuse it.
 func (p *exploring) hasDone(who participant.Participant, step string) bool {
 	op, err := who.Get(context.Background(), p.id(step))
 	return err != nil || op.Do != ""
@@ -342,7 +342,7 @@ func (p *exploring) arriveLate() {
 	}
 }
 
-// judge holds what the participants have on record to how the saga ended.
+// judge compares the participants' records with how the saga ended.
 func (p *exploring) judge() error {
 	for _, step := range p.row.Plan.Steps {
 		if step.Decision {
@@ -381,7 +381,7 @@ func (p *exploring) tell(call saga.Call, trouble Trouble, became string) {
 	p.story = append(p.story, told{line, 1})
 }
 
-// told is a line of the story, and how often it was so in a row.
+// told is a line of the story, and how often it came in a row.
 type told struct {
 	line  string
 	times int

@@ -22,7 +22,7 @@ import (
 
 const (
 	eventName = saga.CommandEvent
-	// patience is how long a run on a hub may take; waits of the policy are real there.
+	// patience is how long a run on a hub may take; the policy's waits are real there.
 	patience = 30 * time.Second
 )
 
@@ -34,9 +34,9 @@ type Running struct {
 	client  backend.TaskHubClient
 }
 
-// Start runs the scenario with the real client and an in-process task hub (SQLite in memory). Time is real, so give it a
-// policy with short waits. The hub stops when the test ends; the one goroutine that stays is that of the library's
-// database handle, which it never closes: database/sql.(*DB).connectionOpener.
+// Start runs the scenario with the real client and an in-process task hub (SQLite in memory). Time is real, so give it a policy
+// with short waits. The hub stops when the test ends. One goroutine stays: that of the library's database handle, which it never
+// closes (database/sql.(*DB).connectionOpener).
 func (s Scenario) Start(t testing.TB) *Running {
 	t.Helper()
 	run, err := s.prepare()
@@ -86,7 +86,7 @@ func (r *Running) Wait() Played {
 	return ended(response.GetEvents())
 }
 
-// scripted gives the script's answers on a hub, where activities may run in several goroutines.
+// scripted gives the script's answers on a hub, whose activities may run in several goroutines.
 type scripted struct {
 	running  *Running
 	scenario Scenario
@@ -105,8 +105,7 @@ func (s *scripted) activity(name string) task.Activity {
 		a := s.scenario.Script.answer(name, s.asked[name], call)
 		s.asked[name]++
 		s.mu.Unlock()
-		// An event that is raised before the answer is given may still come after it, and the other way round; Play is
-		// for tests that mind.
+		// An event raised before the answer may still come after it, and the other way round. Play is for tests that mind.
 		for _, payload := range append(append([]any(nil), a.Meanwhile...), a.Then...) {
 			if err := s.running.Raise(payload); err != nil {
 				return nil, err
@@ -123,7 +122,7 @@ func (s *scripted) activity(name string) task.Activity {
 // Raw is a payload that is sent as it is, so that it need not be JSON.
 type Raw string
 
-// encode panics where a payload cannot be JSON: that is a mistake in the test.
+// encode panics if a payload cannot be JSON: that is a mistake in the test.
 func encode(v any) string {
 	if raw, ok := v.(Raw); ok {
 		return string(raw)

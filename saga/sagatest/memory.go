@@ -11,12 +11,12 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
-// Memory is a participant in memory that keeps every promise and refuses nothing. An exploration has it where the author has no
-// participants. A test that wants to know what an exploration finds embeds it, and gets one method wrong.
+// Memory is a participant in memory that keeps every promise and refuses nothing. An Exploration without participants uses it. A
+// test that wants to know what an exploration finds embeds it and gets one method wrong.
 //
-// It is for one saga at a time, and not for several goroutines.
+// It is for one saga at a time and one goroutine.
 type Memory struct {
-	// Effects count what is in place, by step, whatever is on record: a participant that applies a step twice has 2 of it.
+	// Effects counts what is in place, by step, whatever is recorded: a participant that applies a step twice has 2 there.
 	Effects    map[string]int
 	operations map[participant.ID]participant.Operation
 }
@@ -31,7 +31,7 @@ func NewMemory() *Memory {
 	return &Memory{Effects: make(map[string]int), operations: make(map[participant.ID]participant.Operation)}
 }
 
-// memories are a Memory for each participant of the plan.
+// memories makes a Memory for each participant of the plan.
 func memories(plan saga.Plan) map[string]participant.Participant {
 	made := make(map[string]participant.Participant)
 	for _, name := range plan.Participants() {
@@ -40,7 +40,7 @@ func memories(plan saga.Plan) map[string]participant.Participant {
 	return made
 }
 
-// Do is participant.Participant's.
+// Do implements participant.Participant.
 func (m *Memory) Do(_ context.Context, r participant.Request) (participant.Result, error) {
 	op := m.operations[r.ID()]
 	switch {
@@ -55,7 +55,7 @@ func (m *Memory) Do(_ context.Context, r participant.Request) (participant.Resul
 	return participant.Result{Outcome: op.Do}, nil
 }
 
-// Undo is participant.Participant's.
+// Undo implements participant.Participant.
 func (m *Memory) Undo(_ context.Context, r participant.Request) (participant.Result, error) {
 	op := m.operations[r.ID()]
 	if op.Undo == "" && op.Do == participant.Applied {
@@ -66,25 +66,25 @@ func (m *Memory) Undo(_ context.Context, r participant.Request) (participant.Res
 	return participant.Result{Outcome: op.Undo}, nil
 }
 
-// Get is participant.Participant's.
+// Get implements participant.Participant.
 func (m *Memory) Get(_ context.Context, id participant.ID) (participant.Operation, error) {
 	return m.operations[id], nil
 }
 
-// Record replaces what is on record of the operation of a request.
+// Record replaces what is recorded of a request's operation.
 func (m *Memory) Record(r participant.Request, op participant.Operation) { m.operations[r.ID()] = op }
 
-// InPlace is Counter's.
+// InPlace implements Counter.
 func (m *Memory) InPlace(step string) int { return m.Effects[step] }
 
-// Counter is a participant of a test that counts its effects. A record says only what a participant believes.
+// Counter is a test's participant that counts its effects. A record says only what a participant believes.
 type Counter interface {
-	// InPlace is how often the effect of a step is in place.
+	// InPlace is how often a step's effect is in place.
 	InPlace(step string) int
 }
 
-// OnceOrNothing is an Audit for participants that are Counters, as each one is that embeds a Memory. Of a saga that is CONFIRMED the effect
-// of each step is in place once. Of any other there is none, not even of a step that has nothing to undo.
+// OnceOrNothing is an Audit for participants that are Counters, as all are that embed a Memory. In a saga that is CONFIRMED the
+// effect of each step is in place once. In any other there is none, not even of a step that has nothing to undo.
 func OnceOrNothing(d *saga.Definition) func(map[string]participant.Participant, journal.Status) error {
 	return func(participants map[string]participant.Participant, ended journal.Status) error {
 		want := 0

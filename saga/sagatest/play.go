@@ -27,8 +27,8 @@ const (
 // start is when every play begins, so that the same scenario gives the same history.
 var start = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
-// Play runs the scenario to its end on a virtual clock. An error means that it has none: the run waits for what never
-// comes, or the scenario is wrong; what happened until then is returned, too.
+// Play runs the scenario to its end on a virtual clock. An error means that it has no end, because the run waits for what never
+// comes, or that the scenario is wrong. What happened until then is returned, too.
 func (s Scenario) Play() (Played, error) {
 	run, err := s.prepare()
 	if err != nil {
@@ -64,14 +64,14 @@ type player struct {
 	executor backend.Executor
 	now      time.Time
 	history  []*protos.HistoryEvent
-	// tasks and timers wait to be answered and to fire; timers are kept in the order in which they fire.
+	// tasks wait to be answered, and timers to fire; timers are in the order in which they fire.
 	tasks  []*protos.HistoryEvent
 	timers []*protos.TimerFiredEvent
 	asked  map[string]int
 	done   bool
 }
 
-// next brings the next thing that happens: an answer if an activity is at work, else the next timer.
+// next delivers what happens next: an answer if an activity is at work, else the next timer.
 func (p *player) next() error {
 	if len(p.tasks) > 0 {
 		scheduled := p.tasks[0]
@@ -122,7 +122,7 @@ func (p *player) answer(scheduled *protos.HistoryEvent) error {
 	return nil
 }
 
-// fire delivers the timers that are due. Those of waits that ended long ago fire too, as they do in real engines.
+// fire delivers the timers that are due, also those of waits that ended long ago, as real engines do.
 func (p *player) fire() error {
 	for len(p.timers) > 0 && !p.timers[0].GetFireAt().AsTime().After(p.now) && !p.done {
 		fired := p.timers[0]
@@ -210,7 +210,7 @@ func (p *player) raised(payload any) *protos.HistoryEvent {
 	}}})
 }
 
-// event dates an event; what does not answer an action has the id -1.
+// event dates an event. One that answers no action has the id -1.
 func (p *player) event(e *protos.HistoryEvent) *protos.HistoryEvent {
 	e.EventId = -1
 	e.Timestamp = timestamppb.New(p.now)

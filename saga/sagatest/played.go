@@ -24,7 +24,7 @@ type Played struct {
 type Call struct {
 	Activity string
 	Input    saga.Call
-	// Reply is the answer; its Outcome is empty where Err is set, or where no answer came.
+	// Reply is the answer. Its Outcome is empty if Err is set, or if no answer came.
 	Reply saga.Reply
 	Err   string
 }
@@ -49,7 +49,7 @@ func (p Played) Calls() []Call {
 	return calls
 }
 
-// Activities lists the names of the activities that were called, in order, a repeated call once for each time.
+// Activities lists the names of the called activities in order, once for each call.
 func (p Played) Activities() []string {
 	var names []string
 	for _, c := range p.Calls() {
@@ -58,8 +58,8 @@ func (p Played) Activities() []string {
 	return names
 }
 
-// Story tells the run line by line: what was called with what outcome, what came in, how long the saga meant to wait, and
-// how it ended.
+// Story tells the run line by line: what was called and its outcome, what came in, how long the saga meant to wait, and how it
+// ended.
 //
 //	reserve-room: applied
 //	hold-seat #1: error: no connection
@@ -96,7 +96,7 @@ func (p Played) Story() []string {
 	return story
 }
 
-// String tells the call in a line; rounds are counted where there was trouble.
+// String tells the call in one line. It counts rounds if there was trouble.
 func (c Call) String() string {
 	s := c.Activity
 	if c.Input.Round > 1 || c.Err != "" || c.Reply.Outcome == saga.Unknown {
@@ -133,7 +133,7 @@ func ended(history []*protos.HistoryEvent) Played {
 	return p
 }
 
-// decode leaves v as it is where the text is no JSON of its kind: a script may answer anything.
+// decode leaves v as it is if the text is no JSON of its kind: a script may answer anything.
 func decode(text string, v any) {
 	_ = json.Unmarshal([]byte(text), v)
 }

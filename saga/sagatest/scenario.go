@@ -14,14 +14,14 @@ import (
 type Scenario struct {
 	Saga   *saga.Definition
 	Policy saga.Policy
-	// Input is the run's input; a key, a run number and the saga's plan are filled in where it has none.
+	// Input is the run's input. Play and Start fill in a key, a run number and the saga's plan if it has none.
 	Input  saga.Input
 	Script Script
-	// Together delivers what came during an attempt, its answer, and what came right after it in one turn of the workflow,
-	// where Play otherwise takes a turn for each.
+	// Together delivers what came during an attempt, its answer, and what came right after it in one turn of the workflow.
+	// Otherwise Play takes a turn for each.
 	Together bool
-	// Answered, where set, is told of each call right before its answer goes to the saga. On a hub it is called from the
-	// activities' goroutines.
+	// Answered, where set, gets each call right before its answer goes to the saga. On a hub it is called from the activities'
+	// goroutines.
 	Answered func(Call)
 
 	// does, where set, answers instead of the script, at a time of the virtual clock.
@@ -33,7 +33,7 @@ type Script map[string][]Answer
 
 // Answer is one answer of an activity.
 type Answer struct {
-	// Reply is the answer; an empty Step is filled in with the one that was asked for.
+	// Reply is the answer. An empty Step becomes the step that was asked for.
 	Reply saga.Reply
 	// Err, where set, is the error that the activity fails with instead.
 	Err string

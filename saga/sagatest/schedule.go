@@ -15,24 +15,24 @@ const (
 	Refused Trouble = "Refused"
 	// Failing: the call does not arrive.
 	Failing Trouble = "Failing"
-	// Down: it does not arrive for so long that somebody is called.
+	// Down: calls do not arrive for so long that an operator is called.
 	Down Trouble = "Down"
 	// Lost: it arrives, and its answer does not.
 	Lost Trouble = "Lost"
-	// Killed: it arrives, and whoever called is killed before the answer is recorded.
+	// Killed: it arrives, and its caller is killed before the answer is recorded.
 	Killed Trouble = "Killed"
 	// Twice: it arrives twice.
 	Twice Trouble = "Twice"
 	// Late: it arrives when all is over.
 	Late Trouble = "Late"
-	// Cancelled: somebody cancels the saga before the call, CancelledMeanwhile while it is under way.
+	// Cancelled: somebody cancels the saga before the call, CancelledMeanwhile during it.
 	Cancelled          Trouble = "Cancelled"
 	CancelledMeanwhile Trouble = "CancelledMeanwhile"
 	// Expired: the deadline passes before the call.
 	Expired Trouble = "Expired"
 )
 
-// turning are the troubles that turn a saga back, troubles all of them, the plain ones first.
+// turning are the troubles that turn a saga back; troubles are all of them, the plain ones first.
 var (
 	turning  = []Trouble{Refused, Cancelled, CancelledMeanwhile, Expired}
 	troubles = append(slices.Clone(turning), Failing, Lost, Killed, Twice, Late, Down)

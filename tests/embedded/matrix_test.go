@@ -5,11 +5,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"google.golang.org/protobuf/proto"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
-	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
-	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/tests/harness"
 )
 
@@ -83,10 +80,7 @@ func TestI1EachStepRejected(t *testing.T) {
 		})
 		t.Run("commit-stock, after the pivot: a person is called, and it goes on by itself once it works", func(t *testing.T) {
 			t.Parallel()
-			refusal, err := proto.Marshal(&warehousev1.CommitResponse{Result: &operationv1.Result{
-				Outcome: operationv1.Outcome_OUTCOME_REJECTED, Reason: "no_reservation",
-			}})
-			require.NoError(t, err)
+			const refusal = `{"outcome": "OUTCOME_REJECTED", "reason": "no_reservation"}`
 			fault := n.Arm(t, harness.Fault{Kind: harness.Answer, Procedure: "Commit", OrderID: "commit", Answer: refusal})
 			n.Start(t, harness.Order{ID: "commit"})
 			stuck := n.AwaitStatus(t, "commit", harness.NeedsAttention)

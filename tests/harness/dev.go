@@ -16,7 +16,7 @@ type Dev struct {
 	Process *Process
 }
 
-// StartDev builds and starts the program on databases that exist, with more in its environment, such as NAME=value.
+// StartDev builds and starts the program on existing databases, with further environment variables (NAME=value).
 func StartDev(t testing.TB, databases judge.Databases, env ...string) *Dev {
 	t.Helper()
 	names := append([]string{"orchestrator"}, node.Participants()...)

@@ -1,7 +1,7 @@
 // Package harness runs the whole system for tests: orchestrator, warehouse and payment, each on a database of its own, in the
-// test's process (StartInProcess) or as the real binaries (StartProcesses), with a proxy before each participant that breaks
-// calls on demand and counts that it did. It knows the system from outside: its API, its addresses, its processes. What is
-// right is package judge's to say.
+// test's process (StartInProcess) or as the real binaries (StartProcesses). A proxy before each participant breaks calls on demand
+// and counts them. The harness knows the system from outside: its API, its addresses, its processes. Package judge says what is
+// right.
 package harness
 
 import "time"

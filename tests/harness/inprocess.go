@@ -14,11 +14,11 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// InProcess says what differs from what `orchestrator serve` does.
+// InProcess are the differences from `orchestrator serve`.
 type InProcess struct {
-	// Policy is how the saga tries again; the zero value is what runs in production.
+	// Policy is how the saga tries again; the zero value is production's.
 	Policy saga.Policy
-	// ApprovalAbove says which orders somebody has to approve; none where nothing is said.
+	// ApprovalAbove says which orders need an approval; the zero value none.
 	ApprovalAbove node.Amounts
 }
 
@@ -55,7 +55,7 @@ func StartInProcess(t testing.TB, o InProcess) *System {
 	return s
 }
 
-// background runs parts until the test ends, waits for them, and closes what they worked with.
+// background runs parts until the test ends, waits for them, and then closes what they used.
 func background(t testing.TB, close func(), parts ...process.Part) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())

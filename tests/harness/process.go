@@ -73,7 +73,7 @@ func (p *Process) Launch(t testing.TB) {
 	}
 	defer log.Close()
 	cmd := exec.Command(p.path, p.args...)
-	// Nothing of the test's own environment that names databases or sidecars is to leak in.
+	// The test's own variables that name databases or sidecars must not leak in.
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME")}, p.env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -81,7 +81,7 @@ func (p *Process) Launch(t testing.TB) {
 	p.cmd, p.done = cmd, make(chan struct{})
 	go func() {
 		defer close(p.done)
-		// Pdeathsig goes by the thread that started the child, so this one must live as long as the child.
+		// Pdeathsig goes by the thread that started the child, so this thread must live as long as the child.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
@@ -95,7 +95,7 @@ func (p *Process) Launch(t testing.TB) {
 	}
 }
 
-// Ask runs the program as a command line on the process's own address, in its environment, and returns what it printed and its exit
+// Ask runs the program as a command line against the process's own address, in its environment, and returns its output and exit
 // status.
 func (p *Process) Ask(t testing.TB, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
@@ -110,7 +110,7 @@ func (p *Process) Ask(t testing.TB, args ...string) (stdout, stderr string, stat
 	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
 }
 
-// AwaitReady returns when /readyz says so.
+// AwaitReady returns when /readyz says that it is ready.
 func (p *Process) AwaitReady(t testing.TB) {
 	t.Helper()
 	Eventually(t, p.name+" to be ready", func(ctx context.Context) error {
@@ -163,8 +163,8 @@ func (p *Process) Kill(t testing.TB) {
 	<-p.done
 }
 
-// Terminate sends SIGTERM and returns how long it took to end and with which exit status. It fails the test if it has not
-// ended within grace.
+// Terminate sends SIGTERM and returns the exit status and how long the end took. It fails the test if the process has not ended
+// within grace.
 func (p *Process) Terminate(t testing.TB, grace time.Duration) (status int, took time.Duration) {
 	t.Helper()
 	began := time.Now()
@@ -248,7 +248,7 @@ func binaries(t testing.TB) string {
 func Main(m *testing.M) {
 	flag.Parse()
 	if !given("test.parallel") {
-		// These tests wait far more than they compute, so they need not be as few at once as there are cores.
+		// These tests wait more than they compute, so more may run at once than there are cores.
 		if err := flag.Set("test.parallel", "24"); err != nil {
 			panic(err) // The flag is the testing package's own.
 		}

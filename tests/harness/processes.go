@@ -36,7 +36,7 @@ func StartProcesses(t testing.TB, options ...func(*processOptions)) *Processes {
 		address[i] = fmt.Sprintf("127.0.0.1:%d", port)
 	}
 	p := &Processes{System: System{Databases: databases(t)}}
-	// The embedded bus is for apps of one process, so here events stay in their outboxes, and nobody else is there to hear them.
+	// The embedded bus is for apps of one process. So events stay in their outboxes here, and nobody hears them.
 	maps.DeleteFunc(p.Databases, func(name, _ string) bool { return name != "orchestrator" && name != "warehouse" && name != "payment" })
 	p.WarehouseProcess = NewProcess(t, "warehouse", "http://"+address[0], []string{
 		"WAREHOUSE_DATABASE_URL=" + p.Databases["warehouse"], "WAREHOUSE_LISTEN=" + address[0]})

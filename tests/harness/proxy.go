@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -16,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protowire"
+	"github.com/checkoutsaga/orchestrator/gen/saga/participant/v1/participantv1connect"
 )
 
 // Kind is what a fault does to a call that it meets.
@@ -24,18 +23,18 @@ type Kind string
 
 // The kinds of faults.
 const (
-	// Fail answers "unavailable" and does not forward: an honest error of something in between.
+	// Fail answers "unavailable" and does not forward, as an honest error on the way.
 	Fail Kind = "fail"
 	// LoseBefore cuts the connection without forwarding: the call never arrives.
 	LoseBefore Kind = "lose-before"
-	// LoseAfter forwards, waits for the answer and cuts the connection instead of giving it: it was applied, nobody knows.
+	// LoseAfter forwards, waits for the answer and cuts the connection instead of giving it: it was applied and nobody knows.
 	LoseAfter Kind = "lose-after"
 	// HoldBefore keeps the call until the fault is lifted, then forwards it. If the caller gives up first, it never arrives.
 	HoldBefore Kind = "hold-before"
 	// HoldAfter forwards at once and keeps the answer until the fault is lifted or the caller gives up.
 	HoldAfter Kind = "hold-after"
-	// Delay keeps the call until the fault is lifted and then forwards it, although its caller has long given up: a late
-	// packet. See Armed.AwaitDelivered.
+	// Delay keeps the call until the fault is lifted and then forwards it, although its caller gave up long ago: a late packet. See
+	// Armed.AwaitDelivered.
 	Delay Kind = "delay"
 	// Answer forwards nothing and gives Fault.Answer instead.
 	Answer Kind = "answer"
@@ -43,26 +42,29 @@ const (
 	TakeDown Kind = "take-down"
 )
 
-// Fault says which calls are to meet what.
+// Fault says which calls meet what.
 type Fault struct {
 	Kind Kind
-	// Procedure is the last part of the procedure's name, such as "Reserve".
+	// Procedure is "Do" or "Undo", or what the shop's participant calls it, such as "Reserve".
 	Procedure string
-	// OrderID limits the fault to one order; empty means every order.
+	// OrderID limits the fault to one order, or to one saga by its key; empty means every one.
 	OrderID string
-	// Times is how many calls meet the fault; 0 means all until it is lifted. An activity tries up to three times in one
-	// attempt, so fewer than four are gone before the saga notices.
+	// Step limits it to one step; empty means every one.
+	Step string
+	// Times is how many calls meet the fault; 0 means all until it is lifted. An activity tries up to three times in one attempt,
+	// so the saga notices only four or more.
 	Times int
 	// Down is how long TakeDown lasts.
 	Down time.Duration
-	// Answer is the body of an Answer, in Connect's binary form.
-	Answer []byte
+	// Answer is the body of an Answer.
+	Answer string
 }
 
-// Armed is a fault that lies in wait.
+// Armed is a fault that waits for its calls.
 type Armed struct {
 	fault  Fault
 	fired  atomic.Int64
+	held   atomic.Int64
 	first  chan struct{} // closed when it fires for the first time
 	lifted chan struct{}
 	lift   sync.Once
@@ -71,6 +73,9 @@ type Armed struct {
 
 // Fired is how many calls have met the fault.
 func (a *Armed) Fired() int { return int(a.fired.Load()) }
+
+// Holding is how many calls it holds now.
+func (a *Armed) Holding() int { return int(a.held.Load()) }
 
 // Lift ends the fault: calls that it holds go on, later ones do not meet it.
 func (a *Armed) Lift() { a.lift.Do(func() { close(a.lifted) }) }
@@ -93,13 +98,14 @@ func (a *Armed) AwaitFor(limit time.Duration) bool {
 	}
 }
 
-// AwaitDelivered returns when all calls that LoseAfter, HoldAfter and Delay have taken were answered by the participant,
-// though their callers may be long gone. A Delay must be lifted.
+// AwaitDelivered returns when the participant has answered all calls that LoseAfter, HoldAfter and Delay took, though their callers
+// may be gone. A Delay must be lifted first.
 func (a *Armed) AwaitDelivered() { a.late.Wait() }
 
 // meets says whether a call meets the fault, and counts it.
-func (a *Armed) meets(procedure, orderID string) bool {
-	if a.fault.Procedure != procedure || a.fault.OrderID != "" && a.fault.OrderID != orderID {
+func (a *Armed) meets(c call) bool {
+	f := a.fault
+	if f.Procedure != c.method && f.Procedure != procedures[c.method+" "+c.step] || f.OrderID != "" && f.OrderID != c.key || f.Step != "" && f.Step != c.step {
 		return false
 	}
 	select {
@@ -121,8 +127,8 @@ func (a *Armed) meets(procedure, orderID string) bool {
 	return true
 }
 
-// Proxy stands before a participant and does to its calls what the armed faults say. Its address stays the same for its
-// whole life, whatever becomes of the participant behind it.
+// Proxy stands before a participant and does to its calls what the armed faults say. Its address never changes, whatever becomes of
+// the participant.
 type Proxy struct {
 	target    *url.URL
 	address   string
@@ -150,11 +156,10 @@ func StartProxy(t testing.TB, target string) *Proxy {
 	return p
 }
 
-// URL is what callers are to call.
+// URL is the address for callers.
 func (p *Proxy) URL() string { return "http://" + p.address }
 
-// Arm lays a fault in wait. The test fails if it has not fired by the test's end: a fault that nothing met has proven
-// nothing.
+// Arm sets up a fault. The test fails if it has not fired by the test's end: a fault that nothing met proves nothing.
 func (p *Proxy) Arm(t testing.TB, f Fault) *Armed {
 	t.Helper()
 	a := &Armed{fault: f, first: make(chan struct{}), lifted: make(chan struct{})}
@@ -178,7 +183,7 @@ func (p *Proxy) Arm(t testing.TB, f Fault) *Armed {
 	return a
 }
 
-// Down refuses connections until Up; those that are open are cut.
+// Down refuses connections until Up, and cuts the open ones.
 func (p *Proxy) Down() {
 	p.mu.Lock()
 	server := p.server
@@ -229,7 +234,7 @@ func (p *Proxy) close() {
 	p.transport.CloseIdleConnections()
 }
 
-// takeDown goes down for a while, on a goroutine of its own: going down cuts the call that asked for it.
+// takeDown goes down for a while, on a goroutine of its own, because that cuts the call that caused it.
 func (p *Proxy) takeDown(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -238,20 +243,19 @@ func (p *Proxy) takeDown(d time.Duration) {
 	}
 	p.busy.Go(func() {
 		p.Down()
-		// The whole point is to be away for a time, so this waits for nothing but the clock.
+		// It must be away for a time, so it waits for the clock.
 		<-time.After(d)
 		_ = p.up()
 	})
 }
 
-// ServeHTTP forwards a call, or does to it what the first fault says that it meets.
+// ServeHTTP forwards a call, or does to it what its first fault says.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	procedure := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
-	a := p.meeting(procedure, orderIDOf(r.Header.Get("Content-Type"), body))
+	a := p.meeting(called(r.URL.Path, body))
 	if a == nil {
 		p.forward(r.Context(), w, r, body)
 		return
@@ -277,13 +281,13 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		answer.give(w)
 	case Delay:
-		// The server ends this handler only when it returns, so that a caller who gave up does not end the wait.
+		// The server ends this context only when the handler returns, so a caller who gave up does not end the wait.
 		<-a.lifted
 		p.forwardDetached(a, discard{}, r, body)
 		panic(http.ErrAbortHandler)
 	case Answer:
-		w.Header().Set("Content-Type", "application/proto")
-		_, _ = w.Write(a.fault.Answer)
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, a.fault.Answer)
 	case TakeDown:
 		p.takeDown(a.fault.Down)
 		panic(http.ErrAbortHandler)
@@ -292,8 +296,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// hold waits until the fault is lifted; false if the caller gave up before.
+// hold waits until the fault is lifted; false if the caller gave up first.
 func (a *Armed) hold(ctx context.Context) bool {
+	a.held.Add(1)
+	defer a.held.Add(-1)
 	select {
 	case <-a.lifted:
 		return true
@@ -302,19 +308,18 @@ func (a *Armed) hold(ctx context.Context) bool {
 	}
 }
 
-func (p *Proxy) meeting(procedure, orderID string) *Armed {
+func (p *Proxy) meeting(c call) *Armed {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, a := range p.faults {
-		if a.meets(procedure, orderID) {
+		if a.meets(c) {
 			return a
 		}
 	}
 	return nil
 }
 
-// forwardDetached forwards a call that is to be done whatever becomes of its caller: neither that he hangs up nor the
-// deadline that he sent along ends it.
+// forwardDetached forwards a call whatever becomes of its caller: neither its hanging up nor its deadline ends the call.
 func (p *Proxy) forwardDetached(a *Armed, w http.ResponseWriter, r *http.Request, body []byte) {
 	defer a.late.Done()
 	ctx := context.WithoutCancel(r.Context())
@@ -345,7 +350,7 @@ func (p *Proxy) forward(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	}
 }
 
-// discard takes an answer that nobody is to get.
+// discard takes an answer that nobody gets.
 type discard struct{}
 
 func (discard) Header() http.Header         { return make(http.Header) }
@@ -371,36 +376,21 @@ func (k *kept) give(w http.ResponseWriter) {
 	_, _ = k.body.WriteTo(w)
 }
 
-// orderIDOf reads the order id, which is the first field of every request about one order.
-func orderIDOf(contentType string, body []byte) string {
-	id, err := "", error(nil)
-	if strings.HasPrefix(contentType, "application/json") {
-		id, err = orderIDOfJSON(body)
-	} else {
-		id, err = orderIDOfBinary(body)
-	}
-	if err != nil {
-		return "" // Not about one order.
-	}
-	return id
+// procedures are what the shop's participants call what they are asked for over their contract.
+var procedures = map[string]string{
+	"Do reserve-stock": "Reserve", "Undo reserve-stock": "Release", "Do commit-stock": "Commit",
+	"Do authorize-payment": "Authorize", "Undo authorize-payment": "Void", "Do capture-payment": "Capture", "Undo capture-payment": "Refund",
 }
 
-func orderIDOfJSON(body []byte) (string, error) {
-	var request struct {
-		ProtoName string `json:"order_id"`
-		JSONName  string `json:"orderId"`
-	}
-	if err := json.Unmarshal(body, &request); err != nil {
-		return "", err
-	}
-	return request.ProtoName + request.JSONName, nil
-}
+// call is what a participant is asked for over its contract: a method, about a step of a saga.
+type call struct{ method, key, step string }
 
-func orderIDOfBinary(body []byte) (string, error) {
-	number, kind, n := protowire.ConsumeTag(body)
-	if n < 0 || number != 1 || kind != protowire.BytesType {
-		return "", errors.New("no order id")
+// called reads it; the zero call is none of the contract.
+func called(path string, body []byte) call {
+	method, is := strings.CutPrefix(path, "/"+participantv1connect.ParticipantServiceName+"/")
+	var request struct{ Key, Step string }
+	if !is || json.Unmarshal(body, &request) != nil {
+		return call{}
 	}
-	id, m := protowire.ConsumeString(body[n:])
-	return id, protowire.ParseError(min(m, 0))
+	return call{method: method, key: request.Key, step: request.Step}
 }

@@ -15,11 +15,11 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/process"
 )
 
-// Shop is warehouse and payment in the test's process, each behind its proxy, for orchestrators that come and go on one database.
-// There is no bus, so events stay in their outboxes.
+// Shop is warehouse and payment in the test's process, each behind its proxy. Orchestrators come and go on one database. There is
+// no bus, so events stay in their outboxes.
 type Shop struct {
 	*System
-	// Config is what an orchestrator is opened with; a test changes it before Open.
+	// Config is the orchestrator's; a test changes it before Open.
 	Config node.Config
 	// URL is the address of the orchestrator that was opened last.
 	URL string
@@ -32,7 +32,7 @@ func StartShop(t testing.TB) *Shop {
 	urls := make(map[string]string)
 	for _, kind := range node.Kinds(func(string) string { return "" }) {
 		if kind.Name != checkout.Warehouse && kind.Name != checkout.Payment {
-			delete(s.Databases, kind.Name) // The judge is not to wait for who is not there.
+			delete(s.Databases, kind.Name) // The judge must not wait for apps that do not run.
 			continue
 		}
 		p, err := process.Open(t.Context(), kind, process.Settings{DatabaseURL: s.Databases[kind.Name], Listen: "127.0.0.1:0"}, logger(t, kind.Name))
@@ -49,7 +49,7 @@ func StartShop(t testing.TB) *Shop {
 	return s
 }
 
-// Open starts an orchestrator, which the system's clients call from now on. It ends with stop, or else with the test.
+// Open starts an orchestrator, which the system's clients call from now on. It ends with stop or with the test.
 func (s *Shop) Open(t testing.TB) (stop func()) {
 	t.Helper()
 	n, err := node.Open(t.Context(), s.Config, logger(t, "orchestrator"))

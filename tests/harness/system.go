@@ -31,7 +31,7 @@ import (
 // System is the whole system as a test sees it, however it is run.
 type System struct {
 	Checkouts checkoutv1connect.CheckoutServiceClient
-	// Warehouse and Payment are the participants themselves, past their proxies.
+	// Warehouse and Payment are the participants themselves, without their proxies.
 	Warehouse warehousev1connect.WarehouseServiceClient
 	Payment   paymentv1connect.PaymentServiceClient
 	Sandbox   paymentv1connect.SandboxServiceClient
@@ -48,7 +48,7 @@ type System struct {
 	Judge     *judge.Judge
 }
 
-// Proxy is the one before the participant that has the procedure.
+// Proxy is the one before the participant with that procedure.
 func (s *System) Proxy(procedure string) *Proxy {
 	if slices.Contains([]string{"Reserve", "Release", "Commit"}, procedure) {
 		return s.WarehouseProxy
@@ -56,7 +56,7 @@ func (s *System) Proxy(procedure string) *Proxy {
 	return s.PaymentProxy
 }
 
-// Arm lays a fault in wait before the participant that has its procedure.
+// Arm sets up a fault before the participant with that procedure.
 func (s *System) Arm(t testing.TB, f Fault) *Armed {
 	t.Helper()
 	return s.Proxy(f.Procedure).Arm(t, f)
@@ -65,7 +65,7 @@ func (s *System) Arm(t testing.TB, f Fault) *Armed {
 // systems bounds the systems that run at once. Each may take some 100 of PostgreSQL's connections, which all tests share.
 var systems = make(chan struct{}, 6)
 
-// databases makes the databases of a test's system, once there is room for one more system.
+// databases makes the databases of a test's system, once there is room for it.
 func databases(t testing.TB) judge.Databases {
 	t.Helper()
 	systems <- struct{}{}
@@ -93,15 +93,15 @@ func (s *System) connect(t testing.TB, urls map[string]string) {
 	s.Judge = judge.New(t, s.Databases)
 }
 
-// Order is what a test orders. The zero value of a field takes the default of Start.
+// Order is what a test orders. Fields that are zero take their defaults in Start.
 type Order struct {
 	ID       string
 	Items    []*checkoutv1.Item
 	Method   string
 	Deadline time.Duration
-	// ApprovalDeadline is how long it may await approval, where it needs one.
+	// ApprovalDeadline is how long it may await approval, if it needs one.
 	ApprovalDeadline time.Duration
-	// Coordination is orchestrated where nothing is said.
+	// Coordination is orchestrated by default.
 	Coordination string
 	Customer     string
 	Currency     string
@@ -149,7 +149,7 @@ func (s *System) TryStart(ctx context.Context, o Order) (*checkoutv1.StartRespon
 	return answer.Msg, nil
 }
 
-// Get tells how a checkout stands.
+// Get returns a checkout.
 func (s *System) Get(ctx context.Context, orderID string) (*checkoutv1.Checkout, error) {
 	ctx, cancel := context.WithTimeout(ctx, callBudget)
 	defer cancel()
@@ -160,7 +160,7 @@ func (s *System) Get(ctx context.Context, orderID string) (*checkoutv1.Checkout,
 	return answer.Msg.Checkout, nil
 }
 
-// Cancel asks that a checkout be undone.
+// Cancel asks for a checkout to be undone.
 func (s *System) Cancel(ctx context.Context, orderID string) (*checkoutv1.CancelResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, callBudget)
 	defer cancel()
@@ -185,7 +185,7 @@ const (
 	NeedsAttention = checkoutv1.Status_STATUS_NEEDS_ATTENTION
 )
 
-// AwaitEnd waits until a checkout is final and demands that it ended so, or in one of several ways.
+// AwaitEnd waits until a checkout is final and demands one of these ends.
 func (s *System) AwaitEnd(t testing.TB, orderID string, want ...Status) *checkoutv1.Checkout {
 	t.Helper()
 	var c *checkoutv1.Checkout
@@ -204,8 +204,7 @@ func (s *System) AwaitEnd(t testing.TB, orderID string, want ...Status) *checkou
 	return c
 }
 
-// EndOf waits until a checkout is final, or needs attention, which is an error here. Unlike AwaitEnd it may be called from
-// any goroutine.
+// EndOf waits until a checkout is final. It is an error if it needs attention. Unlike AwaitEnd it may be called from any goroutine.
 func (s *System) EndOf(ctx context.Context, orderID string) (*checkoutv1.Checkout, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -253,7 +252,7 @@ func (s *System) SetBehaviour(t testing.TB, to *paymentv1.SetBehaviourRequest) {
 	}
 }
 
-// SetStock sets what is on hand of an article.
+// SetStock sets an article's stock on hand.
 func (s *System) SetStock(t testing.TB, sku string, onHand int32) {
 	t.Helper()
 	request := &warehousev1.SetStockRequest{Sku: sku, OnHand: onHand}
@@ -296,11 +295,11 @@ func (s *System) AwaitAllEnded(t testing.TB, limit time.Duration) time.Duration 
 	})
 }
 
-// eventPatience is how long events may be on their way when all checkouts have ended: longer than the minute for which a killed
-// notification has a message in hand.
+// eventPatience is how long events may be under way after all checkouts have ended: longer than the minute for which a killed
+// notification holds a message.
 const eventPatience = 90 * time.Second
 
-// Audit waits until no event is on its way, lets the judge look at everything and fails the test if something is wrong.
+// Audit waits until no event is under way, asks the judge about everything and fails the test if something is wrong.
 func (s *System) Audit(t testing.TB) {
 	t.Helper()
 	s.AwaitEvents(t, eventPatience)
@@ -317,8 +316,8 @@ func (s *System) Audit(t testing.TB) {
 	}
 }
 
-// AwaitEvents waits until every event that was written has been received, at most for limit. What is still on its way then the
-// judge will name.
+// AwaitEvents waits until every event that was written has been received, at most for limit. The judge will name those still under
+// way.
 func (s *System) AwaitEvents(t testing.TB, limit time.Duration) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), limit)

@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// Eventually returns once check returns nil; it fails the test when that takes longer than a minute.
+// Eventually returns once check returns nil. It fails the test after a minute.
 func Eventually(t testing.TB, what string, check func(context.Context) error) {
 	t.Helper()
 	Within(t, patience, what, check)
 }
 
-// Within returns how long it took until check returned nil; it fails the test if that is longer than limit.
+// Within returns how long it took until check returned nil. It fails the test after limit.
 func Within(t testing.TB, limit time.Duration, what string, check func(context.Context) error) time.Duration {
 	t.Helper()
 	began := time.Now()
@@ -27,7 +27,7 @@ func Within(t testing.TB, limit time.Duration, what string, check func(context.C
 			return time.Since(began)
 		}
 		if ctx.Err() == nil || last == nil {
-			last = err // One that only says that the time is up would hide what was waited for.
+			last = err // An error that only says that the time is up would hide the real one.
 		}
 		select {
 		case <-tick.C:

@@ -8,7 +8,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/tests/judge"
 )
 
-// WatchSums checks the sums of I4 over and over until the test ends: they hold at any moment, not only at rest.
+// WatchSums checks the sums of I4 over and over until the test ends: they hold at any moment, not only at the end.
 func (s *System) WatchSums(t testing.TB) {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())

@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// hearers are who must hear of what, written down here once more: a judge who read the contracts would find nothing wrong with
-// what they leave out. A star: of choreographed checkouts only.
+// hearers says which apps must hear which events. It repeats the contracts on purpose: a judge that read them would not notice what
+// they leave out. A star means choreographed checkouts only.
 var hearers = map[string][]string{
 	"checkout.order.created":                   {"warehouse*", "orders"},
 	"checkout.order.confirmed":                 {"orders"},
@@ -54,7 +54,7 @@ func (e toldEvent) hearers() []string {
 // events is what all outboxes, inboxes and the dead letters hold.
 type events struct {
 	told []toldEvent
-	// counted is how many events each producer has ever written about each subject: "producer about key".
+	// counted is how many events each producer has written about each subject: "producer about key".
 	counted map[string]int64
 	// heard are the event ids in each app's inbox, with the subject that each is about.
 	heard map[string]map[string]string
@@ -64,34 +64,34 @@ type events struct {
 	orders map[string]string
 	// notified are the notifications by event id: their state.
 	notified map[string]string
-	// prices are those of pricing and of the orchestrator's copy that an event has set: "sku currency".
+	// prices are pricing's, and copied those of the orchestrator's copy that an event has set: "sku currency".
 	prices, copied map[string]int64
 	// operations are outcomes, "order step": "do/undo".
 	operations map[string]string
 	checkouts  map[string]string
-	// forgotten are the orders whose checkouts are no longer kept: of them only some of the events may be left.
+	// forgotten are the orders whose checkouts are no longer kept: some of their events may be gone.
 	forgotten map[string]bool
-	// vouched are the orders of which an operator took something as done without proof, by whose topics tell of it.
+	// vouched are the orders for which an operator took something as done without proof, by whose topics tell of it.
 	vouched map[string]map[string]bool
 }
 
-// topicsOf tells with what the topics begin that tell of a step or compensation.
+// topicsOf is how the topics begin that tell of a step or compensation.
 var topicsOf = map[string]string{
 	"reserve-stock": "warehouse.", "release-stock": "warehouse.", "commit-stock": "warehouse.",
 	"authorize-payment": "payments.", "void-authorization": "payments.", "capture-payment": "payments.", "refund-payment": "payments.",
 }
 
-// hearsEvents tells whether there is somebody to whom events go.
+// hearsEvents tells whether any app receives events.
 func (j *Judge) hearsEvents() bool { return j.databases["orders"] != nil }
 
-// EventsUnderWay counts the events that were not published, not received by all who must, or of which the customer has not been told
-// yet, in two looks that agree. Whom a killed notification was about to tell is told by the next one after a while.
+// EventsUnderWay counts the events that were not published, that not all their consumers received, or that the customer was not
+// told yet. Two looks in a row must agree. After a kill, the next notification process tells the customer a while later.
 func (j *Judge) EventsUnderWay(ctx context.Context) (int, error) {
 	if !j.hearsEvents() {
 		return 0, nil
 	}
-	// An event that was received may have caused another one in a database that was looked at before; so two looks in a row
-	// must see nothing on its way.
+	// An event that was received may have caused another one, in a database that was already looked at. So two looks in a row must
+	// see nothing under way.
 	for range 2 {
 		e, err := j.events(ctx)
 		if err != nil {
@@ -110,7 +110,7 @@ func (j *Judge) EventsUnderWay(ctx context.Context) (int, error) {
 	return 0, nil
 }
 
-// EventsMissing are the events that were not published, or not received by all who must.
+// EventsMissing are the events that were not published, or that not all their consumers received.
 func (j *Judge) EventsMissing(ctx context.Context) ([]Violation, error) {
 	e, err := j.events(ctx)
 	if err != nil {
@@ -223,7 +223,7 @@ func (j *Judge) events(ctx context.Context) (*events, error) {
 	return e, nil
 }
 
-// missing are sentences about events that are on their way, or lost.
+// missing are sentences about events that are under way, or lost.
 func (e *events) missing() []Violation {
 	var found []Violation
 	for _, t := range e.told {
@@ -240,7 +240,7 @@ func (e *events) missing() []Violation {
 	return found
 }
 
-// violations are what is wrong with events when none is on its way.
+// violations are what is wrong with events when none is under way.
 func (e *events) violations() []Violation {
 	found := e.missing()
 	say := func(invariant, subject, format string, args ...any) {
@@ -291,7 +291,7 @@ func (e *events) violations() []Violation {
 		}
 	}
 
-	// An event exists exactly where its change does.
+	// An event exists exactly if its change does.
 	for orderID, status := range e.checkouts {
 		if e.forgotten[orderID] {
 			continue
@@ -320,7 +320,7 @@ func (e *events) violations() []Violation {
 			}
 		}
 		for topic := range hearers {
-			// A refusal is told in more than one way, and orders tells of what it has heard: looked at below.
+			// A refusal is told in more than one way, and orders tells what it has heard: see below.
 			if topic == "payments.payment.failed" || topic == "orders.order.status_changed" {
 				continue
 			}
@@ -333,7 +333,7 @@ func (e *events) violations() []Violation {
 			}
 		}
 
-		// What the customer sees is what the newest event says.
+		// The customer sees what the newest event says.
 		view := "placed"
 		switch {
 		case status == "CONFIRMED":

@@ -1,6 +1,5 @@
-// Package judge says whether the system kept its promises, by SQL of its own over the databases of all processes and over the
-// sandbox gateway's charges. It shares no code with what it judges: it knows their tables and the
-// invariants of docs/design.md, nothing else.
+// Package judge says whether the system kept its promises. It asks by SQL of its own the databases of all processes and the sandbox
+// gateway's charges. It shares no code with what it judges: it knows only their tables and the invariants of docs/design.md.
 package judge
 
 import (
@@ -16,11 +15,11 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
-// Databases are the addresses of the databases, by process. Orchestrator, warehouse and payment must be there; without the others
+// Databases are the addresses of the databases, by process. Orchestrator, warehouse and payment are required. Without the others
 // nobody hears events, and they are not judged.
 type Databases map[string]string
 
-// querier is a pool, or a transaction in which something was made wrong.
+// querier is a pool, or a transaction in which something was broken on purpose.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
@@ -31,8 +30,7 @@ type Judge struct {
 	orchestrator, warehouse, payment querier
 
 	mu sync.Mutex
-	// pieces is how many pieces of an article there are in all, shipped ones included; other articles have as many as the
-	// warehouse began with.
+	// pieces are all pieces of an article, shipped ones included. Other articles have as many as the warehouse began with.
 	pieces map[string]int64
 }
 
@@ -61,7 +59,7 @@ func of(databases map[string]querier) *Judge {
 	}
 }
 
-// Pieces tells the judge that an article was counted anew: so many pieces there are, shipped ones included.
+// Pieces tells the judge how many pieces of an article there are now, shipped ones included.
 func (j *Judge) Pieces(sku string, n int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -80,7 +78,7 @@ func (v Violation) String() string {
 	return fmt.Sprintf("%s broken for %s: %s", v.Invariant, v.Subject, v.What)
 }
 
-// Judge looks at everything, when all is at rest: no checkout under way, no call in hand, no event on its way.
+// Judge checks everything, at rest: no checkout under way, no call in hand, no event under way.
 func (j *Judge) Judge(ctx context.Context) ([]Violation, error) {
 	sums, err := j.Moment(ctx)
 	if err != nil {
@@ -110,7 +108,7 @@ func (j *Judge) Open(ctx context.Context) (int, error) {
 	return open, err
 }
 
-// StillOpen tells of a few checkouts that are not final how they stand.
+// StillOpen describes a few checkouts that are not final.
 func (j *Judge) StillOpen(ctx context.Context) (some []string, err error) {
 	const query = `
 		SELECT order_id || ' is ' || status || ', ' || coordination || ', at ' || coalesce((SELECT string_agg(name || ' ' || state, ', ')
@@ -147,8 +145,8 @@ func (j *Judge) Failing(ctx context.Context) (int, error) {
 	return failing, err
 }
 
-// FirstProgress tells when something was first learned after a time: by the orchestrator of a step, or by a participant of an
-// operation. Zero if nothing was.
+// FirstProgress is when something first became known after a time: to the orchestrator about a step, or to a participant about an
+// operation. Zero if nothing did.
 func (j *Judge) FirstProgress(ctx context.Context, where string, since time.Time) (first time.Time, err error) {
 	q, query := j.orchestrator, `SELECT min(at) FROM entries WHERE kind = 'attempt' AND outcome IN ('applied', 'rejected') AND at > $1`
 	switch where {
@@ -168,7 +166,7 @@ func (j *Judge) FirstProgress(ctx context.Context, where string, since time.Time
 	return first, err
 }
 
-// Knows lists which participants have a record of an order.
+// Knows lists the participants with a record of an order.
 func (j *Judge) Knows(ctx context.Context, orderID string) (participants []string, err error) {
 	for name, q := range map[string]querier{"warehouse": j.warehouse, "payment": j.payment} {
 		known := false
@@ -196,7 +194,7 @@ func (j *Judge) evidence(ctx context.Context) (*evidence, error) {
 	return e, reading.Wait()
 }
 
-// each hands the rows of a query to use.
+// each gives the rows of a query to use.
 func each(ctx context.Context, q querier, sql string, use func(pgx.CollectableRow) error, args ...any) error {
 	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {

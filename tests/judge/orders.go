@@ -13,7 +13,7 @@ import (
 // evidence is what the three sides have written, by order.
 type evidence struct {
 	checkouts map[string]*checkoutRow
-	// forgotten are the checkouts that are no longer kept; what the participants have left of them is not judged.
+	// forgotten are the checkouts that are no longer kept; what the participants still have of them is not judged.
 	forgotten map[string]bool
 	goods     map[string]*goods
 	money     map[string]*money
@@ -25,7 +25,7 @@ type checkoutRow struct {
 	lines                   string            // "CHAIR-OAK 2, LAMP-BRASS 1", by article
 	steps                   map[string]string // state and compensation, by step
 	mayWait                 bool              // an operator has time yet to approve it
-	// vouched are the steps and compensations that an operator took as done without proof, for whose truth that operator answers.
+	// vouched are the steps and compensations that an operator took as done without proof, and answers for.
 	vouched []string
 }
 
@@ -188,7 +188,7 @@ func (e *evidence) violations() []Violation {
 	var all []Violation
 	for _, orderID := range slices.Sorted(maps.Keys(e.checkouts)) {
 		if e.forgotten[orderID] {
-			continue // It is being forgotten, and the participants may have done so.
+			continue // It is being forgotten, and the participants may have forgotten it.
 		}
 		v := &verdicts{orderID: orderID}
 		v.judge(e.checkouts[orderID], e.goods[orderID], e.money[orderID])
@@ -227,7 +227,7 @@ func (v *verdicts) judge(c *checkoutRow, g *goods, m *money) {
 	case "REJECTED", "CANCELLED", "EXPIRED":
 		v.undone(c, g, m)
 	case "NEEDS_ATTENTION":
-		return // A person sees it; what is held meanwhile is nobody's promise.
+		return // A person sees it; what is held meanwhile breaks no promise.
 	case "AWAITING_APPROVAL":
 		if !c.mayWait {
 			v.say("I3", "it is AWAITING_APPROVAL, and the time for that is up")
@@ -257,7 +257,7 @@ func (c *checkoutRow) vouchedAt(names ...string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { return slices.Contains(c.vouched, name) })
 }
 
-// once: the card network did nothing twice for an order. That holds at any time.
+// once: the card network did nothing twice for an order. That always holds.
 func (v *verdicts) once(m *money) {
 	for _, kind := range slices.Sorted(maps.Keys(m.charges)) {
 		if c := m.charges[kind]; c.times > 1 {
@@ -266,7 +266,7 @@ func (v *verdicts) once(m *money) {
 	}
 }
 
-// confirmed judges a checkout that ended well. What the warehouse or payment has is nil where an operator has vouched for it.
+// confirmed judges a checkout that ended well. g or m is nil if an operator has vouched for it.
 func (v *verdicts) confirmed(c *checkoutRow, g *goods, m *money) {
 	for step, state := range c.steps {
 		if state != "done/not-needed" && state != "resolved/not-needed" {
@@ -291,7 +291,7 @@ func (v *verdicts) shipped(c *checkoutRow, g *goods) {
 	if g.lines != c.lines {
 		v.say("I1", "it is CONFIRMED for %q and the warehouse shipped %q", c.lines, g.lines)
 	}
-	// An operator who wants the money refunded asks for a release first, which stock that was committed refuses.
+	// A refund by an operator first asks for a release, which committed stock refuses.
 	if reserve := g.operations["reserve-stock"]; reserve.undo != "rejected" {
 		v.op("reserve-stock", reserve, operation{"applied", "none"})
 	}
@@ -302,7 +302,7 @@ func (v *verdicts) paid(c *checkoutRow, m *money) {
 	if m.state != "captured" || m.amount != c.amount || m.currency != c.currency {
 		v.say("I1", "it is CONFIRMED for %d %s and its payment is %q, %d %s", c.amount, c.currency, m.state, m.amount, m.currency)
 	}
-	// A choreographed checkout whose deadline has passed asks for a void, which a payment that was captured refuses.
+	// The deadline of a choreographed checkout asks for a void, which a captured payment refuses.
 	if authorize := m.operations["authorize-payment"]; authorize.undo != "rejected" {
 		v.op("authorize-payment", authorize, operation{"applied", "none"})
 	}
@@ -317,7 +317,7 @@ func (v *verdicts) paid(c *checkoutRow, m *money) {
 	}
 }
 
-// undone judges a checkout that ended with nothing held and nothing charged: what was taken was given back.
+// undone judges a checkout that must have nothing held and nothing charged: what was taken was given back.
 func (v *verdicts) undone(c *checkoutRow, g *goods, m *money) {
 	for step, state := range c.steps {
 		compensation := state[strings.IndexByte(state, '/')+1:]
@@ -355,7 +355,7 @@ func (v *verdicts) givenBack(c *checkoutRow, m *money) {
 	if taken, given := m.charges["capture"].amount, m.charges["refund"].amount; taken != given {
 		v.say("I1", "it is %s and the card network took %d and gave back %d", c.status, taken, given)
 	}
-	// What was authorized was voided, captured, or has run out at the network, which then says nothing more.
+	// What was authorized was voided, captured, or has run out at the network, which says nothing of that.
 	held := m.charges["authorize"].amount - m.charges["void"].amount - m.charges["capture"].amount
 	if held != 0 && m.state != "expired" {
 		v.say("I1", "it is %s and the card network still holds %d", c.status, held)
@@ -382,7 +382,7 @@ func (v *verdicts) charged(m *money, kind string, want int64) {
 	}
 }
 
-// balances: the book agrees that the merchant has so much of it, and that nothing is held.
+// balances: by the book the merchant has this much of it, and nothing is held.
 func (v *verdicts) balances(m *money, merchant int64) {
 	for account, want := range map[string]int64{"merchant": merchant, "held": 0, "customer": -merchant} {
 		if is := m.book[account]; is != want {

@@ -29,7 +29,7 @@ const (
 		FROM sandbox.charges GROUP BY currency`
 )
 
-// Moment checks the sums of I4, which hold at any moment, also while checkouts are under way: each query is one snapshot.
+// Moment checks the sums of I4, which hold at any moment, even while checkouts are under way: each query is one snapshot.
 func (j *Judge) Moment(ctx context.Context) ([]Violation, error) {
 	var found []Violation
 	say := func(subject, format string, args ...any) {
@@ -68,8 +68,8 @@ func (j *Judge) Moment(ctx context.Context) ([]Violation, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The book is asked first: what it says was taken, or given back, the network had taken or given back before, and so has in the
-	// second snapshot. Net of each other the two say nothing: a refund is at the network before it is in the book.
+	// The book is asked first. What it says was taken, or given back, the network had taken or given back before, and so has in the
+	// second snapshot. The difference of the two proves nothing: a refund is at the network before it is in the book.
 	type sums struct{ total, taken, given int64 }
 	booked, moved := make(map[string]sums), make(map[string]sums)
 	err = each(ctx, j.payment, selectBooked, func(row pgx.CollectableRow) error {

@@ -1,8 +1,8 @@
-// Command kafka is a broker that speaks Kafka's protocol, for one machine: franz-go's kfake, which is no Kafka, but which clients
-// cannot tell from one in what a component of Dapr does. It makes topics when they are first asked for, and keeps all it
-// was given in a folder, from which it goes on after it was killed.
+// Command kafka is a broker that speaks Kafka's protocol, for one machine. It is franz-go's kfake, which is not Kafka, but a
+// component of Dapr cannot tell. It makes topics when they are first asked for. It keeps all messages in a folder, and goes on from
+// there after a kill.
 //
-// A module of its own: nothing else here needs a Kafka client's library.
+// It is a module of its own because nothing else here needs a Kafka client's library.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// partitions that a topic gets: more than one, so that what is not keyed rightly comes out of order in a test too.
+// partitions of a topic: more than one, so that a wrong key shows as a wrong order in tests too.
 const partitions = 4
 
 func main() {
@@ -36,7 +36,7 @@ func run(args []string) error {
 	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, os.Interrupt, syscall.SIGTERM)
-	// Not synced: what a write has handed to the system outlives this process, and tests kill processes, not machines.
+	// Not synced: what a write has given to the system outlives this process, and tests kill processes, not machines.
 	cluster, err := kfake.NewCluster(
 		kfake.NumBrokers(1), kfake.Ports(port), // On 127.0.0.1, always.
 		kfake.DefaultNumPartitions(partitions), kfake.DataDir(args[1]))
@@ -50,8 +50,8 @@ func run(args []string) error {
 	return nil
 }
 
-// makeTopics makes each topic that a client asks for. The cluster's own way to do so forgets the topic, with all that it
-// holds, when the process is killed.
+// makeTopics makes each topic that a client asks for. The cluster's own way forgets the topic, with all messages, when the process
+// is killed.
 func makeTopics(cluster *kfake.Cluster) {
 	cluster.ControlKey(int16(kmsg.Metadata), func(request kmsg.Request) (kmsg.Response, error, bool) {
 		if asked, ok := request.(*kmsg.MetadataRequest); ok && asked.AllowAutoTopicCreation {

@@ -79,7 +79,7 @@ func (s *stack) upDapr(ctx context.Context, broker string) error {
 
 	s.say("Starting %s, each with a sidecar: dapr run -f .local/dapr.yaml ...", strings.Join(apps, ", "))
 	st := state{Engine: onDapr, Broker: broker}
-	// The sidecars read these addresses from here; what the template lists reaches the applications only.
+	// The sidecars read these from here; what the template lists reaches only the applications.
 	forSidecars := map[string]string{"WORKFLOW_DATABASE_URL": urls["dapr"]}
 	for _, entry := range bus.Env() {
 		name, value, _ := strings.Cut(entry, "=")
@@ -95,7 +95,7 @@ func (s *stack) upDapr(ctx context.Context, broker string) error {
 	return s.writeEnv(merged(databases, addresses))
 }
 
-// suffix makes app ids those of this checkout of the repository.
+// suffix makes app ids unique to this checkout of the repository.
 func (s *stack) suffix() string { return fmt.Sprintf("-%x", sha256.Sum256([]byte(s.root)))[:7] }
 
 // dapr finds Dapr, or builds it.

@@ -19,13 +19,13 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 )
 
-// Exit statuses of the orchestrator's command line that the demonstration looks for.
+// Exit statuses of the orchestrator's command line that the demonstration expects.
 const (
 	exitConfirmed = 0
 	exitRejected  = 10
 )
 
-// demo places orders as a user would, through the command line, shows what became of each and checks it.
+// demo places orders as a user would, through the command line, shows each one's end and checks it.
 func (s *stack) demo(ctx context.Context) error {
 	env, err := s.readEnv()
 	if err != nil {
@@ -71,7 +71,7 @@ func (d *demonstration) play(ctx context.Context, st state) error {
 	if err := d.command(ctx, 0, "audit"); err != nil {
 		return err
 	}
-	if st.Engine == "" { // A test's.
+	if st.Engine == "" { // In a test.
 		return nil
 	}
 	return d.trip(ctx, st)
@@ -146,7 +146,7 @@ func (d *demonstration) choreographed(ctx context.Context) error {
 	return d.command(ctx, 0, "event", "list", "--order-id", order)
 }
 
-// killed kills the orchestrator while a checkout stands between two steps, and expects it to go on by itself.
+// killed kills the orchestrator while a checkout is between two steps, and expects the checkout to go on.
 func (d *demonstration) killed(ctx context.Context, st state) (err error) {
 	d.say("\n== The orchestrator is killed between two steps\n\nThe card network is made to fail for a while, so that the checkout stays between its first step and its second.\n")
 	order := d.prefix + "-killed"
@@ -235,7 +235,7 @@ func (d *demonstration) authorizations(ctx context.Context, behaviour string) er
 		map[string]string{"payment_method": "tok_visa", "authorize": behaviour}, &struct{}{})
 }
 
-// fillShelves makes sure that the articles of the demonstration are in stock: earlier ones took theirs.
+// fillShelves puts the demonstration's articles in stock: earlier ones took theirs.
 func (d *demonstration) fillShelves(ctx context.Context) error {
 	for _, sku := range []string{"CHAIR-OAK", "LAMP-BRASS"} {
 		var stock struct {
@@ -256,7 +256,7 @@ func (d *demonstration) fillShelves(ctx context.Context) error {
 	return nil
 }
 
-// start places an order and waits for its end; the command line shows its steps then.
+// start places an order and waits for its end; the command line then shows its steps.
 func (d *demonstration) start(ctx context.Context, exit int, order, paymentMethod string, items ...string) error {
 	args := append([]string{"checkout", "start", "--order-id", order, "--customer", "demo", "--payment-method", paymentMethod}, items...)
 	return d.command(ctx, exit, append(args, "--wait", "--timeout", "120s")...)
@@ -267,7 +267,7 @@ func (d *demonstration) command(ctx context.Context, exit int, args ...string) e
 	return d.types(exit, "orchestrator "+strings.Join(args, " "), d.orchestrator(ctx, args...))
 }
 
-// types shows the line that somebody types and its output, and insists on its exit status.
+// types shows a typed line and its output, and demands its exit status.
 func (d *demonstration) types(exit int, typed string, cmd *exec.Cmd) error {
 	d.say("$ %s", typed)
 	cmd.Stdout, cmd.Stderr = d.out, d.out
@@ -285,7 +285,7 @@ func (d *demonstration) orchestrator(ctx context.Context, args ...string) *exec.
 	return d.program(ctx, "orchestrator", d.env["ORCHESTRATOR_SERVER"], args...)
 }
 
-// program is the command line of one of the programs in bin/, which calls the server.
+// program is the command line of a program in bin/ that calls the server.
 func (d *demonstration) program(ctx context.Context, name, server string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(d.root, "bin", name), args...)
 	cmd.Dir = d.root

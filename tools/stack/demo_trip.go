@@ -13,7 +13,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 )
 
-// trip shows that the engine runs anybody's saga: the program of examples/trip, in a process and with databases of its own.
+// trip shows that the engine runs anybody's saga: the program of examples/trip, with a process and databases of its own.
 func (d *demonstration) trip(ctx context.Context, st state) (err error) {
 	d.say("\n== Another saga on the same engine: a trip, which knows nothing of this checkout (examples/trip)\n")
 	pg, err := localstack.StartPostgres(ctx, d.local("postgres"), localstack.PostgresOptions{}) // It runs.
@@ -36,7 +36,7 @@ func (d *demonstration) trip(ctx context.Context, st state) (err error) {
 		return err
 	}
 	defer func() {
-		// Also after an interrupt, which has ended ctx.
+		// Even after an interrupt, which has ended ctx.
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		err = errors.Join(err, began.end(stopCtx, d.root, stopGrace), d.writeState(others))

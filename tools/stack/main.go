@@ -1,5 +1,5 @@
-// Command stack does what the make targets ask for: it installs what is missing, starts and stops the whole system under
-// .local/ and runs the demonstration. It talks to the system from outside, as a user would, and imports none of it.
+// Command stack does the work of the make targets: it installs what is missing, starts and stops the whole system under .local/ and
+// runs the demonstration. It talks to the system from outside, as a user would, and imports none of it.
 package main
 
 import (
@@ -91,7 +91,7 @@ func engineVerb(use, short string, do func(ctx context.Context, s *stack, engine
 	return cmd
 }
 
-// moduleRoot is the checkout of the repository that this is called in.
+// moduleRoot is the root of the checkout of the repository that this runs in.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
@@ -99,7 +99,7 @@ func moduleRoot() (string, error) {
 	}
 	for {
 		if _, err := os.Stat(filepath.Join(dir, "tools", "stack")); err == nil { // An example has a dapr.yaml, too.
-			// All links resolved: processes are recognised by the folder they run in.
+			// All links resolved: processes are recognised by their folder.
 			return filepath.EvalSymlinks(dir)
 		}
 		if dir == filepath.Dir(dir) {

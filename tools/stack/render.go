@@ -7,14 +7,14 @@ import (
 	"gopkg.in/yaml.v3"
 )
 
-// rendering is what must differ between dapr.yaml and a run of it here.
+// rendering is what a run here changes in dapr.yaml.
 type rendering struct {
-	// Root is the folder of dapr.yaml; its relative paths are meant from there.
+	// Root is the folder of dapr.yaml, where its relative paths begin.
 	Root string
-	// Suffix is appended to each app id: Dapr finds applications on the machine by app id alone, so two checkouts of the
-	// repository would call each other's.
+	// Suffix is appended to each app id: Dapr finds applications on the machine by app id alone, so two checkouts of the repository
+	// would call each other's.
 	Suffix string
-	// Runtime is the folder that holds .dapr/bin/daprd; empty: the installed one.
+	// Runtime is the folder with .dapr/bin/daprd; empty for the installed one.
 	Runtime string
 	// Resources is the folder of rendered components.
 	Resources string
@@ -30,10 +30,10 @@ type renderedApp struct {
 	Env                                                        map[string]string // in place of dapr.yaml's
 }
 
-// restart runs an application again whenever it ends, as a supervisor does in production: `dapr run -f` does not.
+// restart runs an application again whenever it ends, as a supervisor does in production. `dapr run -f` does not.
 const restart = `while :; do "$@" >>"$0" 2>&1; sleep 1; done`
 
-// renderTemplate is dapr.yaml with what must differ.
+// renderTemplate is dapr.yaml with these changes.
 func renderTemplate(template []byte, r rendering) ([]byte, error) {
 	var file map[string]any
 	if err := yaml.Unmarshal(template, &file); err != nil {
@@ -89,7 +89,7 @@ func renderTemplate(template []byte, r rendering) ([]byte, error) {
 	return marshal("dapr.yaml", file)
 }
 
-// appIDs are the app ids of this checkout of the repository by those of dapr.yaml.
+// appIDs are the app ids of this checkout of the repository, by those of dapr.yaml.
 func (r rendering) appIDs() map[string]string {
 	ids := map[string]string{}
 	for id := range r.Apps {

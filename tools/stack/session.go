@@ -18,14 +18,14 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 )
 
-// session is a program that was started in the background, with all that it started in turn. They share a session of
-// the operating system, which outlives the program itself: what a killed `dapr run` leaves behind is still found by it.
+// session is a program started in the background, with all that it started in turn. They share a session of the operating system,
+// which outlives the program: so what a killed `dapr run` leaves behind is still found.
 type session struct {
 	Name string `json:"name"`
 	ID   int    `json:"id"`
 }
 
-// start runs a program in a session of its own with its output in .local/log, and notes it for down.
+// start runs a program in a session of its own with its output in .local/log, and records it for down.
 func (s *stack) start(st *state, name string, env map[string]string, program string, args ...string) (session, error) {
 	log, err := os.Create(s.local("log", name+".log"))
 	if err != nil {
@@ -40,17 +40,16 @@ func (s *stack) start(st *state, name string, env map[string]string, program str
 	if err := cmd.Start(); err != nil {
 		return session{}, fmt.Errorf("start %s: %w", name, err)
 	}
-	go cmd.Wait() // Reaps it while this process lives; afterwards that is init's.
+	go cmd.Wait() // Reaps it while this process lives; afterwards init does.
 	started := session{Name: name, ID: cmd.Process.Pid}
 	st.Sessions = append(st.Sessions, started)
 	return started, s.writeState(*st)
 }
 
-// policies are the settings of ours that say how to work and not with whom, so that `make up` can be given them.
+// policies are settings that say how our programs work and not with whom, so `make up` passes them on.
 var policies = []string{"ORCHESTRATOR_APPROVAL_ABOVE", "ORCHESTRATOR_KEEP_WORKFLOWS", "ORCHESTRATOR_KEEP_CHECKOUTS"}
 
-// environment is this process' own without what is meant for our programs, so that what somebody has exported does not
-// lead them elsewhere; then values.
+// environment is this process's own without the settings of our programs, which somebody may have exported, and with values.
 func environment(own []string, values map[string]string) []string {
 	env := slices.DeleteFunc(slices.Clone(own), func(entry string) bool {
 		name, _, _ := strings.Cut(entry, "=")
@@ -66,15 +65,15 @@ func environment(own []string, values map[string]string) []string {
 	return env
 }
 
-// members are the living processes of the session. A session's number may be used again after its end, by somebody
-// else's: ours run in the folder of this checkout.
+// members are the living processes of the session. After its end somebody else may get the session's number: ours run in the folder
+// of this checkout.
 func (x session) members(root string) []int {
 	var found []int
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
 		text, err := os.ReadFile(filepath.Join(dir, "stat"))
 		if err != nil {
-			continue // It ended meanwhile.
+			continue // It has ended meanwhile.
 		}
 		// pid (name) state parent group session ...; the name may hold anything, so count from its end.
 		fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
@@ -92,7 +91,7 @@ func (x session) members(root string) []int {
 	return found
 }
 
-// end asks all processes of the session to stop, and kills what has not after grace.
+// end asks all processes of the session to stop, and kills the rest after grace.
 func (x session) end(ctx context.Context, root string, grace time.Duration) error {
 	gone := func(ctx context.Context) error {
 		if left := x.members(root); len(left) > 0 {

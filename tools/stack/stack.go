@@ -27,10 +27,10 @@ const (
 	onDapr   = "dapr"
 )
 
-// apps are the applications, by the names that dapr.yaml, their databases and the variables in their environment have.
+// apps are the applications, by their names in dapr.yaml, databases and environment variables.
 var apps = []string{"orchestrator", "warehouse", "payment", "orders", "notification", "pricing"}
 
-// addressKey is what an application's address is called in .local/env. The orchestrator's is the one that its command line reads.
+// addressKey is the name of an application's address in .local/env. The command line reads the orchestrator's.
 func addressKey(app string) string {
 	if app == "orchestrator" {
 		return "ORCHESTRATOR_SERVER"
@@ -38,7 +38,7 @@ func addressKey(app string) string {
 	return strings.ToUpper(app) + "_URL"
 }
 
-// databaseURLs is the variable with each application's database.
+// databaseURLs are the variables with each application's database.
 func databaseURLs(urls map[string]string) map[string]string {
 	variables := map[string]string{}
 	for _, app := range apps {
@@ -47,21 +47,21 @@ func databaseURLs(urls map[string]string) map[string]string {
 	return variables
 }
 
-// stopGrace is what applications get to finish what they have in hand; the engine allows itself 10 s for that.
+// stopGrace is how long applications may take to finish what is in hand; the engine takes up to 10 s.
 const stopGrace = 15 * time.Second
 
-// stack is the system of one checkout of the repository. All it keeps lies under .local/ there.
+// stack is the system of one checkout of the repository. All its files are under .local/ there.
 type stack struct {
 	root string
 	out  io.Writer
 }
 
-// state is what has to be stopped, as .local/stack.json keeps it from up to down.
+// state is what down has to stop; .local/stack.json keeps it.
 type state struct {
 	Engine string `json:"engine"`
-	// Broker is empty where there is none: embedded.
+	// Broker is empty if there is none: embedded.
 	Broker string `json:"broker,omitempty"`
-	// Sessions in the order in which they were started.
+	// Sessions are in the order of their start.
 	Sessions []session `json:"sessions"`
 }
 
@@ -86,7 +86,7 @@ func (s *stack) up(ctx context.Context, engine, broker string) error {
 	return nil
 }
 
-// begin starts a system that does not run. If that fails it stops what it had started.
+// begin starts a system that does not run. If it fails, it stops what it has started.
 func (s *stack) begin(ctx context.Context, engine, broker string) error {
 	unlock, err := s.lock()
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *stack) begin(ctx context.Context, engine, broker string) error {
 	if err := localstack.InstallFor(ctx, s.out, needed); err != nil {
 		return err
 	}
-	// Logs are those of this start, so that their ends tell of it.
+	// The logs are only of this start.
 	if err := errors.Join(os.RemoveAll(s.local("log")), os.Mkdir(s.local("log"), 0o700)); err != nil {
 		return err
 	}
@@ -122,7 +122,7 @@ func (s *stack) run(ctx context.Context, engine, broker string) (err error) {
 		return err
 	}
 	defer func() {
-		// Also after an interrupt, which has ended ctx.
+		// Even after an interrupt, which has ended ctx.
 		stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
 		err = errors.Join(err, s.down(stopCtx))
@@ -148,7 +148,7 @@ func (s *stack) stopAll(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	// Last started, first stopped: applications before what they stand on.
+	// Last started, first stopped: applications before what they need.
 	for _, started := range slices.Backward(st.Sessions) {
 		errs = append(errs, started.end(ctx, s.root, stopGrace))
 	}
@@ -183,8 +183,8 @@ func (s *stack) clean(ctx context.Context) error {
 	return errors.Join(append(errs, os.RemoveAll(s.local()))...)
 }
 
-// postgresDirs are the folders of PostgreSQL servers: the system's own, and those of tests, which stop theirs unless they were
-// killed.
+// postgresDirs are the folders of PostgreSQL servers: the system's own, and those of tests that were killed before they stopped
+// theirs.
 func (s *stack) postgresDirs() []string {
 	dirs := []string{s.local("postgres")}
 	found, _ := filepath.Glob(s.local("test-*")) // The pattern is a good one.
@@ -196,7 +196,7 @@ func (s *stack) postgresDirs() []string {
 	return dirs
 }
 
-// testEnv readies what tests in packages side by side would otherwise all find missing at once.
+// testEnv prepares what tests in packages side by side would otherwise all prepare at once.
 func (s *stack) testEnv(ctx context.Context) error {
 	if _, err := localstack.LocalDir(s.root); err != nil {
 		return err
@@ -211,7 +211,7 @@ func (s *stack) testEnv(ctx context.Context) error {
 	return err
 }
 
-// startPostgres starts the private server with the databases and returns the connection string of each, that of its own role.
+// startPostgres starts the private server with the databases and returns the connection string of each one's role.
 func (s *stack) startPostgres(ctx context.Context, databases ...string) (urls map[string]string, err error) {
 	s.say("Starting PostgreSQL ...")
 	pg, err := localstack.StartPostgres(ctx, s.local("postgres"), localstack.PostgresOptions{})
@@ -227,7 +227,7 @@ func (s *stack) startPostgres(ctx context.Context, databases ...string) (urls ma
 	return urls, nil
 }
 
-// awaitReady waits until each address answers /readyz, or until a session that must live has died.
+// awaitReady waits until each address answers /readyz, or until a session that it needs has ended.
 func (s *stack) awaitReady(ctx context.Context, timeout time.Duration, needs session, addresses ...string) error {
 	waitCtx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -268,8 +268,8 @@ func ready(ctx context.Context, address string) error {
 	return nil
 }
 
-// logTails is the end of each log of this start, for whoever must find out why something went wrong. It goes into CI's
-// output, so it names neither the machine nor folders outside the repository, and no passwords.
+// logTails are the ends of the logs of this start, to find out what went wrong. They go into CI's output, so they name neither the
+// machine nor folders outside the repository, and have no passwords.
 func (s *stack) logTails() string {
 	host, _ := os.Hostname()
 	unnamed := strings.NewReplacer(s.root+"/", "", " instance="+host, "")

@@ -13,9 +13,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 )
 
-// linkTools makes .local/tools/ hold links to buf, its plugins and the linter. They are built from the modules under
-// tools/ into the user's cache, under a name made from their versions and Go's, so that another checkout of the
-// repository finds them there.
+// linkTools makes links in .local/tools/ to buf, its plugins and the linter. They are built from the modules under tools/ into the
+// user's cache. Their versions and Go's name the folder, so that another checkout of the repository finds them there.
 func (s *stack) linkTools(ctx context.Context) error {
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -49,7 +48,7 @@ func (s *stack) linkTools(ctx context.Context) error {
 func (s *stack) buildTools(ctx context.Context, cache, module string) (dir string, err error) {
 	source := filepath.Join(s.root, "tools", module)
 	version := sha256.New()
-	fmt.Fprintln(version, runtime.Version()) // A linter must be built by the Go whose code it reads.
+	fmt.Fprintln(version, runtime.Version()) // The Go that builds a linter must be the Go whose code it reads.
 	for _, name := range []string{"go.mod", "go.sum"} {
 		text, err := os.ReadFile(filepath.Join(source, name))
 		if err != nil {
@@ -65,7 +64,7 @@ func (s *stack) buildTools(ctx context.Context, cache, module string) (dir strin
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		return "", err
 	}
-	// Built aside and moved into place whole: nobody ever finds half of them.
+	// Built aside and moved into place whole.
 	aside, err := os.MkdirTemp(cache, module+"-building-")
 	if err != nil {
 		return "", err
@@ -81,7 +80,7 @@ func (s *stack) buildTools(ctx context.Context, cache, module string) (dir strin
 		return "", fmt.Errorf("build tools/%s: %w\n%s", module, err, out)
 	}
 	if err := os.Rename(aside, dir); err != nil && !errors.Is(err, os.ErrExist) {
-		if _, there := os.Stat(dir); there != nil { // Else somebody was faster.
+		if _, there := os.Stat(dir); there != nil { // Otherwise another process was faster.
 			return "", err
 		}
 	}

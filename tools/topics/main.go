@@ -1,9 +1,9 @@
-// Command topics writes what follows from the events' contracts: docs/topics.md, for people, and components/subscriptions.yaml,
-// for Dapr. It is run by `make generate`:
+// Command topics writes what follows from the events' contracts: docs/topics.md, for people, and components/subscriptions.yaml, for
+// Dapr. `make generate` runs it:
 //
 //	buf build proto -o - | go run ./tools/topics <folder>
 //
-// Topics, owners and consumers are those that internal/events/event knows. Standard input brings the contracts once more as a set of
+// Topics, owners and consumers come from internal/events/event. Standard input brings the contracts once more, as a set of
 // descriptors, because the compiled ones have lost their comments.
 package main
 
@@ -54,7 +54,7 @@ func run(args []string, descriptors io.Reader) error {
 	return nil
 }
 
-// readContracts reads a set of descriptors and demands that it has the events that internal/events/event knows, and no other.
+// readContracts reads a set of descriptors and demands exactly the events that internal/events/event knows.
 func readContracts(from io.Reader) (*protoregistry.Files, error) {
 	data, err := io.ReadAll(from)
 	if err != nil {

@@ -113,8 +113,8 @@ func about(t event.Topic) string {
 	return "order"
 }
 
-// writeFields writes the table of all that a message holds but the header, which every event has. What it holds of another
-// package is many events', and is returned to be described once.
+// writeFields writes the table of a message's fields, without the header, which every event has. Messages of another package belong
+// to many events; it returns them, to be described once.
 func writeFields(out *bytes.Buffer, m protoreflect.MessageDescriptor) (shared map[protoreflect.FullName]protoreflect.MessageDescriptor) {
 	out.WriteString("| field | type in JSON | meaning |\n|---|---|---|\n")
 	shared = make(map[protoreflect.FullName]protoreflect.MessageDescriptor)
@@ -148,7 +148,7 @@ func writeFields(out *bytes.Buffer, m protoreflect.MessageDescriptor) (shared ma
 	return shared
 }
 
-// jsonType is how a field is written as JSON.
+// jsonType is the type of a field in JSON.
 func jsonType(field protoreflect.FieldDescriptor) string {
 	switch field.Kind() {
 	case protoreflect.MessageKind:
@@ -157,7 +157,7 @@ func jsonType(field protoreflect.FieldDescriptor) string {
 		}
 		return "object"
 	case protoreflect.Int64Kind:
-		return "string of digits" // As JSON's own numbers do not hold all of them.
+		return "string of digits" // JSON's own numbers cannot hold all of them.
 	case protoreflect.Int32Kind:
 		return "number"
 	case protoreflect.BoolKind:
@@ -166,7 +166,7 @@ func jsonType(field protoreflect.FieldDescriptor) string {
 	return "string"
 }
 
-// comment is what stands before a declaration, in one line.
+// comment is a declaration's comment in one line.
 func comment(d protoreflect.Descriptor) string {
 	return strings.Join(strings.Fields(d.ParentFile().SourceLocations().ByDescriptor(d).LeadingComments), " ")
 }
@@ -178,8 +178,8 @@ func firstSentence(text string) string {
 	return text
 }
 
-// cell is a text that fits into a table's cell.
+// cell is a text as a table's cell takes it.
 func cell(text string) string { return strings.ReplaceAll(text, "|", `\|`) }
 
-// anchor is where GitHub puts a heading.
+// anchor is GitHub's anchor of a heading.
 func anchor(heading string) string { return strings.ReplaceAll(heading, ".", "") }

@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// streams is the app that opens its subscriptions itself, over streams. Declared too, it would get all twice.
+	// streams is the app that opens its own subscriptions, over streams. Declared here too, it would get everything twice.
 	streams = "notification"
 	// keeper is the app that keeps dead letters.
 	keeper = "orchestrator"
@@ -24,7 +24,7 @@ const subscriptionsHead = `# Generated from the contracts in proto/ by tools/top
 # again at each redelivery (mended in 1.18.3): one such message would end its consumers' sidecars for good.
 `
 
-// textTrace is what an event must be to be pushed, as a CEL expression over the envelope.
+// textTrace is the condition for an event to be pushed, as a CEL expression over the envelope.
 const textTrace = "(!has(event.traceparent) || type(event.traceparent) == string) && (!has(event.traceid) || type(event.traceid) == string)"
 
 const subscriptionForm = `apiVersion: dapr.io/v2alpha1
@@ -82,7 +82,7 @@ func writeSubscriptions() []byte {
 	return []byte(subscriptionsHead + strings.Join(documents, "---\n"))
 }
 
-// resourceName is a name as Kubernetes wants it: lower-case letters, digits and hyphens.
+// resourceName is a name in Kubernetes' form: lower-case letters, digits and hyphens.
 func resourceName(app, topic string) string {
 	return strings.NewReplacer(".", "-", "_", "-").Replace(app + "-" + topic)
 }

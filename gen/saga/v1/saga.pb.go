@@ -1446,6 +1446,103 @@ func (x *HistoryResponse) GetOperations() []*ParticipantOperation {
 	return nil
 }
 
+type FollowHistoryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Definition    string                 `protobuf:"bytes,1,opt,name=definition,proto3" json:"definition,omitempty"`
+	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowHistoryRequest) Reset() {
+	*x = FollowHistoryRequest{}
+	mi := &file_saga_v1_saga_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowHistoryRequest) ProtoMessage() {}
+
+func (x *FollowHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_saga_v1_saga_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowHistoryRequest.ProtoReflect.Descriptor instead.
+func (*FollowHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *FollowHistoryRequest) GetDefinition() string {
+	if x != nil {
+		return x.Definition
+	}
+	return ""
+}
+
+func (x *FollowHistoryRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+type FollowHistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order in which they became known.
+	Entries       []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FollowHistoryResponse) Reset() {
+	*x = FollowHistoryResponse{}
+	mi := &file_saga_v1_saga_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FollowHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FollowHistoryResponse) ProtoMessage() {}
+
+func (x *FollowHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_saga_v1_saga_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FollowHistoryResponse.ProtoReflect.Descriptor instead.
+func (*FollowHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *FollowHistoryResponse) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
 type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	At    *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
@@ -1464,7 +1561,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_saga_v1_saga_proto_msgTypes[17]
+	mi := &file_saga_v1_saga_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1573,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[17]
+	mi := &file_saga_v1_saga_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1586,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{17}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Entry) GetAt() *timestamppb.Timestamp {
@@ -1576,7 +1673,7 @@ type ParticipantOperation struct {
 
 func (x *ParticipantOperation) Reset() {
 	*x = ParticipantOperation{}
-	mi := &file_saga_v1_saga_proto_msgTypes[18]
+	mi := &file_saga_v1_saga_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1685,7 @@ func (x *ParticipantOperation) String() string {
 func (*ParticipantOperation) ProtoMessage() {}
 
 func (x *ParticipantOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[18]
+	mi := &file_saga_v1_saga_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1698,7 @@ func (x *ParticipantOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ParticipantOperation.ProtoReflect.Descriptor instead.
 func (*ParticipantOperation) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{18}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ParticipantOperation) GetParticipant() string {
@@ -1680,7 +1777,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_saga_v1_saga_proto_msgTypes[19]
+	mi := &file_saga_v1_saga_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +1789,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[19]
+	mi := &file_saga_v1_saga_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +1802,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{19}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchRequest) GetDefinition() string {
@@ -1745,7 +1842,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_saga_v1_saga_proto_msgTypes[20]
+	mi := &file_saga_v1_saga_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1854,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[20]
+	mi := &file_saga_v1_saga_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1867,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{20}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchResponse) GetSaga() *Saga {
@@ -1796,7 +1893,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_saga_v1_saga_proto_msgTypes[21]
+	mi := &file_saga_v1_saga_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1808,7 +1905,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[21]
+	mi := &file_saga_v1_saga_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1821,7 +1918,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{21}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CancelRequest) GetDefinition() string {
@@ -1874,7 +1971,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_saga_v1_saga_proto_msgTypes[22]
+	mi := &file_saga_v1_saga_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +1983,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[22]
+	mi := &file_saga_v1_saga_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +1996,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{22}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CancelResponse) GetSaga() *Saga {
@@ -1946,7 +2043,7 @@ type ApproveRequest struct {
 
 func (x *ApproveRequest) Reset() {
 	*x = ApproveRequest{}
-	mi := &file_saga_v1_saga_proto_msgTypes[23]
+	mi := &file_saga_v1_saga_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2055,7 @@ func (x *ApproveRequest) String() string {
 func (*ApproveRequest) ProtoMessage() {}
 
 func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[23]
+	mi := &file_saga_v1_saga_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2068,7 @@ func (x *ApproveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRequest) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{23}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ApproveRequest) GetDefinition() string {
@@ -2018,7 +2115,7 @@ type ApproveResponse struct {
 
 func (x *ApproveResponse) Reset() {
 	*x = ApproveResponse{}
-	mi := &file_saga_v1_saga_proto_msgTypes[24]
+	mi := &file_saga_v1_saga_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2030,7 +2127,7 @@ func (x *ApproveResponse) String() string {
 func (*ApproveResponse) ProtoMessage() {}
 
 func (x *ApproveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[24]
+	mi := &file_saga_v1_saga_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2043,7 +2140,7 @@ func (x *ApproveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveResponse.ProtoReflect.Descriptor instead.
 func (*ApproveResponse) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{24}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ApproveResponse) GetSaga() *Saga {
@@ -2069,7 +2166,7 @@ type RejectRequest struct {
 
 func (x *RejectRequest) Reset() {
 	*x = RejectRequest{}
-	mi := &file_saga_v1_saga_proto_msgTypes[25]
+	mi := &file_saga_v1_saga_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2081,7 +2178,7 @@ func (x *RejectRequest) String() string {
 func (*RejectRequest) ProtoMessage() {}
 
 func (x *RejectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[25]
+	mi := &file_saga_v1_saga_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2094,7 +2191,7 @@ func (x *RejectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectRequest.ProtoReflect.Descriptor instead.
 func (*RejectRequest) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{25}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RejectRequest) GetDefinition() string {
@@ -2141,7 +2238,7 @@ type RejectResponse struct {
 
 func (x *RejectResponse) Reset() {
 	*x = RejectResponse{}
-	mi := &file_saga_v1_saga_proto_msgTypes[26]
+	mi := &file_saga_v1_saga_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2153,7 +2250,7 @@ func (x *RejectResponse) String() string {
 func (*RejectResponse) ProtoMessage() {}
 
 func (x *RejectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[26]
+	mi := &file_saga_v1_saga_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2166,7 +2263,7 @@ func (x *RejectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectResponse.ProtoReflect.Descriptor instead.
 func (*RejectResponse) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{26}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RejectResponse) GetSaga() *Saga {
@@ -2197,7 +2294,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_saga_v1_saga_proto_msgTypes[27]
+	mi := &file_saga_v1_saga_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2209,7 +2306,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[27]
+	mi := &file_saga_v1_saga_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2222,7 +2319,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{27}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ResolveRequest) GetDefinition() string {
@@ -2292,7 +2389,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_saga_v1_saga_proto_msgTypes[28]
+	mi := &file_saga_v1_saga_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +2401,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[28]
+	mi := &file_saga_v1_saga_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +2414,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{28}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ResolveResponse) GetSaga() *Saga {
@@ -2352,7 +2449,7 @@ type RedriveRequest struct {
 
 func (x *RedriveRequest) Reset() {
 	*x = RedriveRequest{}
-	mi := &file_saga_v1_saga_proto_msgTypes[29]
+	mi := &file_saga_v1_saga_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2364,7 +2461,7 @@ func (x *RedriveRequest) String() string {
 func (*RedriveRequest) ProtoMessage() {}
 
 func (x *RedriveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[29]
+	mi := &file_saga_v1_saga_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2377,7 +2474,7 @@ func (x *RedriveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveRequest.ProtoReflect.Descriptor instead.
 func (*RedriveRequest) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{29}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RedriveRequest) GetDefinition() string {
@@ -2433,7 +2530,7 @@ type RedriveResponse struct {
 
 func (x *RedriveResponse) Reset() {
 	*x = RedriveResponse{}
-	mi := &file_saga_v1_saga_proto_msgTypes[30]
+	mi := &file_saga_v1_saga_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +2542,7 @@ func (x *RedriveResponse) String() string {
 func (*RedriveResponse) ProtoMessage() {}
 
 func (x *RedriveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[30]
+	mi := &file_saga_v1_saga_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +2555,7 @@ func (x *RedriveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedriveResponse.ProtoReflect.Descriptor instead.
 func (*RedriveResponse) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{30}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RedriveResponse) GetSaga() *Saga {
@@ -2489,7 +2586,7 @@ type AuditRequest struct {
 
 func (x *AuditRequest) Reset() {
 	*x = AuditRequest{}
-	mi := &file_saga_v1_saga_proto_msgTypes[31]
+	mi := &file_saga_v1_saga_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2501,7 +2598,7 @@ func (x *AuditRequest) String() string {
 func (*AuditRequest) ProtoMessage() {}
 
 func (x *AuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[31]
+	mi := &file_saga_v1_saga_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2514,7 +2611,7 @@ func (x *AuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRequest.ProtoReflect.Descriptor instead.
 func (*AuditRequest) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{31}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AuditRequest) GetDefinition() string {
@@ -2549,7 +2646,7 @@ type AuditResponse struct {
 
 func (x *AuditResponse) Reset() {
 	*x = AuditResponse{}
-	mi := &file_saga_v1_saga_proto_msgTypes[32]
+	mi := &file_saga_v1_saga_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2561,7 +2658,7 @@ func (x *AuditResponse) String() string {
 func (*AuditResponse) ProtoMessage() {}
 
 func (x *AuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[32]
+	mi := &file_saga_v1_saga_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2574,7 +2671,7 @@ func (x *AuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditResponse.ProtoReflect.Descriptor instead.
 func (*AuditResponse) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{32}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *AuditResponse) GetChecked() int64 {
@@ -2605,7 +2702,7 @@ type Violation struct {
 
 func (x *Violation) Reset() {
 	*x = Violation{}
-	mi := &file_saga_v1_saga_proto_msgTypes[33]
+	mi := &file_saga_v1_saga_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +2714,7 @@ func (x *Violation) String() string {
 func (*Violation) ProtoMessage() {}
 
 func (x *Violation) ProtoReflect() protoreflect.Message {
-	mi := &file_saga_v1_saga_proto_msgTypes[33]
+	mi := &file_saga_v1_saga_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +2727,7 @@ func (x *Violation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Violation.ProtoReflect.Descriptor instead.
 func (*Violation) Descriptor() ([]byte, []int) {
-	return file_saga_v1_saga_proto_rawDescGZIP(), []int{33}
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Violation) GetDefinition() string {
@@ -2657,6 +2754,350 @@ func (x *Violation) GetInvariant() string {
 func (x *Violation) GetWhat() string {
 	if x != nil {
 		return x.What
+	}
+	return ""
+}
+
+type DoctorRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorRequest) Reset() {
+	*x = DoctorRequest{}
+	mi := &file_saga_v1_saga_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorRequest) ProtoMessage() {}
+
+func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_saga_v1_saga_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
+func (*DoctorRequest) Descriptor() ([]byte, []int) {
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{36}
+}
+
+type DoctorResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Findings []*Finding             `protobuf:"bytes,1,rep,name=findings,proto3" json:"findings,omitempty"`
+	// What the process was configured with, passwords left out.
+	Settings      []*Setting `protobuf:"bytes,2,rep,name=settings,proto3" json:"settings,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DoctorResponse) Reset() {
+	*x = DoctorResponse{}
+	mi := &file_saga_v1_saga_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DoctorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DoctorResponse) ProtoMessage() {}
+
+func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_saga_v1_saga_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
+func (*DoctorResponse) Descriptor() ([]byte, []int) {
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *DoctorResponse) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *DoctorResponse) GetSettings() []*Setting {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+type Setting struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The environment variable that sets it.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Setting) Reset() {
+	*x = Setting{}
+	mi := &file_saga_v1_saga_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Setting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Setting) ProtoMessage() {}
+
+func (x *Setting) ProtoReflect() protoreflect.Message {
+	mi := &file_saga_v1_saga_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Setting.ProtoReflect.Descriptor instead.
+func (*Setting) Descriptor() ([]byte, []int) {
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Setting) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Setting) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was looked at, such as "database", "engine embedded" or "participant bank".
+	Check  string `protobuf:"bytes,1,opt,name=check,proto3" json:"check,omitempty"`
+	Ok     bool   `protobuf:"varint,2,opt,name=ok,proto3" json:"ok,omitempty"`
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// How to mend it; empty where it is ok.
+	Mend          string `protobuf:"bytes,4,opt,name=mend,proto3" json:"mend,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_saga_v1_saga_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_saga_v1_saga_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *Finding) GetCheck() string {
+	if x != nil {
+		return x.Check
+	}
+	return ""
+}
+
+func (x *Finding) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *Finding) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Finding) GetMend() string {
+	if x != nil {
+		return x.Mend
+	}
+	return ""
+}
+
+type ListOpenHistoriesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOpenHistoriesRequest) Reset() {
+	*x = ListOpenHistoriesRequest{}
+	mi := &file_saga_v1_saga_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOpenHistoriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOpenHistoriesRequest) ProtoMessage() {}
+
+func (x *ListOpenHistoriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_saga_v1_saga_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOpenHistoriesRequest.ProtoReflect.Descriptor instead.
+func (*ListOpenHistoriesRequest) Descriptor() ([]byte, []int) {
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{40}
+}
+
+type ListOpenHistoriesResponse struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Definition string                 `protobuf:"bytes,1,opt,name=definition,proto3" json:"definition,omitempty"`
+	Key        string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	Run        int32                  `protobuf:"varint,3,opt,name=run,proto3" json:"run,omitempty"`
+	// The run's workflow instance.
+	InstanceId string `protobuf:"bytes,4,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// The step or compensation that the saga is at.
+	Step string `protobuf:"bytes,5,opt,name=step,proto3" json:"step,omitempty"`
+	// The events, each a durabletask HistoryEvent as protobuf; none where the engine knows no such instance.
+	Events [][]byte `protobuf:"bytes,6,rep,name=events,proto3" json:"events,omitempty"`
+	// Why the history could not be read; empty where it could.
+	Unreadable    string `protobuf:"bytes,7,opt,name=unreadable,proto3" json:"unreadable,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOpenHistoriesResponse) Reset() {
+	*x = ListOpenHistoriesResponse{}
+	mi := &file_saga_v1_saga_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOpenHistoriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOpenHistoriesResponse) ProtoMessage() {}
+
+func (x *ListOpenHistoriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_saga_v1_saga_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOpenHistoriesResponse.ProtoReflect.Descriptor instead.
+func (*ListOpenHistoriesResponse) Descriptor() ([]byte, []int) {
+	return file_saga_v1_saga_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ListOpenHistoriesResponse) GetDefinition() string {
+	if x != nil {
+		return x.Definition
+	}
+	return ""
+}
+
+func (x *ListOpenHistoriesResponse) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *ListOpenHistoriesResponse) GetRun() int32 {
+	if x != nil {
+		return x.Run
+	}
+	return 0
+}
+
+func (x *ListOpenHistoriesResponse) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *ListOpenHistoriesResponse) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *ListOpenHistoriesResponse) GetEvents() [][]byte {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *ListOpenHistoriesResponse) GetUnreadable() string {
+	if x != nil {
+		return x.Unreadable
 	}
 	return ""
 }
@@ -2793,7 +3234,14 @@ const file_saga_v1_saga_proto_rawDesc = "" +
 	"\aentries\x18\x02 \x03(\v2\x0e.saga.v1.EntryR\aentries\x12=\n" +
 	"\n" +
 	"operations\x18\x03 \x03(\v2\x1d.saga.v1.ParticipantOperationR\n" +
-	"operations\"\xf4\x01\n" +
+	"operations\"^\n" +
+	"\x14FollowHistoryRequest\x12)\n" +
+	"\n" +
+	"definition\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xb8\xc3\x18\x01R\n" +
+	"definition\x12\x1b\n" +
+	"\x03key\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xc8\xc1\x18\x01R\x03key\"A\n" +
+	"\x15FollowHistoryResponse\x12(\n" +
+	"\aentries\x18\x01 \x03(\v2\x0e.saga.v1.EntryR\aentries\"\xf4\x01\n" +
 	"\x05Entry\x12*\n" +
 	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
@@ -2905,7 +3353,33 @@ const file_saga_v1_saga_proto_rawDesc = "" +
 	"definition\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1c\n" +
 	"\tinvariant\x18\x03 \x01(\tR\tinvariant\x12\x12\n" +
-	"\x04what\x18\x04 \x01(\tR\x04what*\xdc\x01\n" +
+	"\x04what\x18\x04 \x01(\tR\x04what\"\x0f\n" +
+	"\rDoctorRequest\"l\n" +
+	"\x0eDoctorResponse\x12,\n" +
+	"\bfindings\x18\x01 \x03(\v2\x10.saga.v1.FindingR\bfindings\x12,\n" +
+	"\bsettings\x18\x02 \x03(\v2\x10.saga.v1.SettingR\bsettings\"3\n" +
+	"\aSetting\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"[\n" +
+	"\aFinding\x12\x14\n" +
+	"\x05check\x18\x01 \x01(\tR\x05check\x12\x0e\n" +
+	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x12\n" +
+	"\x04mend\x18\x04 \x01(\tR\x04mend\"\x1a\n" +
+	"\x18ListOpenHistoriesRequest\"\xcc\x01\n" +
+	"\x19ListOpenHistoriesResponse\x12\x1e\n" +
+	"\n" +
+	"definition\x18\x01 \x01(\tR\n" +
+	"definition\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x10\n" +
+	"\x03run\x18\x03 \x01(\x05R\x03run\x12\x1f\n" +
+	"\vinstance_id\x18\x04 \x01(\tR\n" +
+	"instanceId\x12\x12\n" +
+	"\x04step\x18\x05 \x01(\tR\x04step\x12\x16\n" +
+	"\x06events\x18\x06 \x03(\fR\x06events\x12\x1e\n" +
+	"\n" +
+	"unreadable\x18\a \x01(\tR\n" +
+	"unreadable*\xdc\x01\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eSTATUS_RUNNING\x10\x01\x12\x1c\n" +
@@ -2921,20 +3395,23 @@ const file_saga_v1_saga_proto_rawDesc = "" +
 	"\x16RESOLUTION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10RESOLUTION_RETRY\x10\x01\x12\x13\n" +
 	"\x0fRESOLUTION_DONE\x10\x02\x12\x15\n" +
-	"\x11RESOLUTION_REFUND\x10\x032\xe4\x05\n" +
+	"\x11RESOLUTION_REFUND\x10\x032\xcf\a\n" +
 	"\vSagaService\x12T\n" +
 	"\x0fListDefinitions\x12\x1f.saga.v1.ListDefinitionsRequest\x1a .saga.v1.ListDefinitionsResponse\x126\n" +
 	"\x05Start\x12\x15.saga.v1.StartRequest\x1a\x16.saga.v1.StartResponse\x120\n" +
 	"\x03Get\x12\x13.saga.v1.GetRequest\x1a\x14.saga.v1.GetResponse\x123\n" +
 	"\x04List\x12\x14.saga.v1.ListRequest\x1a\x15.saga.v1.ListResponse\x12<\n" +
-	"\aHistory\x12\x17.saga.v1.HistoryRequest\x1a\x18.saga.v1.HistoryResponse\x128\n" +
+	"\aHistory\x12\x17.saga.v1.HistoryRequest\x1a\x18.saga.v1.HistoryResponse\x12P\n" +
+	"\rFollowHistory\x12\x1d.saga.v1.FollowHistoryRequest\x1a\x1e.saga.v1.FollowHistoryResponse0\x01\x128\n" +
 	"\x05Watch\x12\x15.saga.v1.WatchRequest\x1a\x16.saga.v1.WatchResponse0\x01\x129\n" +
 	"\x06Cancel\x12\x16.saga.v1.CancelRequest\x1a\x17.saga.v1.CancelResponse\x12<\n" +
 	"\aApprove\x12\x17.saga.v1.ApproveRequest\x1a\x18.saga.v1.ApproveResponse\x129\n" +
 	"\x06Reject\x12\x16.saga.v1.RejectRequest\x1a\x17.saga.v1.RejectResponse\x12<\n" +
 	"\aResolve\x12\x17.saga.v1.ResolveRequest\x1a\x18.saga.v1.ResolveResponse\x12<\n" +
 	"\aRedrive\x12\x17.saga.v1.RedriveRequest\x1a\x18.saga.v1.RedriveResponse\x128\n" +
-	"\x05Audit\x12\x15.saga.v1.AuditRequest\x1a\x16.saga.v1.AuditResponse0\x01B9Z7github.com/checkoutsaga/orchestrator/gen/saga/v1;sagav1b\x06proto3"
+	"\x05Audit\x12\x15.saga.v1.AuditRequest\x1a\x16.saga.v1.AuditResponse0\x01\x129\n" +
+	"\x06Doctor\x12\x16.saga.v1.DoctorRequest\x1a\x17.saga.v1.DoctorResponse\x12\\\n" +
+	"\x11ListOpenHistories\x12!.saga.v1.ListOpenHistoriesRequest\x1a\".saga.v1.ListOpenHistoriesResponse0\x01B9Z7github.com/checkoutsaga/orchestrator/gen/saga/v1;sagav1b\x06proto3"
 
 var (
 	file_saga_v1_saga_proto_rawDescOnce sync.Once
@@ -2949,122 +3426,139 @@ func file_saga_v1_saga_proto_rawDescGZIP() []byte {
 }
 
 var file_saga_v1_saga_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_saga_v1_saga_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_saga_v1_saga_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_saga_v1_saga_proto_goTypes = []any{
-	(Status)(0),                     // 0: saga.v1.Status
-	(Resolution)(0),                 // 1: saga.v1.Resolution
-	(*Definition)(nil),              // 2: saga.v1.Definition
-	(*Plan)(nil),                    // 3: saga.v1.Plan
-	(*PlannedStep)(nil),             // 4: saga.v1.PlannedStep
-	(*Saga)(nil),                    // 5: saga.v1.Saga
-	(*Money)(nil),                   // 6: saga.v1.Money
-	(*Attention)(nil),               // 7: saga.v1.Attention
-	(*Step)(nil),                    // 8: saga.v1.Step
-	(*ListDefinitionsRequest)(nil),  // 9: saga.v1.ListDefinitionsRequest
-	(*ListDefinitionsResponse)(nil), // 10: saga.v1.ListDefinitionsResponse
-	(*StartRequest)(nil),            // 11: saga.v1.StartRequest
-	(*StartResponse)(nil),           // 12: saga.v1.StartResponse
-	(*GetRequest)(nil),              // 13: saga.v1.GetRequest
-	(*GetResponse)(nil),             // 14: saga.v1.GetResponse
-	(*ListRequest)(nil),             // 15: saga.v1.ListRequest
-	(*ListResponse)(nil),            // 16: saga.v1.ListResponse
-	(*HistoryRequest)(nil),          // 17: saga.v1.HistoryRequest
-	(*HistoryResponse)(nil),         // 18: saga.v1.HistoryResponse
-	(*Entry)(nil),                   // 19: saga.v1.Entry
-	(*ParticipantOperation)(nil),    // 20: saga.v1.ParticipantOperation
-	(*WatchRequest)(nil),            // 21: saga.v1.WatchRequest
-	(*WatchResponse)(nil),           // 22: saga.v1.WatchResponse
-	(*CancelRequest)(nil),           // 23: saga.v1.CancelRequest
-	(*CancelResponse)(nil),          // 24: saga.v1.CancelResponse
-	(*ApproveRequest)(nil),          // 25: saga.v1.ApproveRequest
-	(*ApproveResponse)(nil),         // 26: saga.v1.ApproveResponse
-	(*RejectRequest)(nil),           // 27: saga.v1.RejectRequest
-	(*RejectResponse)(nil),          // 28: saga.v1.RejectResponse
-	(*ResolveRequest)(nil),          // 29: saga.v1.ResolveRequest
-	(*ResolveResponse)(nil),         // 30: saga.v1.ResolveResponse
-	(*RedriveRequest)(nil),          // 31: saga.v1.RedriveRequest
-	(*RedriveResponse)(nil),         // 32: saga.v1.RedriveResponse
-	(*AuditRequest)(nil),            // 33: saga.v1.AuditRequest
-	(*AuditResponse)(nil),           // 34: saga.v1.AuditResponse
-	(*Violation)(nil),               // 35: saga.v1.Violation
-	(*durationpb.Duration)(nil),     // 36: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),   // 37: google.protobuf.Timestamp
-	(*structpb.Value)(nil),          // 38: google.protobuf.Value
+	(Status)(0),                       // 0: saga.v1.Status
+	(Resolution)(0),                   // 1: saga.v1.Resolution
+	(*Definition)(nil),                // 2: saga.v1.Definition
+	(*Plan)(nil),                      // 3: saga.v1.Plan
+	(*PlannedStep)(nil),               // 4: saga.v1.PlannedStep
+	(*Saga)(nil),                      // 5: saga.v1.Saga
+	(*Money)(nil),                     // 6: saga.v1.Money
+	(*Attention)(nil),                 // 7: saga.v1.Attention
+	(*Step)(nil),                      // 8: saga.v1.Step
+	(*ListDefinitionsRequest)(nil),    // 9: saga.v1.ListDefinitionsRequest
+	(*ListDefinitionsResponse)(nil),   // 10: saga.v1.ListDefinitionsResponse
+	(*StartRequest)(nil),              // 11: saga.v1.StartRequest
+	(*StartResponse)(nil),             // 12: saga.v1.StartResponse
+	(*GetRequest)(nil),                // 13: saga.v1.GetRequest
+	(*GetResponse)(nil),               // 14: saga.v1.GetResponse
+	(*ListRequest)(nil),               // 15: saga.v1.ListRequest
+	(*ListResponse)(nil),              // 16: saga.v1.ListResponse
+	(*HistoryRequest)(nil),            // 17: saga.v1.HistoryRequest
+	(*HistoryResponse)(nil),           // 18: saga.v1.HistoryResponse
+	(*FollowHistoryRequest)(nil),      // 19: saga.v1.FollowHistoryRequest
+	(*FollowHistoryResponse)(nil),     // 20: saga.v1.FollowHistoryResponse
+	(*Entry)(nil),                     // 21: saga.v1.Entry
+	(*ParticipantOperation)(nil),      // 22: saga.v1.ParticipantOperation
+	(*WatchRequest)(nil),              // 23: saga.v1.WatchRequest
+	(*WatchResponse)(nil),             // 24: saga.v1.WatchResponse
+	(*CancelRequest)(nil),             // 25: saga.v1.CancelRequest
+	(*CancelResponse)(nil),            // 26: saga.v1.CancelResponse
+	(*ApproveRequest)(nil),            // 27: saga.v1.ApproveRequest
+	(*ApproveResponse)(nil),           // 28: saga.v1.ApproveResponse
+	(*RejectRequest)(nil),             // 29: saga.v1.RejectRequest
+	(*RejectResponse)(nil),            // 30: saga.v1.RejectResponse
+	(*ResolveRequest)(nil),            // 31: saga.v1.ResolveRequest
+	(*ResolveResponse)(nil),           // 32: saga.v1.ResolveResponse
+	(*RedriveRequest)(nil),            // 33: saga.v1.RedriveRequest
+	(*RedriveResponse)(nil),           // 34: saga.v1.RedriveResponse
+	(*AuditRequest)(nil),              // 35: saga.v1.AuditRequest
+	(*AuditResponse)(nil),             // 36: saga.v1.AuditResponse
+	(*Violation)(nil),                 // 37: saga.v1.Violation
+	(*DoctorRequest)(nil),             // 38: saga.v1.DoctorRequest
+	(*DoctorResponse)(nil),            // 39: saga.v1.DoctorResponse
+	(*Setting)(nil),                   // 40: saga.v1.Setting
+	(*Finding)(nil),                   // 41: saga.v1.Finding
+	(*ListOpenHistoriesRequest)(nil),  // 42: saga.v1.ListOpenHistoriesRequest
+	(*ListOpenHistoriesResponse)(nil), // 43: saga.v1.ListOpenHistoriesResponse
+	(*durationpb.Duration)(nil),       // 44: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 45: google.protobuf.Timestamp
+	(*structpb.Value)(nil),            // 46: google.protobuf.Value
 }
 var file_saga_v1_saga_proto_depIdxs = []int32{
 	3,  // 0: saga.v1.Definition.plan:type_name -> saga.v1.Plan
-	36, // 1: saga.v1.Definition.deadline:type_name -> google.protobuf.Duration
+	44, // 1: saga.v1.Definition.deadline:type_name -> google.protobuf.Duration
 	4,  // 2: saga.v1.Plan.steps:type_name -> saga.v1.PlannedStep
 	0,  // 3: saga.v1.Saga.status:type_name -> saga.v1.Status
 	6,  // 4: saga.v1.Saga.money:type_name -> saga.v1.Money
-	37, // 5: saga.v1.Saga.started_at:type_name -> google.protobuf.Timestamp
-	37, // 6: saga.v1.Saga.updated_at:type_name -> google.protobuf.Timestamp
-	37, // 7: saga.v1.Saga.ended_at:type_name -> google.protobuf.Timestamp
-	37, // 8: saga.v1.Saga.deadline:type_name -> google.protobuf.Timestamp
-	37, // 9: saga.v1.Saga.approval_deadline:type_name -> google.protobuf.Timestamp
+	45, // 5: saga.v1.Saga.started_at:type_name -> google.protobuf.Timestamp
+	45, // 6: saga.v1.Saga.updated_at:type_name -> google.protobuf.Timestamp
+	45, // 7: saga.v1.Saga.ended_at:type_name -> google.protobuf.Timestamp
+	45, // 8: saga.v1.Saga.deadline:type_name -> google.protobuf.Timestamp
+	45, // 9: saga.v1.Saga.approval_deadline:type_name -> google.protobuf.Timestamp
 	7,  // 10: saga.v1.Saga.attention:type_name -> saga.v1.Attention
 	8,  // 11: saga.v1.Saga.steps:type_name -> saga.v1.Step
-	38, // 12: saga.v1.Saga.input:type_name -> google.protobuf.Value
-	37, // 13: saga.v1.Attention.since:type_name -> google.protobuf.Timestamp
-	37, // 14: saga.v1.Attention.next:type_name -> google.protobuf.Timestamp
-	37, // 15: saga.v1.Step.started_at:type_name -> google.protobuf.Timestamp
-	37, // 16: saga.v1.Step.ended_at:type_name -> google.protobuf.Timestamp
-	38, // 17: saga.v1.Step.output:type_name -> google.protobuf.Value
+	46, // 12: saga.v1.Saga.input:type_name -> google.protobuf.Value
+	45, // 13: saga.v1.Attention.since:type_name -> google.protobuf.Timestamp
+	45, // 14: saga.v1.Attention.next:type_name -> google.protobuf.Timestamp
+	45, // 15: saga.v1.Step.started_at:type_name -> google.protobuf.Timestamp
+	45, // 16: saga.v1.Step.ended_at:type_name -> google.protobuf.Timestamp
+	46, // 17: saga.v1.Step.output:type_name -> google.protobuf.Value
 	2,  // 18: saga.v1.ListDefinitionsResponse.definitions:type_name -> saga.v1.Definition
-	38, // 19: saga.v1.StartRequest.input:type_name -> google.protobuf.Value
-	36, // 20: saga.v1.StartRequest.deadline:type_name -> google.protobuf.Duration
-	36, // 21: saga.v1.StartRequest.approval_deadline:type_name -> google.protobuf.Duration
+	46, // 19: saga.v1.StartRequest.input:type_name -> google.protobuf.Value
+	44, // 20: saga.v1.StartRequest.deadline:type_name -> google.protobuf.Duration
+	44, // 21: saga.v1.StartRequest.approval_deadline:type_name -> google.protobuf.Duration
 	5,  // 22: saga.v1.StartResponse.saga:type_name -> saga.v1.Saga
 	5,  // 23: saga.v1.GetResponse.saga:type_name -> saga.v1.Saga
 	3,  // 24: saga.v1.GetResponse.plan:type_name -> saga.v1.Plan
 	0,  // 25: saga.v1.ListRequest.statuses:type_name -> saga.v1.Status
-	36, // 26: saga.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
-	37, // 27: saga.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
+	44, // 26: saga.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
+	45, // 27: saga.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
 	5,  // 28: saga.v1.ListResponse.sagas:type_name -> saga.v1.Saga
 	5,  // 29: saga.v1.HistoryResponse.saga:type_name -> saga.v1.Saga
-	19, // 30: saga.v1.HistoryResponse.entries:type_name -> saga.v1.Entry
-	20, // 31: saga.v1.HistoryResponse.operations:type_name -> saga.v1.ParticipantOperation
-	37, // 32: saga.v1.Entry.at:type_name -> google.protobuf.Timestamp
-	37, // 33: saga.v1.ParticipantOperation.created_at:type_name -> google.protobuf.Timestamp
-	37, // 34: saga.v1.ParticipantOperation.updated_at:type_name -> google.protobuf.Timestamp
-	5,  // 35: saga.v1.WatchResponse.saga:type_name -> saga.v1.Saga
-	5,  // 36: saga.v1.CancelResponse.saga:type_name -> saga.v1.Saga
-	5,  // 37: saga.v1.ApproveResponse.saga:type_name -> saga.v1.Saga
-	5,  // 38: saga.v1.RejectResponse.saga:type_name -> saga.v1.Saga
-	1,  // 39: saga.v1.ResolveRequest.as:type_name -> saga.v1.Resolution
-	5,  // 40: saga.v1.ResolveResponse.saga:type_name -> saga.v1.Saga
-	5,  // 41: saga.v1.RedriveResponse.saga:type_name -> saga.v1.Saga
-	37, // 42: saga.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
-	35, // 43: saga.v1.AuditResponse.violations:type_name -> saga.v1.Violation
-	9,  // 44: saga.v1.SagaService.ListDefinitions:input_type -> saga.v1.ListDefinitionsRequest
-	11, // 45: saga.v1.SagaService.Start:input_type -> saga.v1.StartRequest
-	13, // 46: saga.v1.SagaService.Get:input_type -> saga.v1.GetRequest
-	15, // 47: saga.v1.SagaService.List:input_type -> saga.v1.ListRequest
-	17, // 48: saga.v1.SagaService.History:input_type -> saga.v1.HistoryRequest
-	21, // 49: saga.v1.SagaService.Watch:input_type -> saga.v1.WatchRequest
-	23, // 50: saga.v1.SagaService.Cancel:input_type -> saga.v1.CancelRequest
-	25, // 51: saga.v1.SagaService.Approve:input_type -> saga.v1.ApproveRequest
-	27, // 52: saga.v1.SagaService.Reject:input_type -> saga.v1.RejectRequest
-	29, // 53: saga.v1.SagaService.Resolve:input_type -> saga.v1.ResolveRequest
-	31, // 54: saga.v1.SagaService.Redrive:input_type -> saga.v1.RedriveRequest
-	33, // 55: saga.v1.SagaService.Audit:input_type -> saga.v1.AuditRequest
-	10, // 56: saga.v1.SagaService.ListDefinitions:output_type -> saga.v1.ListDefinitionsResponse
-	12, // 57: saga.v1.SagaService.Start:output_type -> saga.v1.StartResponse
-	14, // 58: saga.v1.SagaService.Get:output_type -> saga.v1.GetResponse
-	16, // 59: saga.v1.SagaService.List:output_type -> saga.v1.ListResponse
-	18, // 60: saga.v1.SagaService.History:output_type -> saga.v1.HistoryResponse
-	22, // 61: saga.v1.SagaService.Watch:output_type -> saga.v1.WatchResponse
-	24, // 62: saga.v1.SagaService.Cancel:output_type -> saga.v1.CancelResponse
-	26, // 63: saga.v1.SagaService.Approve:output_type -> saga.v1.ApproveResponse
-	28, // 64: saga.v1.SagaService.Reject:output_type -> saga.v1.RejectResponse
-	30, // 65: saga.v1.SagaService.Resolve:output_type -> saga.v1.ResolveResponse
-	32, // 66: saga.v1.SagaService.Redrive:output_type -> saga.v1.RedriveResponse
-	34, // 67: saga.v1.SagaService.Audit:output_type -> saga.v1.AuditResponse
-	56, // [56:68] is the sub-list for method output_type
-	44, // [44:56] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	21, // 30: saga.v1.HistoryResponse.entries:type_name -> saga.v1.Entry
+	22, // 31: saga.v1.HistoryResponse.operations:type_name -> saga.v1.ParticipantOperation
+	21, // 32: saga.v1.FollowHistoryResponse.entries:type_name -> saga.v1.Entry
+	45, // 33: saga.v1.Entry.at:type_name -> google.protobuf.Timestamp
+	45, // 34: saga.v1.ParticipantOperation.created_at:type_name -> google.protobuf.Timestamp
+	45, // 35: saga.v1.ParticipantOperation.updated_at:type_name -> google.protobuf.Timestamp
+	5,  // 36: saga.v1.WatchResponse.saga:type_name -> saga.v1.Saga
+	5,  // 37: saga.v1.CancelResponse.saga:type_name -> saga.v1.Saga
+	5,  // 38: saga.v1.ApproveResponse.saga:type_name -> saga.v1.Saga
+	5,  // 39: saga.v1.RejectResponse.saga:type_name -> saga.v1.Saga
+	1,  // 40: saga.v1.ResolveRequest.as:type_name -> saga.v1.Resolution
+	5,  // 41: saga.v1.ResolveResponse.saga:type_name -> saga.v1.Saga
+	5,  // 42: saga.v1.RedriveResponse.saga:type_name -> saga.v1.Saga
+	45, // 43: saga.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
+	37, // 44: saga.v1.AuditResponse.violations:type_name -> saga.v1.Violation
+	41, // 45: saga.v1.DoctorResponse.findings:type_name -> saga.v1.Finding
+	40, // 46: saga.v1.DoctorResponse.settings:type_name -> saga.v1.Setting
+	9,  // 47: saga.v1.SagaService.ListDefinitions:input_type -> saga.v1.ListDefinitionsRequest
+	11, // 48: saga.v1.SagaService.Start:input_type -> saga.v1.StartRequest
+	13, // 49: saga.v1.SagaService.Get:input_type -> saga.v1.GetRequest
+	15, // 50: saga.v1.SagaService.List:input_type -> saga.v1.ListRequest
+	17, // 51: saga.v1.SagaService.History:input_type -> saga.v1.HistoryRequest
+	19, // 52: saga.v1.SagaService.FollowHistory:input_type -> saga.v1.FollowHistoryRequest
+	23, // 53: saga.v1.SagaService.Watch:input_type -> saga.v1.WatchRequest
+	25, // 54: saga.v1.SagaService.Cancel:input_type -> saga.v1.CancelRequest
+	27, // 55: saga.v1.SagaService.Approve:input_type -> saga.v1.ApproveRequest
+	29, // 56: saga.v1.SagaService.Reject:input_type -> saga.v1.RejectRequest
+	31, // 57: saga.v1.SagaService.Resolve:input_type -> saga.v1.ResolveRequest
+	33, // 58: saga.v1.SagaService.Redrive:input_type -> saga.v1.RedriveRequest
+	35, // 59: saga.v1.SagaService.Audit:input_type -> saga.v1.AuditRequest
+	38, // 60: saga.v1.SagaService.Doctor:input_type -> saga.v1.DoctorRequest
+	42, // 61: saga.v1.SagaService.ListOpenHistories:input_type -> saga.v1.ListOpenHistoriesRequest
+	10, // 62: saga.v1.SagaService.ListDefinitions:output_type -> saga.v1.ListDefinitionsResponse
+	12, // 63: saga.v1.SagaService.Start:output_type -> saga.v1.StartResponse
+	14, // 64: saga.v1.SagaService.Get:output_type -> saga.v1.GetResponse
+	16, // 65: saga.v1.SagaService.List:output_type -> saga.v1.ListResponse
+	18, // 66: saga.v1.SagaService.History:output_type -> saga.v1.HistoryResponse
+	20, // 67: saga.v1.SagaService.FollowHistory:output_type -> saga.v1.FollowHistoryResponse
+	24, // 68: saga.v1.SagaService.Watch:output_type -> saga.v1.WatchResponse
+	26, // 69: saga.v1.SagaService.Cancel:output_type -> saga.v1.CancelResponse
+	28, // 70: saga.v1.SagaService.Approve:output_type -> saga.v1.ApproveResponse
+	30, // 71: saga.v1.SagaService.Reject:output_type -> saga.v1.RejectResponse
+	32, // 72: saga.v1.SagaService.Resolve:output_type -> saga.v1.ResolveResponse
+	34, // 73: saga.v1.SagaService.Redrive:output_type -> saga.v1.RedriveResponse
+	36, // 74: saga.v1.SagaService.Audit:output_type -> saga.v1.AuditResponse
+	39, // 75: saga.v1.SagaService.Doctor:output_type -> saga.v1.DoctorResponse
+	43, // 76: saga.v1.SagaService.ListOpenHistories:output_type -> saga.v1.ListOpenHistoriesResponse
+	62, // [62:77] is the sub-list for method output_type
+	47, // [47:62] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_saga_v1_saga_proto_init() }
@@ -3078,7 +3572,7 @@ func file_saga_v1_saga_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_saga_v1_saga_proto_rawDesc), len(file_saga_v1_saga_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   34,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -8,6 +8,6 @@ import (
 // advice tells an operator what to do about a checkout that needs attention, as sentences with the commands to type.
 func advice(c orders.Checkout) string {
 	return operator.Advice(c.Saga, operator.Words{
-		Program: "orchestrator", HasDoctor: true, Command: "checkout", ID: c.Key, Record: "this order", Refund: "releases the stock, gives the money back and ends it",
+		Program: program, Command: "checkout", ID: c.Key, Record: "this order", Refund: "releases the stock, gives the money back and ends it",
 	})
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
+	"github.com/checkoutsaga/orchestrator/internal/testing/checkouttest"
 )
 
 const most = 1_000_000_000_000
@@ -46,7 +47,7 @@ func quantity() *rapid.Generator[int32] {
 // An accepted order that a participant will not even read could never end: its requests and events are written here as those who send
 // them do, and held to the rules of those who receive them.
 func TestI9WhatStartAcceptsEveryParticipantAccepts(t *testing.T) {
-	s := &Service{engine: named{}}
+	s := &Service{engine: named{}, definition: checkouttest.Definition()}
 	accepted := 0
 	rapid.Check(t, func(t *rapid.T) {
 		req := &checkoutv1.StartRequest{
@@ -79,15 +80,23 @@ func TestI9WhatStartAcceptsEveryParticipantAccepts(t *testing.T) {
 			lines = append(lines, &warehousev1.Line{Sku: item.Sku, Quantity: item.Quantity})
 		}
 		told := &checkoutv1.Order{CustomerId: req.CustomerId, Items: req.Items, Amount: money, PaymentMethod: req.PaymentMethod}
-		for _, request := range []proto.Message{
-			&warehousev1.ReserveRequest{OrderId: order.ID, Lines: lines},
-			&warehousev1.ReleaseRequest{OrderId: order.ID}, &warehousev1.CommitRequest{OrderId: order.ID},
-			&paymentv1.AuthorizeRequest{OrderId: order.ID, CustomerId: req.CustomerId, Amount: money, PaymentMethod: req.PaymentMethod},
-			&paymentv1.VoidRequest{OrderId: order.ID}, &paymentv1.CaptureRequest{OrderId: order.ID, Amount: money},
-			&paymentv1.RefundRequest{OrderId: order.ID},
+		// The inputs of the steps have the fields of the typed requests, and participants hold them to the same rules.
+		for step, want := range map[string]proto.Message{
+			checkout.ReserveStock:     &warehousev1.ReserveRequest{OrderId: order.ID, Lines: lines},
+			checkout.CommitStock:      &warehousev1.CommitRequest{OrderId: order.ID},
+			checkout.AuthorizePayment: &paymentv1.AuthorizeRequest{OrderId: order.ID, CustomerId: req.CustomerId, Amount: money, PaymentMethod: req.PaymentMethod},
+			checkout.CapturePayment:   &paymentv1.CaptureRequest{OrderId: order.ID, Amount: money},
 		} {
-			if bad := contract.Check(request); len(bad) > 0 {
-				t.Fatalf("%T is refused: %s", request, contract.Sentence(bad))
+			got := want.ProtoReflect().New().Interface()
+			if err := protojson.Unmarshal(start.Requests[step], got); err != nil {
+				t.Fatalf("%s cannot be asked for: %v", step, err)
+			}
+			got.ProtoReflect().Set(got.ProtoReflect().Descriptor().Fields().ByName("order_id"), protoreflect.ValueOfString(order.ID))
+			if !proto.Equal(want, got) {
+				t.Fatalf("%s is asked with %s", step, start.Requests[step])
+			}
+			if bad := contract.Check(want); len(bad) > 0 {
+				t.Fatalf("%T is refused: %s", want, contract.Sentence(bad))
 			}
 		}
 		for _, m := range []event.Message{
@@ -111,7 +120,7 @@ func TestI9WhatStartAcceptsEveryParticipantAccepts(t *testing.T) {
 }
 
 func TestI9WhatPricingAcceptsCanBeOrdered(t *testing.T) {
-	s := &Service{engine: named{}}
+	s := &Service{engine: named{}, definition: checkouttest.Definition()}
 	priced := 0
 	rapid.Check(t, func(t *rapid.T) {
 		code := rapid.OneOf(rapid.SampledFrom([]string{"EUR", "JPY", "KWD"}), rapid.StringMatching(`[A-Z]{3}`)).Draw(t, "currency")
@@ -138,7 +147,7 @@ func TestI9WhatPricingAcceptsCanBeOrdered(t *testing.T) {
 }
 
 func TestI9WhatCostsMoreThanCanBePaidIsToldByLine(t *testing.T) {
-	s := &Service{engine: named{}}
+	s := &Service{engine: named{}, definition: checkouttest.Definition()}
 	for name, c := range map[string]struct {
 		prices     map[string]int64
 		quantities []int32

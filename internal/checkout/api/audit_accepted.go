@@ -45,7 +45,7 @@ func (a *audit) concerns(f finding, act store.Act) bool {
 	if slices.Contains(f.steps, act.Step) {
 		return true
 	}
-	step, _, known := a.plan.Named(act.Step)
+	step, _, known := a.definition.Plan().Named(act.Step)
 	return known && slices.Contains(f.steps, step.Name)
 }
 

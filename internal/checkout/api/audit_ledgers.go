@@ -81,7 +81,7 @@ func (a *audit) records(ctx context.Context, participant string, ids []string) (
 
 // eachPage hands the operations that a participant lists to use, page by page.
 func (a *audit) eachPage(ctx context.Context, participant string, req *operationv1.ListOperationsRequest, use func([]*operationv1.Operation) error) error {
-	list := a.operationsOf(participant)
+	list := a.ledgers[participant].ListOperations
 	for {
 		answer, err := within(ctx, auditTimeout, func(ctx context.Context) (*connect.Response[operationv1.ListOperationsResponse], error) {
 			return list(ctx, connect.NewRequest(req))

@@ -35,6 +35,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/process"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/internal/testing/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
@@ -100,9 +101,9 @@ func newShop(t *testing.T) *shop {
 func (f *fixture) serve(t *testing.T, goods warehousev1connect.WarehouseServiceClient, money paymentv1connect.PaymentServiceClient, events map[string]eventv1connect.EventServiceClient) {
 	t.Helper()
 	service := api.New(api.Config{
-		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: goods, Payment: money,
+		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: f.engine, Definition: checkouttest.Definition(), Warehouse: goods, Payment: money,
 		Desk: checkouttest.Desk(f.store, f.engine, goods, money), Events: events, HasBus: true,
-		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Doctor: &doctor.Doctor{},
 	})
 	mux := http.NewServeMux()
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service))
@@ -149,7 +150,9 @@ func (s *shop) step(t *testing.T, orderID, step string, undo bool, edits ...func
 	pass, err := s.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
 	require.Equal(t, journal.Go, pass.Leave, pass.Reason)
-	o, err := checkout.OrderOf(orderID, pass.Input)
+	accepted, err := s.store.Saga(t.Context(), checkout.Saga(orderID))
+	require.NoError(t, err)
+	o, err := checkout.OrderOf(orderID, accepted.Input)
 	require.NoError(t, err)
 	ask := true
 	for _, edit := range edits {

@@ -35,9 +35,3 @@ func digest(req *checkoutv1.StartRequest) string {
 	text(req.PaymentMethod)
 	return "v1:" + hex.EncodeToString(h.Sum(nil))
 }
-
-// orderIDFromKey makes the order id of a start that brings an Idempotency-Key only; the same key gives the same id.
-func orderIDFromKey(key string) string {
-	sum := sha256.Sum256([]byte(key))
-	return "k-" + hex.EncodeToString(sum[:16])
-}

@@ -14,9 +14,9 @@ import (
 	"github.com/dapr/durabletask-go/task"
 	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/internal/checkout/api"
 	"github.com/checkoutsaga/orchestrator/internal/engine/dapr"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/testing/daprtest"
 )
 
@@ -34,8 +34,8 @@ func TestDoctorReadsWhatARealSidecarTells(t *testing.T) {
 	require.NoError(t, side.WaitForApp(t.Context()))
 
 	f := setup(t)
-	config := api.DoctorConfig{Sidecar: api.SidecarAPI{URL: fmt.Sprintf("http://127.0.0.1:%d", side.HTTPPort)}}
-	got := f.examined(t, config)
+	own := doctor.Sidecar{URL: fmt.Sprintf("http://127.0.0.1:%d", side.HTTPPort)}
+	got := f.beside(t, own)
 	got.requireFine(t, "sidecar version", localstack.DaprVersion)
 	got.requireWrong(t, "sidecar connections", "", "")
 	got.requireFine(t, "sidecar components", "pubsub (pubsub.redis), deadletter (pubsub.redis), ")
@@ -48,6 +48,6 @@ func TestDoctorReadsWhatARealSidecarTells(t *testing.T) {
 	stopped := make(chan error, 1)
 	go func() { stopped <- worker.Run(running) }()
 	defer func() { stop(); <-stopped }()
-	require.Eventually(t, func() bool { return f.examined(t, config)["sidecar connections"].Ok }, 3*soon, soon/100)
-	f.examined(t, config).requireFine(t, "sidecar connections", "1 workflow worker")
+	require.Eventually(t, func() bool { return f.beside(t, own)["sidecar connections"].Ok }, 3*soon, soon/100)
+	f.beside(t, own).requireFine(t, "sidecar connections", "1 workflow worker")
 }

@@ -1,7 +1,6 @@
 package api_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -14,18 +13,17 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
-	"github.com/checkoutsaga/orchestrator/internal/breaker"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/api"
 	"github.com/checkoutsaga/orchestrator/internal/events/bus"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/localstack"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/internal/testing/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
@@ -50,18 +48,29 @@ func (f findings) requireWrong(t *testing.T, check, detail, mend string) {
 	require.Contains(t, f[check].Mend, mend)
 }
 
-// examined is what Doctor finds in a process that was given config.
-func (f *fixture) examined(t *testing.T, config api.DoctorConfig) findings {
+// examined is what Doctor finds in a process that edit makes another.
+func (f *fixture) examined(t *testing.T, components api.Components, edit func(*doctor.Doctor)) findings {
 	t.Helper()
+	desk := checkouttest.Desk(f.store, f.engine, f.warehouse, f.payment)
+	d := checkouttest.Doctor(t, f.pool, f.engine, desk)
+	edit(d)
 	service := api.New(api.Config{
-		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
-		Desk: checkouttest.Desk(f.store, f.engine, f.warehouse, f.payment),
-		Log:  slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Doctor: config,
+		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: f.engine, Definition: checkouttest.Definition(),
+		Warehouse: f.warehouse, Payment: f.payment, Desk: desk,
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Doctor: d, Components: components,
 	})
 	answer, err := service.Doctor(t.Context(), connect.NewRequest(&checkoutv1.DoctorRequest{}))
 	require.NoError(t, err)
 	return byCheck(answer.Msg)
 }
+
+// beside examines a process with a sidecar.
+func (f *fixture) beside(t *testing.T, sidecar doctor.Sidecar, folders ...string) findings {
+	t.Helper()
+	return f.examined(t, api.Components{Folders: folders}, func(d *doctor.Doctor) { d.Sidecar = sidecar })
+}
+
+func asItIs(*doctor.Doctor) {}
 
 func byCheck(answer *checkoutv1.DoctorResponse) findings {
 	found := make(findings)
@@ -79,7 +88,7 @@ func (w *world) examined(t *testing.T) findings {
 }
 
 // sidecar answers as daprd does; edit makes it another.
-func sidecar(t *testing.T, edit func(answer map[string]any)) api.SidecarAPI {
+func sidecar(t *testing.T, edit func(answer map[string]any)) doctor.Sidecar {
 	t.Helper()
 	var subscriptions []any
 	for _, topic := range event.ConsumedBy("orchestrator") {
@@ -111,12 +120,12 @@ func sidecar(t *testing.T, edit func(answer map[string]any)) api.SidecarAPI {
 		_ = json.NewEncoder(w).Encode(answer)
 	}))
 	t.Cleanup(server.Close)
-	return api.SidecarAPI{URL: server.URL, Token: "secret"}
+	return doctor.Sidecar{URL: server.URL, Token: "secret"}
 }
 
 func TestDoctorKnowsWhetherItsSidecarWillDo(t *testing.T) {
 	f := setup(t)
-	got := f.examined(t, api.DoctorConfig{Sidecar: sidecar(t, nil)})
+	got := f.beside(t, sidecar(t, nil))
 	got.requireFine(t, "sidecar version", localstack.DaprVersion)
 	require.Equal(t, localstack.DaprVersion, got["sidecar version"].Detail, "the tests run on the version that doctor expects")
 	got.requireFine(t, "sidecar connections", "scheduler 127.0.0.1:50006, placement, 1 workflow worker")
@@ -149,7 +158,7 @@ func TestDoctorKnowsWhetherItsSidecarWillDo(t *testing.T) {
 			"sidecar subscriptions", "without dead letters", "subscriptions.yaml"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := f.examined(t, api.DoctorConfig{Sidecar: sidecar(t, c.edit)})
+			got := f.beside(t, sidecar(t, c.edit))
 			if c.mend == "" {
 				got.requireFine(t, c.check, c.detail)
 				return
@@ -160,74 +169,39 @@ func TestDoctorKnowsWhetherItsSidecarWillDo(t *testing.T) {
 
 	stranger := sidecar(t, nil)
 	stranger.Token = ""
-	f.examined(t, api.DoctorConfig{Sidecar: stranger}).requireWrong(t, "sidecar", "401", "start it")
-	f.examined(t, api.DoctorConfig{Sidecar: api.SidecarAPI{URL: "http://127.0.0.1:1"}}).requireWrong(t, "sidecar", "refused", "start it")
+	f.beside(t, stranger).requireWrong(t, "sidecar", "401", "start it")
+	f.beside(t, doctor.Sidecar{URL: "http://127.0.0.1:1"}).requireWrong(t, "sidecar", "refused", "start it")
 }
 
 func TestDoctorNamesSettingsThatLoseData(t *testing.T) {
 	f := setup(t)
-	config := api.DoctorConfig{Sidecar: sidecar(t, nil), ComponentFolders: []string{"../../../components", "../../../components/brokers/redis"}}
-	f.examined(t, config).requireFine(t, "component files", "nothing in them loses data")
+	side := sidecar(t, nil)
+	folders := []string{"../../../components", "../../../components/brokers/redis"}
+	f.beside(t, side, folders...).requireFine(t, "component files", "nothing in them loses data")
 
 	text, err := os.ReadFile("../../../components/brokers/redis/pubsub.yaml")
 	require.NoError(t, err)
 	folder := t.TempDir()
 	edited := strings.Replace(string(text), "  metadata:\n", "  metadata:\n    - name: maxLenApprox\n      value: \"1000\"\n", 1)
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "pubsub.yaml"), []byte(edited), 0o600))
-	config.ComponentFolders[1] = folder
-	f.examined(t, config).requireWrong(t, "component files: pubsub", `maxLenApprox "1000": trimming a stream takes away`, "leave maxLenApprox out")
+	folders[1] = folder
+	f.beside(t, side, folders...).requireWrong(t, "component files: pubsub", `maxLenApprox "1000": trimming a stream takes away`, "leave maxLenApprox out")
 
-	config.ComponentFolders = []string{filepath.Join(folder, "nowhere")}
-	f.examined(t, config).requireWrong(t, "component files", "no such file", "ORCHESTRATOR_COMPONENTS")
+	f.beside(t, side, filepath.Join(folder, "nowhere")).requireWrong(t, "component files", "no such file", "ORCHESTRATOR_COMPONENTS")
 }
 
 func TestDoctorCountsTheMigrationsOfAllTables(t *testing.T) {
 	f := setup(t)
 	f.pool = pgtest.Pool(t)
 	require.NoError(t, pg.Migrate(t.Context(), f.pool, store.Migrations())) // Those of the sagas, which are not all.
-	config := api.DoctorConfig{Migrations: checkouttest.Migrations()}
-	f.examined(t, config).requireWrong(t, "migrations", "are not applied", "restart")
+	f.examined(t, api.Components{}, asItIs).requireWrong(t, "migrations", "are not applied", "restart")
 	require.NoError(t, pg.Migrate(t.Context(), f.pool, checkouttest.Migrations()...))
-	f.examined(t, config).requireFine(t, "migrations", "all applied")
-}
-
-func TestDoctorLooksForASweeperThatLeads(t *testing.T) {
-	f := setup(t)
-	const lock = -0x7f6b6f75740001 // PostgreSQL shows a key in two unsigned halves.
-	config := api.DoctorConfig{SweeperLock: lock}
-	f.examined(t, config).requireWrong(t, "sweeper", "none leads", "restart")
-
-	ctx, cancel := context.WithCancel(t.Context())
-	leads, ended := make(chan struct{}), make(chan error, 1)
-	go func() {
-		ended <- pg.Lead(ctx, f.pool, lock, func(ctx context.Context, _ *pgx.Conn) error {
-			close(leads)
-			<-ctx.Done()
-			return nil
-		})
-	}()
-	<-leads
-	f.examined(t, config).requireFine(t, "sweeper", "one leads")
-	cancel()
-	require.NoError(t, <-ended)
-}
-
-type breakers []breaker.State
-
-func (b breakers) States() []breaker.State { return b }
-
-func TestDoctorTellsWhoIsHeldBack(t *testing.T) {
-	f := setup(t)
-	states := breakers{{Participant: "warehouse"}, {Participant: "payment"}}
-	f.examined(t, api.DoctorConfig{Breakers: states}).requireFine(t, "held back", "no participant")
-	states[1].HeldBack, states[1].Since, states[1].LastError = "payment answers nobody", time.Now().Add(-3*time.Minute), "connection refused"
-	f.examined(t, api.DoctorConfig{Breakers: states}).requireWrong(t, "held back",
-		"payment is not called, because nobody got an answer since 3m0s: connection refused", "mend payment")
+	f.examined(t, api.Components{}, asItIs).requireFine(t, "migrations", "all applied")
 }
 
 func TestDoctorCountsCheckoutsThatNeedAttention(t *testing.T) {
 	f := setup(t)
-	f.examined(t, api.DoctorConfig{}).requireFine(t, "attention", "no checkout needs any")
+	f.examined(t, api.Components{}, asItIs).requireFine(t, "attention", "no checkout needs any")
 	for _, id := range []string{"ord-1", "ord-2"} {
 		f.start(t, order(withID(id)))
 	}
@@ -235,7 +209,7 @@ func TestDoctorCountsCheckoutsThatNeedAttention(t *testing.T) {
 		UPDATE checkouts SET status = 'NEEDS_ATTENTION',
 		       attention = jsonb_build_object('since', now() - CASE order_id WHEN 'ord-1' THEN interval '2 hours' ELSE interval '1 minute' END)`)
 	require.NoError(t, err)
-	f.examined(t, api.DoctorConfig{}).requireWrong(t, "attention", "2 checkouts need it, the longest for 2h0m0s", "orchestrator checkout list --attention")
+	f.examined(t, api.Components{}, asItIs).requireWrong(t, "attention", "2 checkouts need it, the longest for 2h0m0s", "orchestrator checkout list --attention")
 }
 
 func TestI5DoctorFindsEventsThatDoNotGetOut(t *testing.T) {
@@ -263,7 +237,7 @@ func TestI5DoctorFindsEventsThatDoNotGetOut(t *testing.T) {
 
 func TestDoctorSaysWhomItWasNotToldOf(t *testing.T) {
 	f := setup(t)
-	f.examined(t, api.DoctorConfig{}).requireFine(t, "outbox orders", "was not told of it")
+	f.examined(t, api.Components{}, asItIs).requireFine(t, "outbox orders", "was not told of it")
 }
 
 func TestI5DoctorCountsDeadLetters(t *testing.T) {

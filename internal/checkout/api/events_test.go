@@ -185,9 +185,10 @@ func newWorld(t *testing.T) *world {
 	w.letters = deadletter.New(deadletter.Config{Pool: w.pool, Publisher: w.bus, Consumers: clients, Log: log})
 	w.bus.Subscribe(w.letters.Subscriptions()...)
 
+	desk := checkouttest.Desk(w.store, w.engine, w.fixture.warehouse, w.fixture.payment)
 	service := api.New(api.Config{
-		Store: w.store, Orders: checkouttest.Orders(w.pool), Pool: w.pool, Engine: w.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: w.fixture.warehouse, Payment: w.fixture.payment,
-		Desk:   checkouttest.Desk(w.store, w.engine, w.fixture.warehouse, w.fixture.payment),
+		Store: w.store, Orders: checkouttest.Orders(w.pool), Pool: w.pool, Engine: w.engine, Definition: checkouttest.Definition(), Warehouse: w.fixture.warehouse, Payment: w.fixture.payment,
+		Desk: desk, Doctor: checkouttest.Doctor(t, w.pool, w.engine, desk),
 		Events: clients, DeadLetters: w.letters, HasBus: true, Log: log, Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()

@@ -35,10 +35,11 @@ func (e remembering) History(_ context.Context, id string) ([]*protos.HistoryEve
 
 func (f *fixture) openHistories(t *testing.T, history func(id string) ([]*protos.HistoryEvent, error)) []*checkoutv1.ListOpenHistoriesResponse {
 	t.Helper()
+	desk := checkouttest.Desk(f.store, remembering{f.engine, history}, f.warehouse, f.payment)
 	service := api.New(api.Config{
-		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: remembering{f.engine, history}, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
-		Desk: checkouttest.Desk(f.store, remembering{f.engine, history}, f.warehouse, f.payment),
-		Log:  slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		Store: f.store, Orders: checkouttest.Orders(f.pool), Pool: f.pool, Engine: remembering{f.engine, history}, Definition: checkouttest.Definition(), Warehouse: f.warehouse, Payment: f.payment,
+		Desk: desk, Doctor: checkouttest.Doctor(t, f.pool, remembering{f.engine, history}, desk),
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service))

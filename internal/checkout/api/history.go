@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"slices"
 	"sync"
 	"time"
@@ -16,6 +15,8 @@ import (
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/history"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
 )
@@ -82,48 +83,42 @@ const (
 
 // FollowHistory sends what happens to a checkout as it becomes known, until it is final and its events have come.
 func (s *Service) FollowHistory(ctx context.Context, req *connect.Request[checkoutv1.FollowHistoryRequest], stream *connect.ServerStream[checkoutv1.FollowHistoryResponse]) error {
-	// Subscribed before the first read: what happens between the two is seen by the next look.
-	changed, unsubscribe := s.store.Subscribe(checkout.Saga(req.Msg.OrderId), store.AnyChange)
-	defer unsubscribe()
-	again := time.NewTicker(followAgain)
-	defer again.Stop()
-
-	told := make(map[string]bool)
-	for quiet := 0; ; {
-		c, err := s.find(ctx, req.Msg.OrderId)
-		if err != nil {
-			return err
-		}
-		h, err := s.store.History(ctx, checkout.Saga(req.Msg.OrderId))
-		if err != nil {
-			return err
-		}
-		entries, unreachable := s.entries(ctx, req.Msg.OrderId, h)
-		entries = slices.DeleteFunc(entries, func(e *checkoutv1.Entry) bool { return told[identity(e)] })
-		unreachable = slices.DeleteFunc(unreachable, func(sentence string) bool { return told[sentence] })
-		for _, e := range entries {
-			told[identity(e)] = true
-		}
-		for _, sentence := range unreachable {
-			told[sentence] = true
-		}
-		quiet++
-		if len(entries)+len(unreachable) > 0 {
-			quiet = 0
-			if err := stream.Send(&checkoutv1.FollowHistoryResponse{Entries: entries, Unreachable: unreachable}); err != nil {
-				return err
+	// Each tells one thing: an entry, or whose events are missing.
+	type news = *checkoutv1.FollowHistoryResponse
+	return history.Followed[news]{
+		Store: s.store, Saga: checkout.Saga(req.Msg.OrderId), Again: followAgain, Quiet: followQuiet,
+		Look: func() (all []news, final bool, err error) {
+			c, err := s.find(ctx, req.Msg.OrderId)
+			if err != nil {
+				return nil, false, err
 			}
-		}
-		if c.Status.IsFinal() && quiet >= followQuiet {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-again.C:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+			h, err := s.store.History(ctx, checkout.Saga(c.Key))
+			if err != nil {
+				return nil, false, err
+			}
+			entries, unreachable := s.entries(ctx, req.Msg.OrderId, h)
+			for _, e := range entries {
+				all = append(all, &checkoutv1.FollowHistoryResponse{Entries: []*checkoutv1.Entry{e}})
+			}
+			for _, sentence := range unreachable {
+				all = append(all, &checkoutv1.FollowHistoryResponse{Unreachable: []string{sentence}})
+			}
+			return all, c.Status.IsFinal(), nil
+		},
+		Identity: func(n news) string {
+			if len(n.Entries) == 0 {
+				return n.Unreachable[0]
+			}
+			return identity(n.Entries[0])
+		},
+		Send: func(all []news) error {
+			answer := &checkoutv1.FollowHistoryResponse{}
+			for _, n := range all {
+				answer.Entries, answer.Unreachable = append(answer.Entries, n.Entries...), append(answer.Unreachable, n.Unreachable...)
+			}
+			return stream.Send(answer)
+		},
+	}.Follow(ctx)
 }
 
 // identity tells entries apart.
@@ -134,57 +129,30 @@ func identity(e *checkoutv1.Entry) string {
 	return fmt.Sprint(e.At.AsTime().UnixNano(), e.Kind, e.Step, e.Attempt, e.Outcome, e.Actor, e.Reason)
 }
 
-// operations asks each participant what it recorded of each step, all at once.
+// operations asks each participant what it recorded of each step.
 func (s *Service) operations(ctx context.Context, c orders.Checkout) []*checkoutv1.ParticipantOperation {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	steps := slices.DeleteFunc(slices.Clone(c.Plan.Steps), func(s saga.Step) bool { return s.Decision })
-	found := make([]*checkoutv1.ParticipantOperation, len(steps))
-	var asking sync.WaitGroup
-	for i, step := range steps {
-		asking.Go(func() { found[i] = s.operation(ctx, c.Key, step) })
-	}
-	asking.Wait()
-
-	var known []*checkoutv1.ParticipantOperation
-	for _, op := range found {
-		if op != nil {
-			known = append(known, op)
+	return history.OfSteps(c.Plan, func(step saga.Step) *checkoutv1.ParticipantOperation {
+		out := &checkoutv1.ParticipantOperation{Participant: step.Participant, Step: step.Name}
+		ledger, has := s.ledgers[step.Participant]
+		if !has {
+			out.Do = step.Participant + " cannot be asked: " + errNotConfigured.Error()
+			return out
 		}
-	}
-	return known
-}
-
-// operation is one participant's record of a step, nil where it has none.
-func (s *Service) operation(ctx context.Context, orderID string, step saga.Step) *checkoutv1.ParticipantOperation {
-	out := &checkoutv1.ParticipantOperation{Participant: step.Participant, Step: step.Name}
-	op, err := s.recorded(ctx, orderID, step)
-	switch {
-	case err != nil:
-		out.Do = step.Participant + " cannot be asked: " + err.Error()
+		answer, err := ledger.GetOperation(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: c.Key, Step: step.Name}))
+		switch {
+		case connect.CodeOf(err) == connect.CodeNotFound:
+			return nil
+		case err != nil:
+			out.Do = step.Participant + " cannot be asked: " + err.Error()
+			return out
+		}
+		op := answer.Msg.Operation
+		out.Do, out.Undo, out.Reference = outcomeWord(op.Do), outcomeWord(op.Undo), op.Reference
+		out.Reason, out.Amount, out.CreatedAt, out.UpdatedAt = op.Reason, op.Amount, op.CreatedAt, op.UpdatedAt
 		return out
-	case op == nil:
-		return nil
-	}
-	out.Do, out.Undo, out.Reference = outcomeWord(op.Do), outcomeWord(op.Undo), op.Reference
-	out.Reason, out.Amount, out.CreatedAt, out.UpdatedAt = op.Reason, op.Amount, op.CreatedAt, op.UpdatedAt
-	return out
-}
-
-// recorded asks a step's participant for its record of it; nil where it has none.
-func (s *Service) recorded(ctx context.Context, orderID string, step saga.Step) (*operationv1.Operation, error) {
-	ask := s.warehouse.GetOperation
-	if step.Participant == checkout.Payment {
-		ask = s.payment.GetOperation
-	}
-	answer, err := ask(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: orderID, Step: step.Name}))
-	switch {
-	case connect.CodeOf(err) == connect.CodeNotFound:
-		return nil, nil
-	case err != nil:
-		return nil, err
-	}
-	return answer.Msg.Operation, nil
+	})
 }
 
 // outcomeWord is an outcome as people read it; empty for "not asked for".

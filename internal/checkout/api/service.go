@@ -16,27 +16,30 @@ import (
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/gen/checkout/v1/checkoutv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
+	sagaapi "github.com/checkoutsaga/orchestrator/internal/sagas/api"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// Config is what the API works with. Every field is required but Settings and what Doctor alone looks at.
+// Config is what the API works with. Every field is required but Components.
 type Config struct {
 	Store *store.Store
 	// Orders are what checkouts have beside their sagas.
 	Orders *orders.Orders
-	// Pool is the store's database; Doctor looks at it.
+	// Pool is the store's database.
 	Pool   *pgxpool.Pool
 	Engine engine.Engine
-	// Plan is the list of steps that checkouts get which are accepted now.
-	Plan saga.Plan
+	// Definition is that of checkouts which are accepted now.
+	Definition *saga.Definition
 	// Desk is where operators steer checkouts.
 	Desk      operator.Desk
 	Warehouse warehousev1connect.WarehouseServiceClient
@@ -53,31 +56,38 @@ type Config struct {
 	Log           *slog.Logger
 	// Metrics is where the counters are registered.
 	Metrics prometheus.Registerer
-	// Settings is what the process was configured with, passwords left out, for Doctor to show.
-	Settings []*checkoutv1.Setting
-	// Doctor is what only Doctor looks at.
-	Doctor DoctorConfig
+	// Doctor is that of the process's sagas. It is told what checkouts have beside.
+	Doctor     *doctor.Doctor
+	Components Components
 }
 
 // Service answers checkout.v1.CheckoutService. Its methods may be called from many goroutines.
 type Service struct {
-	store     *store.Store
-	orders    *orders.Orders
-	desk      operator.Desk
-	pool      *pgxpool.Pool
-	engine    engine.Engine
-	plan      saga.Plan
-	warehouse warehousev1connect.WarehouseServiceClient
-	payment   paymentv1connect.PaymentServiceClient
-	events    map[string]eventv1connect.EventServiceClient
+	store  *store.Store
+	orders *orders.Orders
+	desk   operator.Desk
+	pool   *pgxpool.Pool
+	engine engine.Engine
+	// definition is that of checkouts which are accepted now.
+	definition *saga.Definition
+	warehouse  warehousev1connect.WarehouseServiceClient
+	payment    paymentv1connect.PaymentServiceClient
+	// ledgers tell what those have on record, by participant.
+	ledgers map[string]ledger
+	events  map[string]eventv1connect.EventServiceClient
 	// deadLetters may be nil.
 	deadLetters DeadLetters
 	hasBus      bool
 	approval    map[string]int64
 	log         *slog.Logger
-	settings    []*checkoutv1.Setting
-	doctor      DoctorConfig
+	doctor      *doctor.Doctor
 	accepted    prometheus.Counter
+}
+
+// ledger is what a participant has on record of orders.
+type ledger interface {
+	GetOperation(context.Context, *connect.Request[operationv1.GetOperationRequest]) (*connect.Response[operationv1.GetOperationResponse], error)
+	ListOperations(context.Context, *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error)
 }
 
 var _ checkoutv1connect.CheckoutServiceHandler = (*Service)(nil)
@@ -86,13 +96,15 @@ var _ checkoutv1connect.CheckoutServiceHandler = (*Service)(nil)
 func New(c Config) *Service {
 	s := &Service{
 		store: c.Store, orders: c.Orders, desk: c.Desk, pool: c.Pool,
-		engine: c.Engine, plan: c.Plan, warehouse: c.Warehouse, payment: c.Payment,
-		events: c.Events, deadLetters: c.DeadLetters, hasBus: c.HasBus, approval: c.ApprovalAbove, log: c.Log, settings: c.Settings, doctor: c.Doctor,
+		engine: c.Engine, definition: c.Definition, warehouse: c.Warehouse, payment: c.Payment,
+		events: c.Events, deadLetters: c.DeadLetters, hasBus: c.HasBus, approval: c.ApprovalAbove, log: c.Log, doctor: c.Doctor,
+		ledgers: map[string]ledger{checkout.Warehouse: c.Warehouse, checkout.Payment: c.Payment},
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "checkouts_started_total", Help: "Checkouts that this process accepted.",
 		}),
 	}
 	c.Metrics.MustRegister(s.accepted)
+	s.instruct(c.Doctor, c.Components)
 	return s
 }
 
@@ -144,14 +156,10 @@ func (s *Service) toFilter(req *checkoutv1.ListRequest) (store.Filter, error) {
 	if req.Since != nil {
 		f.Since = req.Since.AsTime()
 	}
-	for i, wire := range req.Statuses {
-		status, ok := fromWireStatus(wire)
-		if !ok {
-			return f, contract.BadInput(contract.BadField(fmt.Sprintf("statuses[%d]", i), "is no status"))
-		}
-		f.Statuses = append(f.Statuses, status)
+	for _, wire := range req.Statuses {
+		f.Statuses = append(f.Statuses, sagaapi.StatusOf(wire))
 	}
-	if _, _, known := s.plan.Named(f.Step); f.Step != "" && !known {
+	if _, _, known := s.definition.Plan().Named(f.Step); f.Step != "" && !known {
 		return f, contract.BadInput(contract.BadField("step", "is neither a step nor a compensation: %q", f.Step))
 	}
 	if f.Limit == 0 {

@@ -27,6 +27,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/internal/testing/checkouttest"
 	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
@@ -61,12 +62,13 @@ func setup(t *testing.T) *fixture {
 	}()
 	t.Cleanup(func() { stop(); <-done })
 
+	desk := checkouttest.Desk(f.store, f.engine, f.warehouse, f.payment)
+	examined := checkouttest.Doctor(t, pool, f.engine, desk)
+	examined.Settings = []doctor.Setting{{Name: "ORCHESTRATOR_LISTEN", Value: "127.0.0.1:0"}}
 	service := api.New(api.Config{
-		Store: f.store, Orders: checkouttest.Orders(pool), Pool: pool, Engine: f.engine, Plan: checkouttest.PlanWithApproval(), Warehouse: f.warehouse, Payment: f.payment,
-		Desk: checkouttest.Desk(f.store, f.engine, f.warehouse, f.payment),
-		Log:  slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
-		Settings: []*checkoutv1.Setting{{Name: "ORCHESTRATOR_LISTEN", Value: "127.0.0.1:0"}},
-		Doctor:   api.DoctorConfig{Migrations: checkouttest.Migrations()},
+		Store: f.store, Orders: checkouttest.Orders(pool), Pool: pool, Engine: f.engine, Definition: checkouttest.Definition(), Warehouse: f.warehouse, Payment: f.payment,
+		Desk: desk, Doctor: examined,
+		Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
 	mux := http.NewServeMux()
 	mux.Handle(checkoutv1connect.NewCheckoutServiceHandler(service, connect.WithInterceptors(contract.Interceptor{})))
@@ -106,7 +108,9 @@ func (f *fixture) do(t *testing.T, orderID, step string, undo bool, outcome saga
 	pass, err := f.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
 	require.Equal(t, journal.Go, pass.Leave, pass.Reason)
-	asked, err := checkout.OrderOf(orderID, pass.Input)
+	accepted, err := f.store.Saga(t.Context(), checkout.Saga(orderID))
+	require.NoError(t, err)
+	asked, err := checkout.OrderOf(orderID, accepted.Input)
 	require.NoError(t, err)
 	f.remember(asked, step, undo, outcome)
 	reply, err := f.store.Record(t.Context(), attempt, journal.Learned{Outcome: outcome, Reason: reason}, nil)

@@ -16,17 +16,14 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
+	sagaapi "github.com/checkoutsaga/orchestrator/internal/sagas/api"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
-	"github.com/checkoutsaga/orchestrator/saga"
 )
-
-// idempotencyKey is the header by which a caller may name a start.
-const idempotencyKey = "Idempotency-Key"
 
 // Start accepts an order and begins its checkout. Once it has answered, the checkout goes on whatever becomes of the
 // caller, of this process or of the engine.
 func (s *Service) Start(ctx context.Context, req *connect.Request[checkoutv1.StartRequest]) (*connect.Response[checkoutv1.StartResponse], error) {
-	accepted, created, err := s.start(ctx, req.Msg, req.Header().Get(idempotencyKey))
+	accepted, created, err := s.start(ctx, req.Msg, req.Header().Get(sagaapi.IdempotencyKey))
 	if err != nil {
 		return nil, err
 	}
@@ -73,21 +70,11 @@ func (s *Service) start(ctx context.Context, req *checkoutv1.StartRequest, key s
 		return store.Saga{}, false, connect.NewError(connect.CodeFailedPrecondition,
 			errors.New("this process has no bus, so participants would not hear of the order: only orchestrated checkouts can be started"))
 	}
-	accepted, created, err = s.store.Accept(ctx, order)
-	conflict := new(store.Conflict)
-	if errors.As(err, &conflict) {
-		return store.Saga{}, false, connect.NewError(connect.CodeAlreadyExists, whatDiffers(conflict, order))
-	}
-	if err != nil {
-		return store.Saga{}, false, err
-	}
-	if created {
+	accepted, created, err = sagaapi.Accept(ctx, s.desk, order, sagaapi.StartWords{This: "order id " + order.Key, Key: "order id", Input: "order", One: "checkout"})
+	if err == nil && created {
 		s.accepted.Inc()
-		if !accepted.Elsewhere {
-			s.desk.Runs.Begin(ctx, accepted)
-		}
 	}
-	return accepted, created, nil
+	return accepted, created, err
 }
 
 // price checks an order and puts our prices to it.
@@ -107,7 +94,7 @@ func (s *Service) priceBy(list priceList, req *checkoutv1.StartRequest, key stri
 
 	named := proto.CloneOf(req)
 	if named.OrderId == "" {
-		named.OrderId = orderIDFromKey(key)
+		named.OrderId = sagaapi.KeyFrom(key)
 	}
 	if key == "" {
 		key = named.OrderId
@@ -127,16 +114,20 @@ func (s *Service) priceBy(list priceList, req *checkoutv1.StartRequest, key stri
 	if err := contract.BadInput(unacceptable(order)...); err != nil {
 		return store.NewSaga{}, err
 	}
+	made, err := s.definition.Accept(order.Input())
+	if err != nil {
+		return store.NewSaga{}, fmt.Errorf("make the saga of order %s: %w", order.ID, err)
+	}
 	accepted := store.NewSaga{
-		Key: order.ID, IdempotencyKey: key, Digest: digest(named), Request: request, Input: order.Input(),
-		About: saga.About{Whom: order.CustomerID, Money: order.Amount}, Plan: s.plan.WithoutDecision(), Engine: s.engine.Name(),
-		Elsewhere: named.Coordination == event.Choreographed, Deadline: defaultDeadline,
+		Key: order.ID, IdempotencyKey: key, Digest: digest(named), Request: request, Input: made.Input, Requests: made.Requests,
+		About: made.About, Plan: made.Plan.WithoutDecision(), Engine: s.engine.Name(),
+		Elsewhere: named.Coordination == event.Choreographed, Deadline: made.Deadline,
 	}
 	if named.Deadline != nil {
 		accepted.Deadline = named.Deadline.AsDuration()
 	}
 	if above, set := s.approval[order.Amount.Currency]; set && order.Amount.MinorUnits > above {
-		accepted.Plan, accepted.Approval = s.plan, defaultApproval
+		accepted.Plan, accepted.Approval = made.Plan, sagaapi.DefaultApproval
 		if named.ApprovalDeadline != nil {
 			accepted.Approval = named.ApprovalDeadline.AsDuration()
 		}
@@ -161,17 +152,4 @@ func (s *Service) priceListFor(ctx context.Context, req *checkoutv1.StartRequest
 		list.currencies, err = s.orders.Currencies(ctx)
 	}
 	return list, err
-}
-
-// whatDiffers is a conflict in the words of an order.
-func whatDiffers(c *store.Conflict, order store.NewSaga) error {
-	switch c.With {
-	case store.OtherKey:
-		return fmt.Errorf("idempotency key %q was used with another order id", order.IdempotencyKey)
-	case store.OtherIdempotencyKey:
-		return fmt.Errorf("order id %s was accepted under another idempotency key", order.Key)
-	case store.WasForgotten:
-		return errors.New("the order id or the idempotency key is that of a checkout that ended long ago and is no longer kept")
-	}
-	return fmt.Errorf("order id %s was accepted with another order", order.Key)
 }

@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"connectrpc.com/connect"
 
@@ -11,9 +10,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
-	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
+	sagaapi "github.com/checkoutsaga/orchestrator/internal/sagas/api"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
-	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // Approve lets a checkout that awaits approval go on.
@@ -41,16 +39,7 @@ func (s *Service) Resolve(ctx context.Context, req *connect.Request[checkoutv1.R
 	if err := s.validateResolve(ctx, req.Msg); err != nil {
 		return nil, err
 	}
-	var steered store.Steered
-	var err error
-	switch w := wish(req.Msg); req.Msg.As {
-	case checkoutv1.Resolution_RESOLUTION_RETRY:
-		steered, err = s.desk.Retry(ctx, w, req.Msg.Step)
-	case checkoutv1.Resolution_RESOLUTION_REFUND:
-		steered, err = s.desk.Refund(ctx, w, req.Msg.Step)
-	default:
-		steered, err = s.desk.Settle(ctx, w, req.Msg.Step, req.Msg.WithoutProof)
-	}
+	steered, err := sagaapi.Resolve(ctx, s.desk, wish(req.Msg), req.Msg.As, req.Msg)
 	c, err := answeredFor(req.Msg.OrderId, steered, err)
 	if err != nil {
 		return nil, err
@@ -68,35 +57,18 @@ func (s *Service) Redrive(ctx context.Context, req *connect.Request[checkoutv1.R
 	return connect.NewResponse(&checkoutv1.RedriveResponse{Checkout: toWire(c), What: steered.What}), nil
 }
 
-// steering is what the requests of operators have in common.
-type steering interface {
-	GetOrderId() string
-	GetReason() string
-	GetActor() string
-	GetDryRun() bool
-}
-
 // wish is what an operator's request asks for.
-func wish(req steering) store.Wish {
-	actor := req.GetActor()
-	if actor == "" {
-		actor = "api"
-	}
-	return store.Wish{Saga: checkout.Saga(req.GetOrderId()), Actor: actor, Reason: req.GetReason(), DryRun: req.GetDryRun()}
+func wish(req interface {
+	sagaapi.Steering
+	GetOrderId() string
+}) store.Wish {
+	return sagaapi.Wish(checkout.Saga(req.GetOrderId()), req)
 }
 
 // answeredFor is what became of a wish about an order; errors get their codes.
 func answeredFor(orderID string, steered store.Steered, err error) (orders.Checkout, error) {
-	refusal, unreachable := new(journal.Refusal), new(operator.UnreachableError)
-	switch {
-	case errors.Is(err, store.ErrNotFound):
-		return orders.Checkout{}, noSuchCheckout(orderID)
-	case errors.As(err, &refusal):
-		return orders.Checkout{}, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s: %s", orderID, refusal.Why))
-	case errors.As(err, &unreachable):
-		return orders.Checkout{}, connect.NewError(connect.CodeUnavailable, unreachable)
-	case err != nil:
-		return orders.Checkout{}, err
+	if err != nil {
+		return orders.Checkout{}, sagaapi.Refused(err, orderID, noSuchCheckout(orderID))
 	}
 	return orders.Of(steered.Saga)
 }
@@ -118,7 +90,7 @@ func (s *Service) validateResolve(ctx context.Context, req *checkoutv1.ResolveRe
 
 // hasStep tells whether a name is that of a step or compensation of today's plan, or of the one that the checkout was accepted with.
 func (s *Service) hasStep(ctx context.Context, orderID, name string) (bool, error) {
-	if _, _, known := s.plan.Named(name); known {
+	if _, _, known := s.definition.Plan().Named(name); known {
 		return true, nil
 	}
 	c, err := s.store.Saga(ctx, checkout.Saga(orderID))

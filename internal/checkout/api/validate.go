@@ -3,23 +3,12 @@ package api
 import (
 	"fmt"
 	"strings"
-	"time"
-	"unicode"
-	"unicode/utf8"
-
-	"google.golang.org/protobuf/proto"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/checkout/requests"
+	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
-)
-
-const (
-	// maxKey bounds an Idempotency-Key, in bytes. It is a header, so no rule of the contracts holds it.
-	maxKey          = 255
-	defaultDeadline = 15 * time.Minute
-	defaultApproval = 24 * time.Hour
+	sagaapi "github.com/checkoutsaga/orchestrator/internal/sagas/api"
 )
 
 // priceList is what is needed of the price list to judge an order.
@@ -33,15 +22,9 @@ type priceList struct {
 
 // validate tells what is wrong with an order that keeps the contract's rules and yet cannot be accepted, in the order of its fields.
 func validate(req *checkoutv1.StartRequest, key string, list priceList) []*contract.Problem {
-	var bad []*contract.Problem
+	bad := sagaapi.CheckKey("order_id", req.OrderId, key)
 	refuse := func(field, problem string, args ...any) {
 		bad = append(bad, contract.BadField(field, problem, args...))
-	}
-	if req.OrderId == "" && key == "" {
-		refuse("order_id", "is missing, and so is the Idempotency-Key header; a start needs one of them to be repeatable")
-	}
-	if !printable(key) {
-		refuse("Idempotency-Key", "must be at most %d printable characters", maxKey)
 	}
 	currencyKnown := false
 	for _, c := range list.currencies {
@@ -61,19 +44,13 @@ func validate(req *checkoutv1.StartRequest, key string, list priceList) []*contr
 	return bad
 }
 
-// unacceptable tells why a priced order cannot be carried out: what participants will be asked and told of it, held to the rules
-// that they hold it to. An order that one of them will not even read could never end.
+// unacceptable tells why a priced order cannot be carried out: what participants will be told of it, held to the rules that they hold
+// it to; they are asked for no more than that. An order that one of them will not even read could never end.
 func unacceptable(order checkout.Order) []*contract.Problem {
 	if bad := tooDear(order); len(bad) > 0 {
 		return bad
 	}
-	var bad []*contract.Problem
-	for _, m := range []proto.Message{
-		requests.Reserve(order), requests.Authorize(order), requests.Capture(order), &checkoutv1.OrderCreated{Order: requests.Told(order)},
-	} {
-		bad = append(bad, contract.Check(m)...)
-	}
-	return bad
+	return contract.Check(&checkoutv1.OrderCreated{Order: orders.Told(order)})
 }
 
 // tooDear tells which lines cost more than may be paid for an order or, where none does by itself, that all of them together do. A
@@ -81,7 +58,7 @@ func unacceptable(order checkout.Order) []*contract.Problem {
 func tooDear(order checkout.Order) []*contract.Problem {
 	var bad []*contract.Problem
 	judge := func(amount int64, field, what string, args ...any) bool {
-		problems := contract.Check(requests.Money(checkout.Money{Currency: order.Amount.Currency, MinorUnits: amount}))
+		problems := contract.Check(toWireMoney(checkout.Money{Currency: order.Amount.Currency, MinorUnits: amount}))
 		for _, p := range problems {
 			bad = append(bad, contract.BadField(field, "%s: %s %s", fmt.Sprintf(what, args...), strings.ReplaceAll(p.Field, "_", " "), p.Problem))
 		}
@@ -107,9 +84,4 @@ func articles(items []*checkoutv1.Item) []string {
 		skus[i] = item.Sku
 	}
 	return skus
-}
-
-// printable tells whether an Idempotency-Key can be kept. A header may bring any bytes.
-func printable(key string) bool {
-	return len(key) <= maxKey && utf8.ValidString(key) && !strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) })
 }

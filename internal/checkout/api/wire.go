@@ -9,33 +9,13 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
+	sagaapi "github.com/checkoutsaga/orchestrator/internal/sagas/api"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
-// statuses pairs our words with those on the wire.
-var statuses = map[journal.Status]checkoutv1.Status{
-	journal.Running:          checkoutv1.Status_STATUS_RUNNING,
-	journal.AwaitingApproval: checkoutv1.Status_STATUS_AWAITING_APPROVAL,
-	journal.Compensating:     checkoutv1.Status_STATUS_COMPENSATING,
-	journal.NeedsAttention:   checkoutv1.Status_STATUS_NEEDS_ATTENTION,
-	journal.Confirmed:        checkoutv1.Status_STATUS_CONFIRMED,
-	journal.Rejected:         checkoutv1.Status_STATUS_REJECTED,
-	journal.Cancelled:        checkoutv1.Status_STATUS_CANCELLED,
-	journal.Expired:          checkoutv1.Status_STATUS_EXPIRED,
-}
-
-func fromWireStatus(wire checkoutv1.Status) (journal.Status, bool) {
-	for ours, theirs := range statuses {
-		if theirs == wire {
-			return ours, true
-		}
-	}
-	return "", false
-}
-
 func toWire(c orders.Checkout) *checkoutv1.Checkout {
 	out := &checkoutv1.Checkout{
-		OrderId: c.Key, Status: statuses[c.Status], Phase: string(c.Phase), Coordination: c.Coordination(),
+		OrderId: c.Key, Status: checkoutv1.Status(sagaapi.StatusNumber(c.Status)), Phase: string(c.Phase), Coordination: c.Coordination(),
 		Engine: c.Engine, Run: int32(c.Run), CustomerId: c.CustomerID, Amount: toWireMoney(c.Amount),
 		StartedAt: timestamppb.New(c.StartedAt), UpdatedAt: timestamppb.New(c.UpdatedAt), EndedAt: toWireTime(c.EndedAt),
 		Deadline: timestamppb.New(c.Deadline), Reason: c.Reason, Held: held(c),

@@ -11,8 +11,8 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
-	"github.com/checkoutsaga/orchestrator/internal/checkout/requests"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
@@ -46,7 +46,7 @@ func (o *Orders) Accepted(ctx context.Context, batch *pgx.Batch, s store.Saga) e
 		return err
 	}
 	return o.outbox.Queue(ctx, batch, outbox.Order(s.Key, Coordination(s)), &checkoutv1.OrderCreated{
-		Order: requests.Told(order), Deadline: timestamppb.New(s.Deadline),
+		Order: Told(order), Deadline: timestamppb.New(s.Deadline),
 	})
 }
 
@@ -56,9 +56,9 @@ func (o *Orders) Ended(ctx context.Context, batch *pgx.Batch, s store.Saga) erro
 	if err != nil {
 		return err
 	}
-	var ended event.Message = &checkoutv1.OrderConfirmed{Order: requests.Told(order)}
+	var ended event.Message = &checkoutv1.OrderConfirmed{Order: Told(order)}
 	if s.Status != journal.Confirmed {
-		ended = &checkoutv1.OrderCancelled{Order: requests.Told(order), Status: string(s.Status), Reason: s.Reason}
+		ended = &checkoutv1.OrderCancelled{Order: Told(order), Status: string(s.Status), Reason: s.Reason}
 	}
 	return o.outbox.Queue(ctx, batch, outbox.Order(s.Key, Coordination(s)), ended)
 }
@@ -72,4 +72,16 @@ func Coordination(s store.Saga) string {
 		return event.Choreographed
 	}
 	return event.Orchestrated
+}
+
+// Told is an order as events tell it.
+func Told(o checkout.Order) *checkoutv1.Order {
+	told := &checkoutv1.Order{
+		CustomerId: o.CustomerID, PaymentMethod: o.PaymentMethod,
+		Amount: &operationv1.Money{Currency: o.Amount.Currency, MinorUnits: o.Amount.MinorUnits},
+	}
+	for _, item := range o.Items {
+		told.Items = append(told.Items, &checkoutv1.Item{Sku: item.SKU, Quantity: item.Quantity})
+	}
+	return told
 }

@@ -3,19 +3,11 @@ package orders
 import (
 	"context"
 	"fmt"
-	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
-)
 
-const (
-	// readHeldEvery is how old the gauges may be: however many scrape, the database is asked no more often.
-	readHeldEvery = 3 * time.Second
-	// readHeldTimeout bounds what a scrape waits for the database.
-	readHeldTimeout = 2 * time.Second
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 var (
@@ -28,17 +20,10 @@ var (
 )
 
 // Collector tells what is held for the checkouts that have not ended.
-func (o *Orders) Collector() prometheus.Collector { return &gauges{pool: o.pool} }
+func (o *Orders) Collector() prometheus.Collector { return gauges{pg.NewReading(o.held)} }
 
 // gauges tell what is held.
-type gauges struct {
-	pool *pgxpool.Pool
-
-	mu     sync.Mutex // held while the database is asked, so that those who scrape together ask once
-	held   []held
-	err    error
-	readAt time.Time
-}
+type gauges struct{ held *pg.Reading[[]held] }
 
 // held is what is held for open checkouts in one currency, in minor units and pieces.
 type held struct {
@@ -62,20 +47,8 @@ const selectHeld = `
 	WHERE check_at IS NOT NULL
 	GROUP BY currency`
 
-func (g *gauges) latest() ([]held, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.readAt.IsZero() || time.Since(g.readAt) >= readHeldEvery {
-		g.held, g.err = g.read()
-		g.readAt = time.Now()
-	}
-	return g.held, g.err
-}
-
-func (g *gauges) read() ([]held, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), readHeldTimeout)
-	defer cancel()
-	rows, err := g.pool.Query(ctx, selectHeld)
+func (o *Orders) held(ctx context.Context) ([]held, error) {
+	rows, err := o.pool.Query(ctx, selectHeld)
 	if err != nil {
 		return nil, fmt.Errorf("read what is held: %w", err)
 	}
@@ -87,15 +60,15 @@ func (g *gauges) read() ([]held, error) {
 }
 
 // Describe is prometheus.Collector's.
-func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
+func (g gauges) Describe(ch chan<- *prometheus.Desc) {
 	ch <- moneyAuthorized
 	ch <- moneyCaptured
 	ch <- stockReserved
 }
 
 // Collect is prometheus.Collector's. It leaves the gauges out while the database does not answer: old figures would look like new ones.
-func (g *gauges) Collect(ch chan<- prometheus.Metric) {
-	all, err := g.latest()
+func (g gauges) Collect(ch chan<- prometheus.Metric) {
+	all, err := g.held.Latest()
 	if err != nil {
 		return // The store's own gauges count it.
 	}

@@ -44,6 +44,8 @@ type agency struct {
 	beforeSend func()
 	before     bool // Start finds that it was accepted before.
 	history    *sagav1.HistoryResponse
+	findings   *sagav1.DoctorResponse
+	open       []*sagav1.ListOpenHistoriesResponse
 	refusal    error
 	// refusals are those of single sagas, by key.
 	refusals map[string]error
@@ -242,7 +244,7 @@ type answer struct {
 
 // program is somebody's program: it has these verbs and no other.
 var program = cli.Program{Name: "travelling", Verbs: func(c *cli.Client) []*cobra.Command {
-	return []*cobra.Command{sagaverbs.Sagas(c)}
+	return []*cobra.Command{sagaverbs.Sagas(c), sagaverbs.Doctor(c)}
 }}
 
 // types runs one command line, of which each word is typed as it is, where nobody can be asked.

@@ -120,6 +120,12 @@ func sagas(c *cli.Client) kind {
 	return k
 }
 
+// Doctor is the verb that asks what is wrong with a server of sagas.
+func Doctor(c *cli.Client) *cobra.Command {
+	return sagas(c).Doctor(`Asks the orchestrator to check its database, clock, engine, sidecar and participants, and whether sagas wait for somebody, or
+for a process that is not there; and shows the settings it was started with, passwords left out.`)
+}
+
 // service is the API of sagas at the server.
 func (k kind) service(ctx context.Context) (sagav1connect.SagaServiceClient, error) {
 	return cli.Reach(ctx, k.Client, sagav1connect.NewSagaServiceClient)

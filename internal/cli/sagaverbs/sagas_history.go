@@ -3,6 +3,7 @@ package sagaverbs
 import (
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
@@ -32,15 +33,17 @@ type operationView struct {
 }
 
 func newHistory(k kind, saga string) *cobra.Command {
+	var following bool
 	cmd := &cobra.Command{
 		Use:   "history NAME KEY",
 		Short: "Tell all that happened to a saga, and what each participant recorded of it",
 		Long: `Tells all that happened to a saga, oldest first: each attempt with its duration, outcome and error, what operators did and why, and
 each status; and what each participant recorded of it. With -o json also its input, and how it stands.`,
-		Example:           "  " + saga + "history travel trip-17 -o wide",
+		Example:           "  " + saga + "history travel trip-17 -o wide\n  " + saga + "history travel trip-17 --follow -o json",
 		Args:              cli.Takes(k.Args...),
 		ValidArgsFunction: k.CompleteIDs(),
 	}
+	cmd.Flags().BoolVar(&following, "follow", false, "print entries as they come, until the saga is final; with -o json one entry a line")
 	out := cli.AddOutput(cmd, k.Surroundings)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := out.Validate(); err != nil {
@@ -53,6 +56,17 @@ each status; and what each participant recorded of it. With -o json also its inp
 		service, err := k.service(cmd.Context())
 		if err != nil {
 			return err
+		}
+		if following {
+			return FollowHistory(cmd.Context(), k.Kind, out, id, func() (*connect.ServerStreamForClient[sagav1.FollowHistoryResponse], error) {
+				return service.FollowHistory(cmd.Context(), connect.NewRequest(&sagav1.FollowHistoryRequest{Definition: id.Definition, Key: id.Key}))
+			}, func(m *sagav1.FollowHistoryResponse) (lines []Line) {
+				for _, e := range m.Entries {
+					view := viewEntry(e)
+					lines = append(lines, Line{EntryView: view, Value: view})
+				}
+				return lines
+			})
 		}
 		answer, err := cli.Call(cmd.Context(), service.History, &sagav1.HistoryRequest{Definition: id.Definition, Key: id.Key})
 		if err != nil {
@@ -68,14 +82,18 @@ each status; and what each participant recorded of it. With -o json also its inp
 	return cmd
 }
 
+func viewEntry(e *sagav1.Entry) EntryView {
+	return EntryView{
+		At: cli.ViewTime(e.At), Kind: e.Kind, Step: e.Step, Attempt: e.Attempt, Actor: e.Actor, Reason: e.Reason, DurationMS: e.DurationMs,
+		Outcome: e.Outcome, Error: e.Error,
+	}
+}
+
 func (k kind) historyResult(id ID, answer *sagav1.HistoryResponse) cli.Result {
 	now := standing(answer.Saga)
 	view := historyView{Saga: id.Definition, Key: id.Key, Entries: []EntryView{}, Operations: []operationView{}, Standing: now.View(nil)}
 	for _, e := range answer.Entries {
-		view.Entries = append(view.Entries, EntryView{
-			At: cli.ViewTime(e.At), Kind: e.Kind, Step: e.Step, Attempt: e.Attempt, Actor: e.Actor, Reason: e.Reason, DurationMS: e.DurationMs,
-			Outcome: e.Outcome, Error: e.Error,
-		})
+		view.Entries = append(view.Entries, viewEntry(e))
 	}
 	for _, o := range answer.Operations {
 		view.Operations = append(view.Operations, operationView{

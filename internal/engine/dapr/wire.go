@@ -30,7 +30,7 @@ func (w *wire) unary(ctx context.Context, method string, req, reply any, conn *g
 	return invoke(ctx, method, req, reply, conn, opts...)
 }
 
-// listenPause keeps attempts to listen apart: durabletask-go makes the next at once when the last one could connect.
+// listenPause keeps attempts to listen apart. After one that could connect, durabletask-go makes the next at once.
 const listenPause = 200 * time.Millisecond
 
 func (w *wire) stream(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
@@ -68,7 +68,7 @@ func (w *wire) pace(ctx context.Context) error {
 	}
 }
 
-// workItems is the stream of work. It lets turns through always, and activities while the hand takes any.
+// workItems is the stream of work. Turns pass always, activities only while the hand is open.
 type workItems struct {
 	grpc.ClientStream
 	hand *hand

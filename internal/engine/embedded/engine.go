@@ -39,7 +39,7 @@ const (
 	cancelTimeout = 2 * time.Second
 )
 
-// holdEvery is how often the session is looked at that says that only this process runs the engine.
+// holdEvery is how often to check the session that lets only this process run the engine.
 const holdEvery = time.Second
 
 // Engine is engine.Engine in this process.
@@ -72,9 +72,9 @@ func (e *Engine) Close() { e.hub.close() }
 // Name implements engine.Engine.
 func (e *Engine) Name() string { return "embedded" }
 
-// Run implements engine.Engine. While another process runs the engine it stands by. It returns an error too when it loses the
-// database session that says that only this process runs the engine: what is in hand is abandoned then, because another process may
-// run it now, and nothing of it counts that was not committed before.
+// Run implements engine.Engine. While another process runs the engine it stands by. It also returns an error when it loses the
+// database session that lets only this process run the engine. It abandons what is in hand then, because another process may run it
+// now; only what was committed before counts.
 func (e *Engine) Run(ctx context.Context) error { return pg.Lead(ctx, e.hub.own, runLock, e.work) }
 
 // work runs the engine while session, which holds its lock, lives.

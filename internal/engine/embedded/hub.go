@@ -22,13 +22,13 @@ import (
 )
 
 const (
-	// lockTimeout ends the lock on a turn or an activity whose worker lives and has lost it, as when the answer to its
-	// dequeuing got lost. What a dead process had locked is released at the next Run.
+	// lockTimeout ends the lock on a turn or an activity that its worker does not know of, as when the answer to its dequeuing got
+	// lost. What a dead process had locked is released at the next Run.
 	lockTimeout = 15 * time.Second
 	// pollInterval is how late an instance of another process, or an ended lock, may be noticed.
 	pollInterval = time.Second
-	// maxRetries bounds by how many seconds a turn that failed again and again is put off: after an hour without a database it goes
-	// on within seconds.
+	// maxRetries bounds the pause before a turn that keeps failing, in seconds. After an hour without a database it goes on within
+	// seconds.
 	maxRetries = 5
 	// backendConns and ownConns are the sizes of the two connection pools.
 	backendConns, ownConns = 8, 4
@@ -43,10 +43,10 @@ const (
 // schema is where all of the engine's tables are.
 const schema = "engine"
 
-// hub is durabletask-go's PostgreSQL backend with a waiting of our own. The stock one asks the database for work without
-// any pause (its backoff is never reset to its first interval, so it stays zero), which costs more than a core when idle; it
-// looks at all instances that ever were; it hands out an instance's events in no particular order; and all that one process has
-// locked is locked under one name, so that a turn whose lock has ended could be stored twice.
+// hub is durabletask-go's PostgreSQL backend with waiting of our own. The stock one asks the database for work without any pause
+// (its backoff is never reset to its first interval, so it stays zero), which costs more than a core when idle. It looks at all
+// instances that ever were. It hands out an instance's events in no particular order. It locks all that a process has under one
+// name, so that a turn whose lock has ended could be stored twice.
 type hub struct {
 	backend.Backend
 	own       *pgxpool.Pool // for taking work; apart, because a lock that a crash of PostgreSQL loses does no harm
@@ -146,7 +146,7 @@ func (h *hub) String() string { return "embedded engine" }
 // CreateTaskHub does nothing: openHub has made it.
 func (h *hub) CreateTaskHub(context.Context) error { return backend.ErrTaskHubExists }
 
-// sqlReleaseLocks lets go of what a process had in hand that died. Only who holds the run lock may do that.
+// sqlReleaseLocks releases what a dead process had in hand. Only the holder of the run lock may do that.
 const sqlReleaseLocks = `
 WITH instances AS (UPDATE Instances SET LockedBy = NULL, LockExpiration = NULL WHERE LockExpiration IS NOT NULL),
      events    AS (UPDATE NewEvents SET LockedBy = NULL WHERE LockedBy IS NOT NULL)
@@ -234,7 +234,8 @@ const (
 	backPause   = 200 * time.Millisecond
 )
 
-// untilDone repeats what fails for want of the database. It gives up with work: whoever runs the engine next lets go of all locks.
+// untilDone repeats what fails because the database is away. It gives up with work: the next process to run the engine releases all
+// locks.
 func (h *runningHub) untilDone(do func(context.Context) error) error {
 	for {
 		ctx, cancel := context.WithTimeout(h.work, backTimeout)
@@ -246,7 +247,7 @@ func (h *runningHub) untilDone(do func(context.Context) error) error {
 	}
 }
 
-// letGo gives back what was locked under a holder's name by a query whose answer got lost.
+// letGo releases what was locked under a holder's name by a query whose answer got lost.
 func (h *runningHub) letGo(holder string) error {
 	return h.untilDone(func(ctx context.Context) error {
 		_, err := h.own.Exec(ctx, sqlLetGo, holder)
@@ -411,8 +412,8 @@ func (h *runningHub) takeTask(ctx context.Context) (taken *backend.ActivityWorkI
 	return item, nil
 }
 
-// holder names one lock. Each has its own name, so that who comes too late, after its lock had ended and another took the
-// work, cannot complete it a second time.
+// holder names one lock. Each has its own name. So a worker whose lock has ended, and whose work another has taken, cannot complete
+// that work a second time.
 func (h *hub) holder() string { return fmt.Sprintf("%s-%d", h.worker, h.taken.Add(1)) }
 
 // connections are network connections that can all be cut at once.

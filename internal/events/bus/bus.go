@@ -22,7 +22,7 @@ type Event struct {
 	ID string
 	// Topic says what happened, Source which app says so.
 	Topic, Source string
-	// Key is what it is about. Where the carrier keeps order, it keeps that of the events with the same key.
+	// Key is what the event is about. A carrier that keeps order keeps it among the events of one key.
 	Key  string
 	Time time.Time
 	// TraceParent is the W3C trace context of the change.
@@ -33,8 +33,8 @@ type Event struct {
 
 // Publisher hands events over for delivery, at least once. Its methods may be called from many goroutines.
 type Publisher interface {
-	// Publish hands over events of any topics and tells for each, at its place, why it was not taken; nil if it was. Events of
-	// one key are handed over in their order, and none after one that was not taken.
+	// Publish hands over events of any topics. For each event, at its place, it returns why the event was not taken; nil if it was.
+	// Events of one key are handed over in their order, and none after one that was not taken.
 	Publish(ctx context.Context, events []Event) []error
 	// PublishRaw hands over a message as it once came off a topic, byte for byte.
 	PublishRaw(ctx context.Context, topic string, message []byte) error
@@ -56,16 +56,15 @@ type Answer int
 
 // The answers.
 const (
-	// Retry: it may succeed later. The carrier delivers it again, a bounded number of times, and then gives it to the dead
-	// letters.
+	// Retry: it may succeed later. The carrier delivers it again, a bounded number of times. Then it becomes a dead letter.
 	Retry Answer = iota
 	// Success: it is done, or was before.
 	Success
-	// Drop: it can never succeed. The carrier gives it to the dead letters at once.
+	// Drop: it can never succeed. It becomes a dead letter at once.
 	Drop
-	// Away: the consumer lacks what it needs, such as its database, and that is no fault of the message. A carrier that can keeps it
-	// and delivers it again until the consumer is back; to Dapr it is a Retry, and the sidecar delivers nothing once it has seen that
-	// /apphealthz says so, too.
+	// Away: the consumer lacks what it needs, such as its database; the message is not at fault. A carrier that can keeps the
+	// message and delivers it again until the consumer is back. To Dapr it is a Retry; the sidecar stops delivering once
+	// /apphealthz says the same.
 	Away
 )
 
@@ -80,8 +79,8 @@ func (a Answer) String() string {
 	return "RETRY"
 }
 
-// Handler takes deliveries of one topic, several at once, in any order, and each any number of times. It returns within the
-// deadline of ctx.
+// Handler takes deliveries of one topic: several at once, in any order, each any number of times. It returns within the deadline of
+// ctx.
 type Handler func(ctx context.Context, d Delivery) Answer
 
 // Subscription is a handler with its topic.
@@ -109,7 +108,7 @@ type envelope struct {
 	Data            json.RawMessage `json:"data"`
 }
 
-// ContentType is what says that a message is a CloudEvent.
+// ContentType says that a message is a CloudEvent.
 const ContentType = "application/cloudevents+json"
 
 // CloudEvent is the event as it goes over the wire.
@@ -117,7 +116,7 @@ func (e Event) CloudEvent() ([]byte, error) {
 	message, err := json.Marshal(envelope{
 		SpecVersion: "1.0", ID: e.ID, Source: e.Source, Type: e.Topic, Subject: e.Key, Time: e.Time.UTC().Format(time.RFC3339Nano),
 		DataContentType: "application/json", PartitionKey: e.Key,
-		// Dapr looks for traceid alone when it decides whether to put in its own, and calls it what others call traceparent.
+		// Dapr looks only at traceid when it decides whether to add its own. Others call it traceparent.
 		TraceParent: e.TraceParent, TraceID: e.TraceParent,
 		Data: e.Data,
 	})
@@ -142,11 +141,11 @@ func Open(topic string, message []byte) Delivery {
 	return Delivery{Topic: topic, ID: e.ID, Data: e.Data}
 }
 
-// maxID is the longest id, in bytes, that a message goes by; PostgreSQL could not index any length.
+// maxID is the length, in bytes, of the longest id that is used. PostgreSQL cannot index longer ones without end.
 const maxID = 200
 
-// MessageID names a delivery: the event's id or, where it has none that a database could keep, a hash of what it says. It is the
-// same for the consumer that fails and for the dead letters, although JSON is written anew on its way between them.
+// MessageID names a delivery: the event's id or, where it has none that a database can keep, a hash of its content. The consumer
+// that fails and the dead letters use the same name, although JSON is written anew between them.
 func (d Delivery) MessageID() string {
 	if d.ID != "" && len(d.ID) <= maxID && !strings.ContainsRune(d.ID, 0) {
 		return d.ID
@@ -175,8 +174,8 @@ func canonical(data []byte) []byte {
 
 const deadLetters = "dlq."
 
-// DeadLettersOf is the topic that takes what a subscriber of a topic could not.
+// DeadLettersOf is the topic that takes the dead letters of a topic.
 func DeadLettersOf(topic string) string { return deadLetters + topic }
 
-// IsDeadLetters tells whether a topic is one that takes dead letters.
+// IsDeadLetters tells whether a topic takes dead letters.
 func IsDeadLetters(topic string) bool { return strings.HasPrefix(topic, deadLetters) }

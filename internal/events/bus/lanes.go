@@ -9,8 +9,8 @@ import (
 
 var laneSeed = maphash.MakeSeed()
 
-// InLanes hands events over side by side, at most lanes at once, and those of one key one after the other; behind one that
-// was not taken no more of its key are handed over. It is what a Publisher does whose carrier takes single events.
+// InLanes hands events over side by side, at most lanes at once. Those of one key go one after the other, and none after one that
+// was not taken. It is for Publishers whose carrier takes single events.
 func InLanes(ctx context.Context, lanes int, events []Event, hand func(context.Context, Event) error) []error {
 	failed := make([]error, len(events))
 	queues := make([][]int, lanes)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/events/bus"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // arrival is a message as far as it can be read.
@@ -19,14 +20,14 @@ type arrival struct {
 	// These are empty where they cannot be read.
 	eventID, orderID string
 	occurredAt       *time.Time
-	// fault is what is wrong with the message itself; empty for nothing that can be seen.
+	// fault is what is wrong with the message itself; empty if nothing is seen.
 	fault   string
 	message []byte
-	// consumers are to be asked about it.
+	// consumers are the apps to ask about it.
 	consumers []string
 }
 
-// maxText is where what others wrote is cut, in bytes; maxID where their ids are.
+// maxText and maxID are where texts and ids of others are cut, in bytes.
 const maxText, maxID = 1000, 200
 
 // readArrival reads what can be read of a message, which may be anything.
@@ -39,12 +40,12 @@ func readArrival(from event.Topic, message []byte) arrival {
 	for _, c := range from.Consumers {
 		a.consumers = append(a.consumers, c.App)
 	}
-	// The content counts too: another message under the same id is somebody's mistake, and both are kept. The hash of a message
-	// without an id is that of what it says, however its JSON is written.
+	// The content counts too: another message under the same id is somebody's mistake, and both are kept. A message without an id
+	// goes by the hash of its content, however its JSON is written.
 	content := bus.Delivery{Data: message}.MessageID()
 	a.digest = sha256.Sum256([]byte(strings.Join([]string{a.topic, opened.MessageID(), content}, "\x00")))
 
-	// Also what breaks its contract often tells what it is about.
+	// A message that breaks its contract often still tells what it is about.
 	var loose struct {
 		Header struct {
 			EventID    string `json:"event_id"`
@@ -60,8 +61,8 @@ func readArrival(from event.Topic, message []byte) arrival {
 	if at, err := time.Parse(time.RFC3339, loose.Header.OccurredAt); err == nil {
 		a.occurredAt = &at
 	}
-	a.eventID, a.orderID = clean(a.eventID, maxID), clean(a.orderID, maxID)
-	a.fault = clean(fault(opened, message), maxText)
+	a.eventID, a.orderID = pg.Text(a.eventID, maxID), pg.Text(a.orderID, maxID)
+	a.fault = pg.Text(fault(opened, message), maxText)
 	return a
 }
 
@@ -81,8 +82,9 @@ func fault(opened bus.Delivery, message []byte) string {
 	return ""
 }
 
-// unpushed tells of an envelope why the sidecar gave it up by itself, without asking the consumer: a trace context that is no text
-// (components/subscriptions.yaml), or a time that is up (https://docs.dapr.io/developing-applications/building-blocks/pubsub/pubsub-message-ttl).
+// unpushed says why the sidecar gave up an envelope by itself, without asking the consumer: its trace context is no text
+// (components/subscriptions.yaml), or its time is up
+// (https://docs.dapr.io/developing-applications/building-blocks/pubsub/pubsub-message-ttl).
 func unpushed(message []byte) string {
 	var envelope map[string]any
 	if json.Unmarshal(message, &envelope) != nil {
@@ -100,10 +102,4 @@ func unpushed(message []byte) string {
 		return "it expired at " + expiration
 	}
 	return ""
-}
-
-// clean makes a text that PostgreSQL takes, of at most a number of bytes.
-func clean(s string, most int) string {
-	s = strings.ReplaceAll(s, "\x00", "?")
-	return strings.ToValidUTF8(s[:min(len(s), most)], "")
 }

@@ -11,16 +11,17 @@ import (
 
 	eventv1 "github.com/checkoutsaga/orchestrator/gen/event/v1"
 	"github.com/checkoutsaga/orchestrator/gen/event/v1/eventv1connect"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 const (
 	// askTimeout bounds asking all consumers: a person may be waiting for it.
 	askTimeout = 2 * time.Second
-	// askBatch is how many letters a consumer is asked about at a time, which is also the most that it answers.
+	// askBatch is how many letters a consumer is asked about at a time. It answers no more.
 	askBatch = 1000
 )
 
-// failure is what a consumer wrote down of a letter.
+// failure is what a consumer wrote down about a letter.
 type failure struct {
 	Consumer string    `json:"consumer"`
 	Attempts int32     `json:"attempts"`
@@ -28,7 +29,7 @@ type failure struct {
 	LastAt   time.Time `json:"last_at"`
 }
 
-// question is a letter that a consumer is to be asked about.
+// question is a letter to ask a consumer about.
 type question struct {
 	letter             int64
 	arrival            int32
@@ -36,8 +37,8 @@ type question struct {
 	messageID, eventID string
 }
 
-// learnCauses asks all consumers at once about the letters that they have not been asked about. Who does not answer is asked
-// again another time: at the next look at a letter, or by Run.
+// learnCauses asks all consumers at once about the letters that they have not been asked about. A consumer that does not answer is
+// asked again: at the next look at a letter, or by Run.
 func (s *Service) learnCauses(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -71,8 +72,8 @@ func (s *Service) ask(ctx context.Context, app string, consumer eventv1connect.E
 	}
 }
 
-// failuresOf returns what a consumer wrote down, by letter. What it has received since is none of its failures: another consumer
-// gave that message up.
+// failuresOf returns what a consumer wrote down, by letter. It leaves out what the consumer has received since: another one gave
+// that message up.
 func failuresOf(ctx context.Context, app string, consumer eventv1connect.EventServiceClient, questions []question) (map[int64]failure, error) {
 	var messageIDs, eventIDs []string
 	for _, q := range questions {
@@ -101,7 +102,7 @@ func failuresOf(ctx context.Context, app string, consumer eventv1connect.EventSe
 	for _, q := range questions {
 		if f := byMessage[[2]string{q.topic, q.messageID}]; f != nil && !has[q.eventID] {
 			failures[q.letter] = failure{
-				Consumer: app, Attempts: f.Attempts, Error: clean(f.Error, maxText), LastAt: f.LastAt.AsTime(),
+				Consumer: app, Attempts: f.Attempts, Error: pg.Text(f.Error, maxText), LastAt: f.LastAt.AsTime(),
 			}
 		}
 	}

@@ -27,9 +27,9 @@ func Migrations() pg.Migrations { return pg.EmbeddedMigrations(files, "dead_lett
 const (
 	// keepSettled is how long a letter is kept after it was replayed or archived. Open ones are kept for ever.
 	keepSettled = 90 * 24 * time.Hour
-	// pruneEvery is how often older ones are removed, pruneBatch how many at a time.
-	pruneEvery, pruneBatch = time.Hour, 1000
-	// askAgain is how often consumers that gave no answer are asked again by themselves.
+	// pruneEvery is how often older ones are removed.
+	pruneEvery = time.Hour
+	// askAgain is how often consumers that gave no answer are asked again.
 	askAgain = 15 * time.Second
 )
 
@@ -39,7 +39,7 @@ type Config struct {
 	Pool *pgxpool.Pool
 	// Publisher takes what is replayed. Nil where there is no bus: nothing can be replayed then.
 	Publisher bus.Publisher
-	// Consumers are asked why their handlers failed, by app. Nobody is asked for one that is missing.
+	// Consumers are asked why their handlers failed, by app. An app that is missing here is not asked.
 	Consumers map[string]eventv1connect.EventServiceClient
 	Log       *slog.Logger
 }
@@ -75,7 +75,7 @@ func (s *Service) Subscriptions() []bus.Subscription {
 	return subscriptions
 }
 
-// take keeps a message, whatever it is. The only other answer is to deliver it again: a dead letter has nowhere else to go.
+// take keeps any message. Its only other answer is Retry: a dead letter has nowhere else to go.
 func (s *Service) take(ctx context.Context, from event.Topic, message []byte) bus.Answer {
 	ctx, cancel := context.WithTimeout(ctx, bus.HandleTimeout)
 	defer cancel()

@@ -2,27 +2,28 @@ package deadletter
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
-// Held tells of an event that is a dead letter.
+// Held is an event that is a dead letter.
 type Held struct {
 	EventID, Topic string
 	// Archived says that somebody archived it.
 	Archived bool
-	// failedAt are the consumers that failed; empty where that is not known.
+	// failedAt are the consumers that failed; empty if unknown.
 	failedAt []string
 }
 
-// For tells whether it is a dead letter because a consumer failed, as far as that is known.
+// For tells whether it is a dead letter because this consumer failed, as far as that is known.
 func (h Held) For(consumer string) bool {
 	return len(h.failedAt) == 0 || slices.Contains(h.failedAt, consumer)
 }
 
-// HeldOf tells which of the events are dead letters that nobody has replayed.
+// HeldOf returns those of the events that are dead letters and were not replayed.
 func (s *Service) HeldOf(ctx context.Context, eventIDs []string) ([]Held, error) {
 	if len(eventIDs) == 0 {
 		return nil, nil
@@ -47,16 +48,8 @@ func (s *Service) HeldOf(ctx context.Context, eventIDs []string) ([]Held, error)
 	return held, nil
 }
 
-// OpenAbout returns those of the orders that an open letter is about: a replay may still bring its event.
+// OpenAbout returns those of the orders that have an open letter: a replay may still bring its event.
 func (s *Service) OpenAbout(ctx context.Context, orderIDs []string) ([]string, error) {
 	const query = `SELECT DISTINCT order_id FROM dead_letters WHERE state = 'open' AND order_id = ANY($1)`
-	rows, err := s.letters.pool.Query(ctx, query, orderIDs)
-	if err != nil {
-		return nil, fmt.Errorf("look for dead letters of orders: %w", err)
-	}
-	open, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("look for dead letters of orders: %w", err)
-	}
-	return open, nil
+	return pg.Rows(ctx, s.letters.pool, "look for dead letters of orders", pgx.RowTo[string], query, orderIDs)
 }

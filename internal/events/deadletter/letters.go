@@ -50,7 +50,7 @@ const idPrefix = "dl-"
 // idText is a letter's id as people type it.
 func idText(id int64) string { return idPrefix + strconv.FormatInt(id, 10) }
 
-// parseID returns 0, which is no letter's, for what is no id.
+// parseID returns 0, the id of no letter, for a text that is no id.
 func parseID(text string) int64 {
 	digits, found := strings.CutPrefix(text, idPrefix)
 	id, err := strconv.ParseInt(digits, 10, 64)
@@ -60,8 +60,8 @@ func parseID(text string) int64 {
 	return id
 }
 
-// keep stores a message, or counts that it arrived again: what was settled is open then, because a consumer has failed anew. All
-// consumers are to be asked.
+// keep stores a message, or counts that it arrived again. A settled letter is open again then, because a consumer has failed anew.
+// All consumers are to be asked.
 func (l letters) keep(ctx context.Context, a arrival) (id string, err error) {
 	const query = `
 		WITH letter AS (
@@ -83,27 +83,19 @@ func (l letters) keep(ctx context.Context, a arrival) (id string, err error) {
 	return idText(number), nil
 }
 
-// questions are what a consumer is to be asked, oldest letter first.
+// questions are the letters to ask a consumer about, oldest first.
 func (l letters) questions(ctx context.Context, consumer string, limit int) ([]question, error) {
 	const query = `
 		SELECT q.letter, q.arrival, l.topic, l.message_id, l.event_id
 		FROM dead_letter_questions AS q JOIN dead_letters AS l ON l.id = q.letter
 		WHERE q.consumer = $1 ORDER BY q.letter LIMIT $2`
-	rows, err := l.pool.Query(ctx, query, consumer, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read questions: %w", err)
-	}
-	questions, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (q question, err error) {
+	return pg.Rows(ctx, l.pool, "read questions", func(row pgx.CollectableRow) (q question, err error) {
 		err = row.Scan(&q.letter, &q.arrival, &q.topic, &q.messageID, &q.eventID)
 		return q, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read questions: %w", err)
-	}
-	return questions, nil
+	}, query, consumer, limit)
 }
 
-// answer writes down what a consumer said. A question about a later arrival stays.
+// answer stores what a consumer said. A question about a later arrival stays.
 func (l letters) answer(ctx context.Context, consumer string, questions []question, failures map[int64]failure) error {
 	const answered = `
 		DELETE FROM dead_letter_questions AS q USING unnest($2::bigint[], $3::integer[]) AS asked (letter, arrival)
@@ -122,7 +114,7 @@ func (l letters) answer(ctx context.Context, consumer string, questions []questi
 	batch := &pgx.Batch{}
 	batch.Queue(answered, consumer, ids, arrivals)
 	batch.Queue(recovered, consumer, ids)
-	for _, q := range questions { // In one order, or two who ask would wait for each other.
+	for _, q := range questions { // In one order, or two askers would wait for each other.
 		if f, has := failures[q.letter]; has {
 			batch.Queue(failed, q.letter, consumer, f.Attempts, f.Error, f.LastAt)
 		}
@@ -134,9 +126,9 @@ func (l letters) answer(ctx context.Context, consumer string, questions []questi
 	return nil
 }
 
-// selection is a deadletter.v1.Selection that was found good.
+// selection is a deadletter.v1.Selection after its check.
 type selection struct {
-	// named says that ids are, even if none of them can be one.
+	// named says that ids were given, even if none of them can be one.
 	named                  bool
 	ids                    []int64
 	topic, consumer, state string
@@ -184,24 +176,16 @@ func (l letters) list(ctx context.Context, s selection, after int64, limit int) 
 		FROM dead_letters AS l
 		LEFT JOIN LATERAL (SELECT actor, reason FROM dead_letter_acts WHERE letter = l.id ORDER BY id DESC LIMIT 1) AS act ON true
 		WHERE %s AND l.id > $%d ORDER BY l.id LIMIT $%d`, where, len(args)-1, len(args))
-	rows, err := l.pool.Query(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
-	}
-	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (r letter, err error) {
+	return pg.Rows(ctx, l.pool, "list dead letters", func(row pgx.CollectableRow) (r letter, err error) {
 		err = row.Scan(&r.id, &r.topic, &r.eventID, &r.orderID, &r.occurredAt, &r.fault, &r.state, &r.arrivals, &r.arrivedAt, &r.lastAt,
 			&r.settledAt, &r.replays, &r.size, &r.actor, &r.reason, &r.failures, &r.unasked)
 		return r, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
-	}
-	return found, nil
+	}, query, args...)
 }
 
 var errGone = errors.New("no such dead letter")
 
-// message returns a letter's message and how often it had arrived by then. errGone.
+// message returns a letter's message and how often it had arrived by then, or errGone.
 func (l letters) message(ctx context.Context, id int64) (message []byte, arrivals int32, err error) {
 	err = l.pool.QueryRow(ctx, `SELECT message, arrivals FROM dead_letters WHERE id = $1`, id).Scan(&message, &arrivals)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -220,15 +204,7 @@ type act struct {
 }
 
 func (l letters) acts(ctx context.Context, id int64) ([]act, error) {
-	rows, err := l.pool.Query(ctx, `SELECT at, what, actor, reason FROM dead_letter_acts WHERE letter = $1 ORDER BY id`, id)
-	if err != nil {
-		return nil, fmt.Errorf("read acts: %w", err)
-	}
-	acts, err := pgx.CollectRows(rows, pgx.RowToStructByPos[act])
-	if err != nil {
-		return nil, fmt.Errorf("read acts: %w", err)
-	}
-	return acts, nil
+	return pg.Rows(ctx, l.pool, "read acts", pgx.RowToStructByPos[act], `SELECT at, what, actor, reason FROM dead_letter_acts WHERE letter = $1 ORDER BY id`, id)
 }
 
 // markReplayed writes down that a letter was published. If it has arrived again since its arrivals were counted, it failed again
@@ -264,13 +240,8 @@ func (l letters) prune(ctx context.Context, keep time.Duration) error {
 	const query = `
 		DELETE FROM dead_letters WHERE id IN (
 			SELECT id FROM dead_letters WHERE settled_at < clock_timestamp() - $1::interval ORDER BY settled_at LIMIT $2)`
-	for {
-		tag, err := l.pool.Exec(ctx, query, keep, pruneBatch)
-		if err != nil {
-			return fmt.Errorf("prune dead letters: %w", err)
-		}
-		if tag.RowsAffected() < pruneBatch {
-			return nil
-		}
+	if err := pg.Prune(ctx, l.pool, query, keep); err != nil {
+		return fmt.Errorf("prune dead letters: %w", err)
 	}
+	return nil
 }

@@ -26,7 +26,6 @@ const (
 	lanes = 16
 )
 
-// List tells of dead letters.
 func (s *Service) List(ctx context.Context, req *connect.Request[deadletterv1.ListRequest]) (*connect.Response[deadletterv1.ListResponse], error) {
 	selected, err := readSelection(req.Msg.Selection)
 	if err != nil {
@@ -59,7 +58,7 @@ func (s *Service) List(ctx context.Context, req *connect.Request[deadletterv1.Li
 	return connect.NewResponse(res), nil
 }
 
-// Get tells all of one.
+// Get tells all of one letter.
 func (s *Service) Get(ctx context.Context, req *connect.Request[deadletterv1.GetRequest]) (*connect.Response[deadletterv1.GetResponse], error) {
 	id := parseID(req.Msg.Id)
 	s.learnCauses(ctx)
@@ -99,7 +98,7 @@ func (s *Service) Replay(ctx context.Context, req *connect.Request[deadletterv1.
 			res.Refused = append(res.Refused, &deadletterv1.Refusal{Id: idText(l.id), Why: why})
 			continue
 		}
-		// What InLanes needs of an event: whose it is, and in whose order it stands.
+		// An order's letters go one after the other, any other on its own.
 		key := l.orderID
 		if key == "" {
 			key = idText(l.id)
@@ -128,8 +127,7 @@ func (s *Service) Replay(ctx context.Context, req *connect.Request[deadletterv1.
 	return connect.NewResponse(res), nil
 }
 
-// tooOld says why a letter cannot be replayed any more. Of a message that tells no time nobody knows; its consumer refuses it
-// again.
+// tooOld says why a letter cannot be replayed any more. A message without a time passes here; its consumer refuses it again.
 func tooOld(l letter) string {
 	if l.occurredAt == nil {
 		return ""
@@ -143,8 +141,8 @@ func tooOld(l letter) string {
 		age/day, inbox.Remember/day)
 }
 
-// replay publishes one letter and then marks it. In this order: if the process dies in between it is replayed once more, which
-// inboxes absorb; the other way round it might never be.
+// replay publishes one letter and then marks it. If the process dies in between, it is replayed once more, which inboxes absorb. In
+// the other order it might never be.
 func (s *Service) replay(ctx context.Context, e bus.Event, by act) error {
 	id := parseID(e.ID)
 	message, arrivals, err := s.letters.message(ctx, id)
@@ -159,7 +157,7 @@ func (s *Service) replay(ctx context.Context, e bus.Event, by act) error {
 	return s.letters.markReplayed(marking, id, arrivals, by)
 }
 
-// Archive puts messages away.
+// Archive puts letters away.
 func (s *Service) Archive(ctx context.Context, req *connect.Request[deadletterv1.ArchiveRequest]) (*connect.Response[deadletterv1.ArchiveResponse], error) {
 	by := actOf(req.Msg.Actor, req.Msg.Reason)
 	found, refused, err := s.selected(ctx, req.Msg.Selection)
@@ -182,7 +180,7 @@ func (s *Service) Archive(ctx context.Context, req *connect.Request[deadletterv1
 	return connect.NewResponse(res), nil
 }
 
-// selected returns the letters of a selection, oldest first, and refuses each id that is none.
+// selected returns the letters of a selection, oldest first, and a refusal for each id that is no such letter.
 func (s *Service) selected(ctx context.Context, wire *deadletterv1.Selection) ([]letter, []*deadletterv1.Refusal, error) {
 	selected, err := readSelection(wire)
 	if err != nil {
@@ -218,7 +216,7 @@ func fits(wire *deadletterv1.Selection) string {
 	return " that fits the rest of the selection"
 }
 
-// readSelection holds a selection to what there is.
+// readSelection checks a selection.
 func readSelection(wire *deadletterv1.Selection) (selection, error) {
 	s := selection{topic: wire.GetTopic(), consumer: wire.GetConsumer(), state: wire.GetState(), named: len(wire.GetIds()) > 0}
 	for _, id := range wire.GetIds() {

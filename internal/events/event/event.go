@@ -217,7 +217,7 @@ func (t Topic) check(h *eventv1.Header) error {
 	return nil
 }
 
-// maxReason bounds what is said of a bad event, in bytes: it quotes the event, and is logged and written down.
+// maxReason bounds the reason why an event is bad, in bytes: it quotes the event, and is logged and stored.
 const maxReason = 500
 
 func bad(format string, args ...any) error {

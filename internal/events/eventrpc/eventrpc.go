@@ -15,7 +15,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
 )
 
-// maxPage is how many a page has that does not say, which is the most.
+// maxPage is the largest page, and the size of a page that does not say.
 const maxPage = 1000
 
 // Service answers for one process. Either part may be nil: an app that writes no events, or receives none.
@@ -55,7 +55,7 @@ func (s Service) ListEvents(ctx context.Context, req *connect.Request[eventv1.Li
 	}
 	if len(listed) > size {
 		end := size - 1
-		if req.Msg.Newest { // Its next page is the one before it.
+		if req.Msg.Newest { // Newest reads backwards: the next page is the one before.
 			listed, end = listed[1:], 0
 		}
 		listed = listed[:size]
@@ -76,7 +76,7 @@ func Event(e outbox.Listed) *eventv1.Event {
 	return event
 }
 
-// Republish has events of the outbox published again.
+// Republish makes the relay publish events of the outbox again.
 func (s Service) Republish(ctx context.Context, req *connect.Request[eventv1.RepublishRequest]) (*connect.Response[eventv1.RepublishResponse], error) {
 	selection := selectionOf(req.Msg.Selection)
 	res := &eventv1.RepublishResponse{}

@@ -40,10 +40,10 @@ const Remember = 60 * 24 * time.Hour
 
 // Result is what a handler made of an event.
 type Result struct {
-	// Late says that what the event tells is older than what is known, so that it changed nothing.
+	// Late says that the event is older than what is known, so that it changed nothing.
 	Late bool
-	// Then is called once the transaction has committed, within the same delivery; nil for nothing. It is not called again
-	// for a repeat, so what it does must get done without it, only later.
+	// Then is called once the transaction has committed, within the same delivery; nil for nothing. A repeat does not call it
+	// again, so what it does must get done without it, only later.
 	Then func(context.Context)
 }
 
@@ -61,7 +61,7 @@ type Inbox struct {
 	tracer   trace.Tracer
 	handlers map[string]handler
 	failures *prometheus.CounterVec
-	// remember is Remember but in tests.
+	// remember is Remember, except in tests.
 	remember time.Duration
 }
 
@@ -92,8 +92,8 @@ func On[M event.Message](in *Inbox, handle func(ctx context.Context, tx pgx.Tx, 
 	}
 }
 
-// Subscriptions are the app's, by topic. It is an error if the contracts say that the app receives other topics than it has
-// handlers for.
+// Subscriptions are the app's, by topic. The contracts say which topics the app receives; it is an error if its handlers are for
+// others.
 func (in *Inbox) Subscriptions() ([]bus.Subscription, error) {
 	var subscriptions []bus.Subscription
 	unasked := maps.Clone(in.handlers)
@@ -129,7 +129,7 @@ func (in *Inbox) receive(ctx context.Context, d bus.Delivery) bus.Answer {
 	dropped := errors.Is(err, event.ErrBad)
 	in.log.Warn("an event was not taken", "topic", d.Topic, "event_id", d.ID, "dropped", dropped, "error", err)
 	in.failures.WithLabelValues(d.Topic, strconv.FormatBool(dropped)).Inc()
-	// Not in the delivery's context, which may have ended just because the handler took too long.
+	// Not in the delivery's context, which may have ended because the handler took too long.
 	noting, cancel := context.WithTimeout(context.WithoutCancel(ctx), noteTimeout)
 	defer cancel()
 	if err := in.note(noting, d, err, dropped); err != nil {
@@ -141,8 +141,8 @@ func (in *Inbox) receive(ctx context.Context, d bus.Delivery) bus.Answer {
 	return bus.Retry
 }
 
-// take decodes a delivery, hands it to its handler, once, and does what is to follow. A handler that panics has failed; it does not end the process and
-// all that it does.
+// take decodes a delivery, hands it to its handler, once, and does what follows. A handler that panics has failed; the process goes
+// on.
 func (in *Inbox) take(ctx context.Context, d bus.Delivery) (err error) {
 	defer func() {
 		if panicked := recover(); panicked != nil {
@@ -210,7 +210,7 @@ func (in *Inbox) apply(ctx context.Context, m event.Message) (then func(context.
 	return then, err
 }
 
-// follow does what is to follow an event that was applied. Whatever becomes of it, the event was taken.
+// follow calls Result.Then. Whatever becomes of it, the event was taken.
 func (in *Inbox) follow(ctx context.Context, then func(context.Context)) {
 	if then == nil {
 		return
@@ -226,12 +226,12 @@ func (in *Inbox) follow(ctx context.Context, then func(context.Context)) {
 // maxError is where errors are cut, in bytes.
 const maxError = 1000
 
-// note writes down why a delivery failed.
+// note stores why a delivery failed.
 func (in *Inbox) note(ctx context.Context, d bus.Delivery, failed error, dropped bool) error {
 	const query = `
 		INSERT INTO delivery_failures (message_id, topic, error, dropped) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (message_id, topic) DO UPDATE
 		SET attempts = delivery_failures.attempts + 1, error = excluded.error, dropped = excluded.dropped, last_at = clock_timestamp()`
-	_, err := in.pool.Exec(ctx, query, d.MessageID(), d.Topic, cut(failed.Error()), dropped)
+	_, err := in.pool.Exec(ctx, query, d.MessageID(), d.Topic, pg.Text(failed.Error(), maxError), dropped)
 	return err
 }

@@ -36,9 +36,9 @@ type Outbox struct {
 
 	// written has a value while something may have been committed that the relay has not heard of.
 	written chan struct{}
-	// leads says that this process relays; otherwise it tells the one that does.
+	// leads says that this process relays; if not, it tells the one that does.
 	leads atomic.Bool
-	// lookAgain, keep and maxGather are the constants of these names but in tests.
+	// lookAgain, keep and maxGather are the constants of these names, except in tests.
 	lookAgain, keep, maxGather time.Duration
 }
 
@@ -69,9 +69,9 @@ const insertEvent = `
 	INSERT INTO outbox (event_id, topic, about, key, seq, schema_version, coordination, traceparent, payload)
 	SELECT concat_ws(':', $1::text, $3, $4, seq), $2, $3, $4, seq, $5, $6, $7, $8 FROM counted`
 
-// Queue queues writing an event in the transaction that the batch is sent in; the message's header is made here. When that
-// transaction has committed, the caller calls Committed. It panics for an event that this app does not own, that is about
-// something else or that has a header already: no input decides that.
+// Queue adds an event to a batch that is sent in the transaction of the change. It makes the message's header. When that
+// transaction has committed, the caller calls Committed. It panics for an event that this app does not own, that is about something
+// else or that has a header already: no input decides that.
 func (o *Outbox) Queue(ctx context.Context, batch *pgx.Batch, subject Subject, m event.Message) error {
 	args, err := o.row(ctx, subject, m)
 	if err != nil {
@@ -105,6 +105,6 @@ func (o *Outbox) row(ctx context.Context, subject Subject, m event.Message) ([]a
 	return []any{o.owner, topic.Name, subject.about, subject.key, topic.Version, subject.coordination, event.TraceOf(ctx), payload}, nil
 }
 
-// Committed tells that a transaction with events was committed. Called for nothing it costs one query. An event whose process
-// dies in between is found all the same, a second later.
+// Committed says that a transaction with events was committed. A call for nothing costs one query. If the process dies before the
+// call, the event is found a second later.
 func (o *Outbox) Committed() { signal(o.written) }

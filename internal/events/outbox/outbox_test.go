@@ -25,6 +25,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/events/bus"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
+	"github.com/checkoutsaga/orchestrator/internal/pause"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
@@ -415,7 +416,7 @@ func relaying(t testing.TB, o *Outbox, to bus.Publisher) (stop func()) {
 	go func() {
 		err := o.Relay(ctx, to)
 		for ctx.Err() == nil {
-			pause(ctx, 100*time.Millisecond)
+			pause.For(ctx, 100*time.Millisecond)
 			err = o.Relay(ctx, to)
 		}
 		ended <- err

@@ -42,20 +42,12 @@ func scanEvent(row pgx.CollectableRow) (e stored, err error) {
 }
 
 func (o *Outbox) read(ctx context.Context, query string, args ...any) ([]stored, error) {
-	rows, err := o.pool.Query(ctx, selectEvents+query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("read outbox: %w", err)
-	}
-	events, err := pgx.CollectRows(rows, scanEvent)
-	if err != nil {
-		return nil, fmt.Errorf("read outbox: %w", err)
-	}
-	return events, nil
+	return pg.Rows(ctx, o.pool, "read outbox", scanEvent, selectEvents+query, args...)
 }
 
-// unpublished reads the first batch of what waits, but for some keys, in the order of positions, which is that of the numbers
-// within each key. It always reads from the beginning: whoever went on behind the last batch would miss an event that took its
-// position before that batch and was committed after it, and so could publish the next event of its key first.
+// unpublished reads the first batch of what waits, without some keys, by position. Positions keep the order of the numbers of a
+// key. It always reads from the beginning: an event may take its position before a batch is read and commit after that. Reading on
+// behind the batch would miss it, and could publish the next event of its key first.
 func (o *Outbox) unpublished(ctx context.Context, butFor []string) ([]stored, error) {
 	return o.read(ctx, ` WHERE published_at IS NULL AND key <> ALL($1) ORDER BY position LIMIT $2`, butFor, batchSize)
 }
@@ -86,7 +78,7 @@ func (e stored) header(owner string) *eventv1.Header {
 	return h
 }
 
-// data is the event's whole message: the header, which is known only once the row is written, set before the stored rest.
+// data is the event's whole message: the header, which is known only once the row is written, and then the stored rest.
 func (e stored) data(owner string) []byte {
 	header, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(e.header(owner))
 	if err != nil {
@@ -106,7 +98,7 @@ func (o *Outbox) event(e stored) bus.Event {
 	}
 }
 
-// Selection says which events are meant; what is zero selects all.
+// Selection says which events are meant; fields that are zero select all.
 type Selection struct {
 	OrderIDs    []string
 	Topic       string
@@ -139,7 +131,7 @@ func (s Selection) where() (sql string, args []any) {
 	return strings.Join(all, " AND "), args
 }
 
-// Listed is an event as List tells it.
+// Listed is an event as lists have it.
 type Listed struct {
 	// Position orders events; a page begins behind one.
 	Position    int64
@@ -187,11 +179,10 @@ func (o *Outbox) Count(ctx context.Context, s Selection) (events int64, err erro
 	return events, nil
 }
 
-// Republish has the relay publish a selection again, and returns how many events that are. What consumers know they take no
-// notice of.
+// Republish makes the relay publish a selection again, and returns how many events that are. Consumers ignore what they know.
 func (o *Outbox) Republish(ctx context.Context, s Selection) (events int64, err error) {
 	where, args := s.where()
-	// In a transaction that is tried again: the relay updates some of the same rows, in another order perhaps.
+	// InTx tries again after a deadlock: the relay may update some of the same rows in another order.
 	err = pg.InTx(ctx, o.pool, func(tx pgx.Tx) error {
 		tag, err := tx.Exec(ctx, `UPDATE outbox SET published_at = NULL WHERE `+where, args...)
 		events = tag.RowsAffected()
@@ -237,13 +228,8 @@ func (o *Outbox) prune(ctx context.Context) error {
 			SELECT position FROM outbox
 			WHERE published_at IS NOT NULL AND occurred_at < clock_timestamp() - $1::interval
 			ORDER BY occurred_at LIMIT $2)`
-	for {
-		tag, err := o.pool.Exec(ctx, query, o.keep, pruneBatch)
-		if err != nil {
-			return fmt.Errorf("prune outbox: %w", err)
-		}
-		if tag.RowsAffected() < pruneBatch {
-			return nil
-		}
+	if err := pg.Prune(ctx, o.pool, query, o.keep); err != nil {
+		return fmt.Errorf("prune outbox: %w", err)
 	}
+	return nil
 }

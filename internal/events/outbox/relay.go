@@ -10,52 +10,51 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/checkoutsaga/orchestrator/internal/events/bus"
+	"github.com/checkoutsaga/orchestrator/internal/pause"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 const (
-	// channel is the PostgreSQL notification channel on which processes tell the one that relays that there is something. It is
-	// told after the transaction and not by it: only one transaction at a time can commit that notifies.
+	// channel is the PostgreSQL notification channel on which other processes wake the one that relays. They notify after the
+	// transaction and not in it: only one transaction that notifies can commit at a time.
 	channel = "outbox_written"
-	// gather is for how long a process that does not relay tells no more after it has told: what it writes meanwhile is told
-	// together.
+	// gather is how long a process that does not relay waits after a notification before it sends the next one.
 	gather = 5 * time.Millisecond
 	// batchSize is how many events are read and published at a time. More make a stop take longer.
 	batchSize = 500
 	// lookAgain is how often the relay looks without being told: a process may die between its commit and the telling.
 	lookAgain = time.Second
-	// maxGather bounds for how long a relay that is told again right after it has published waits for more: at 100 events a
-	// second one that is published alone costs, with its share of sidecar and broker, twice as much. It begins with a quarter
-	// and doubles while that goes on; an event after maxGather of silence is published at once.
+	// maxGather bounds how long a relay that is told again right after it has published waits for more. At 100 events a second, an
+	// event published alone costs twice as much, with its share of sidecar and broker. The wait begins with a quarter and doubles
+	// while that goes on. After maxGather of silence an event is published at once.
 	maxGather = 20 * time.Millisecond
-	// minPause and maxPause bound for how long a key is left alone of which an event was not taken. It doubles.
+	// minPause and maxPause bound how long a key is left alone after the bus did not take its event. The pause doubles.
 	minPause, maxPause = 100 * time.Millisecond, 5 * time.Second
-	// patience is how many such keys the relay steps around. Beyond it is the bus that takes nothing, and what is written
-	// meanwhile need not find that out anew.
+	// patience is how many such keys the relay steps around. With more of them the bus takes nothing at all, and new events need
+	// not try.
 	patience = 100
 	// publishTimeout bounds handing over one batch; it is longer than what bus/embedded allows one handler. markTimeout bounds
 	// writing down what was taken, flushTimeout handing over what is left when the process stops.
 	publishTimeout, markTimeout, flushTimeout = 15 * time.Second, 5 * time.Second, 5 * time.Second
-	// quiet is how long nothing may be heard on the session that holds the leader's lock before it is asked whether it lives, and
-	// answerTimeout how long the database may take, when the process stops, to say what is left.
+	// quiet is how long the session that holds the leader's lock may be silent before it is asked whether it lives. answerTimeout
+	// is how long the database may take, when the process stops, to say what is left.
 	quiet, answerTimeout = 5 * time.Second, 5 * time.Second
-	// pruneEvery is how often what is older than Keep is removed, pruneBatch how much at a time.
-	pruneEvery, pruneBatch = time.Hour, 1000
+	// pruneEvery is how often what is older than Keep is removed.
+	pruneEvery = time.Hour
 )
 
-// Keep is how long events are kept: longer than the longest checkout (30 days) may be open and miss one.
+// Keep is how long events are kept. It is longer than a checkout may be open and miss one (30 days).
 const Keep = 40 * 24 * time.Hour
 
 // leaderLock is the key of the advisory lock that makes one relay the leader of all that share a database.
 const leaderLock = 0x6f7574626f780001
 
-// Relay publishes what is written, until ctx ends; then it hands over what is left, for a few seconds. Of all processes that
-// share the database one relays and the others stand by. It returns an error when it lost its database, and may be run again then;
-// trouble with the bus it survives.
+// Relay publishes what is written until ctx ends; then it hands over what is left, for a few seconds. Of all processes that share
+// the database one relays and the others stand by. It survives trouble with the bus. It returns an error when it lost its database,
+// and may be called again then.
 //
-// For a moment two may relay, when a leader's session was lost and it has a batch in hand. Events are then published twice, yet
-// the first time that each is published they are still in order within their key: both publish each key in order from the
-// first event that nobody had published.
+// Two may relay for a moment, when the leader lost its session and has a batch in hand. Events are then published twice, but each
+// event's first time is still in order within its key: both publish a key in order from the first event that nobody had published.
 func (o *Outbox) Relay(ctx context.Context, to bus.Publisher) error {
 	r := &relay{Outbox: o, to: to, due: make(chan struct{}, 1), aside: make(map[string]retry)}
 	both, ctx := errgroup.WithContext(ctx)
@@ -70,7 +69,7 @@ type relay struct {
 	to bus.Publisher
 	// due has a value while there is something to publish.
 	due chan struct{}
-	// aside are the keys of which an event was not taken. Those behind it wait with it, and all others pass.
+	// aside are the keys with an event that was not taken. The events behind it wait too; all others pass.
 	aside map[string]retry
 }
 
@@ -80,7 +79,7 @@ type retry struct {
 	after time.Duration
 }
 
-// tell passes on that something was written: to this process's own relay if it leads, otherwise to the one that does.
+// tell says that something was written: to this process's own relay if it leads, otherwise to the one that does.
 func (r *relay) tell(ctx context.Context) {
 	for {
 		select {
@@ -95,7 +94,7 @@ func (r *relay) tell(ctx context.Context) {
 		if _, err := r.pool.Exec(ctx, `SELECT pg_notify($1, '')`, channel); err != nil && ctx.Err() == nil {
 			r.log.Warn("the relay was not told of events; it finds them by itself", "error", err)
 		}
-		pause(ctx, gather)
+		pause.For(ctx, gather)
 	}
 }
 
@@ -107,7 +106,7 @@ func (r *relay) lead(ctx context.Context, session *pgx.Conn) error {
 	r.leads.Store(true)
 	defer r.leads.Store(false)
 
-	// A stop cuts off nothing that is in hand, but gives it and what is left only so much time together.
+	// A stop cuts off nothing in hand, but it and what is left have only so much time together.
 	handing, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(flushTimeout, cut) })()
@@ -124,7 +123,7 @@ func (r *relay) lead(ctx context.Context, session *pgx.Conn) error {
 	return err
 }
 
-// listen hears what other processes tell, and finds out when the session is gone.
+// listen hears other processes, and notices when the session is gone.
 func (r *relay) listen(ctx context.Context, session *pgx.Conn) error {
 	for {
 		hearing, cancel := context.WithTimeout(ctx, quiet)
@@ -143,7 +142,7 @@ func (r *relay) listen(ctx context.Context, session *pgx.Conn) error {
 	}
 }
 
-// publishAll publishes until ctx ends; what is in hand then has until handing ends.
+// publishAll publishes until ctx ends. What is in hand then may go on until handing ends.
 func (r *relay) publishAll(ctx, handing context.Context) error {
 	clear(r.aside)
 	var gathering time.Duration
@@ -168,7 +167,7 @@ func (r *relay) publishAll(ctx, handing context.Context) error {
 			} else {
 				gathering = min(max(2*gathering, r.maxGather/4), r.maxGather)
 			}
-			pause(ctx, gathering)
+			pause.For(ctx, gathering)
 			forget(r.due)
 		case <-time.After(wait):
 			gathering = 0
@@ -193,8 +192,8 @@ func (r *relay) flush(handing context.Context) {
 	}
 }
 
-// pass publishes all that waits but for the keys that are aside, once. The end of ctx does not cut off the batch in hand, which would
-// be published again for nothing; that of handing does.
+// pass publishes all that waits, once, without the keys that are aside. The end of ctx does not cut off the batch in hand, which
+// would be published again for nothing; the end of handing does.
 func (r *relay) pass(ctx, handing context.Context) error {
 	for ctx.Err() == nil {
 		batch, err := r.unpublished(ctx, r.notYet(time.Now()))
@@ -254,7 +253,7 @@ func (r *relay) publish(ctx context.Context, batch []stored) (taken []int64) {
 	return taken
 }
 
-// notYet are the keys that are left alone; never nil, which would be NULL to the query and so leave all alone.
+// notYet are the keys to leave alone; never nil, which would be NULL to the query and leave all alone.
 func (r *relay) notYet(now time.Time) []string {
 	keys := make([]string, 0, len(r.aside))
 	for key, retry := range r.aside {
@@ -265,7 +264,7 @@ func (r *relay) notYet(now time.Time) []string {
 	return keys
 }
 
-// nextRetry is in how long the first of the keys that are aside is tried again.
+// nextRetry is how long it is until the first of the keys aside is tried again.
 func (r *relay) nextRetry() (in time.Duration, any bool) {
 	var first time.Time
 	for _, retry := range r.aside {
@@ -276,13 +275,13 @@ func (r *relay) nextRetry() (in time.Duration, any bool) {
 	return time.Until(first), len(r.aside) > 0
 }
 
-// pruneNowAndThen keeps the table small, at first to make up for the time when nobody led.
+// pruneNowAndThen keeps the table small. It begins at once, to make up for the time when nobody led.
 func (r *relay) pruneNowAndThen(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := r.prune(ctx); err != nil && ctx.Err() == nil {
 			r.log.Warn("the outbox was not pruned; it is tried again", "error", err)
 		}
-		pause(ctx, pruneEvery)
+		pause.For(ctx, pruneEvery)
 	}
 }
 
@@ -294,17 +293,10 @@ func signal(ch chan struct{}) {
 	}
 }
 
-// forget takes a signal back: what it tells of is about to be seen.
+// forget takes a signal back: what it tells of is about to be read.
 func forget(ch chan struct{}) {
 	select {
 	case <-ch:
 	default:
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	select {
-	case <-ctx.Done():
-	case <-time.After(d):
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/events/bus"
+	"github.com/checkoutsaga/orchestrator/internal/pause"
 	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
@@ -23,7 +24,7 @@ func TestI5AndI6RelaysThatCompeteAndLoseTheirSessionsLoseNothingAndKeepOrder(t *
 	url := pgtest.URL(t)
 	b := new(broker)
 	// Slow enough that a session ends while a batch is in hand.
-	b.hold = func(ctx context.Context, _ bus.Event) { pause(ctx, time.Millisecond) }
+	b.hold = func(ctx context.Context, _ bus.Event) { pause.For(ctx, time.Millisecond) }
 	var processes []*Outbox
 	for range 3 {
 		o := open(t, url, slog.New(slog.DiscardHandler))

@@ -18,6 +18,7 @@ import (
 	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
 	"github.com/checkoutsaga/orchestrator/gen/saga/v1/sagav1connect"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
@@ -27,6 +28,7 @@ import (
 // Service answers saga.v1.SagaService. Its methods may be called from many goroutines.
 type Service struct {
 	desk        operator.Desk
+	doctor      *doctor.Doctor
 	definitions map[string]*saga.Definition
 	// program is what people type.
 	program string
@@ -41,8 +43,8 @@ type Starter func(ctx context.Context, req *sagav1.StartRequest, input json.RawM
 
 // New returns the service of some definitions. Its advice names the program by which people steer sagas. Definitions with a starter are
 // started by that; they are audited by whoever knows more of them.
-func New(desk operator.Desk, definitions []*saga.Definition, program string, starters map[string]Starter) *Service {
-	s := &Service{desk: desk, definitions: make(map[string]*saga.Definition), program: program, starters: starters}
+func New(desk operator.Desk, doctor *doctor.Doctor, definitions []*saga.Definition, program string, starters map[string]Starter) *Service {
+	s := &Service{desk: desk, doctor: doctor, definitions: make(map[string]*saga.Definition), program: program, starters: starters}
 	for _, d := range definitions {
 		s.definitions[d.Name()] = d
 	}
@@ -88,7 +90,7 @@ func (s *Service) List(ctx context.Context, req *connect.Request[sagav1.ListRequ
 		f.Limit = defaultPage
 	}
 	for _, wire := range m.Statuses {
-		f.Statuses = append(f.Statuses, fromWireStatus(wire))
+		f.Statuses = append(f.Statuses, StatusOf(wire))
 	}
 	page, next, err := s.desk.Store.List(ctx, f)
 	if errors.Is(err, store.ErrBadPageToken) {
@@ -124,51 +126,42 @@ func (s *Service) noSuchDefinition(name string) error {
 	return connect.NewError(connect.CodeNotFound, fmt.Errorf("there is no saga %q here; this process has %v", name, slices.Sorted(maps.Keys(s.definitions))))
 }
 
-// lookAgain bounds how late a watcher learns of a change whose notification was lost with a database connection.
-const lookAgain = 5 * time.Second
-
 // Watch sends the saga now and after each change, until it is final or, where the caller wishes, needs attention.
 func (s *Service) Watch(ctx context.Context, req *connect.Request[sagav1.WatchRequest], stream *connect.ServerStream[sagav1.WatchResponse]) error {
 	id := saga.ID{Definition: req.Msg.Definition, Key: req.Msg.Key}
+	return Watch(ctx, s.desk.Store, id, req.Msg, func() (*sagav1.Saga, journal.Status, error) {
+		found, err := s.find(ctx, id)
+		return s.toWire(found), found.Status, err
+	}, func(now *sagav1.Saga) error { return stream.Send(&sagav1.WatchResponse{Saga: now}) })
+}
+
+// lookAgain bounds how late a watcher learns of a change whose notification was lost with a database connection.
+const lookAgain = 5 * time.Second
+
+// Watch sends a saga of any kind, as look finds it, now and after each change, until it is final or, where the caller wishes, needs
+// attention.
+func Watch[M proto.Message](ctx context.Context, from *store.Store, id saga.ID, wishes interface {
+	GetUntilSettled() bool
+	GetOnlySettled() bool
+}, look func() (M, journal.Status, error), send func(M) error) error {
 	interest := store.AnyChange
-	if req.Msg.OnlySettled {
+	if wishes.GetOnlySettled() {
 		interest = store.Settled
 	}
-	var sent *sagav1.Saga
-	return s.desk.Store.Watch(ctx, id, interest, lookAgain, func() (done bool, err error) {
-		found, err := s.find(ctx, id)
+	var sent proto.Message
+	return from.Watch(ctx, id, interest, lookAgain, func() (done bool, err error) {
+		now, status, err := look()
 		if err != nil {
 			return false, err
 		}
-		settled := found.Status.IsFinal() || found.Status == journal.NeedsAttention
-		wanted := sent == nil || settled || !req.Msg.OnlySettled
-		if now := s.toWire(found); wanted && !proto.Equal(now, sent) {
-			if err := stream.Send(&sagav1.WatchResponse{Saga: now}); err != nil {
+		settled := status.IsFinal() || status == journal.NeedsAttention
+		wanted := sent == nil || settled || !wishes.GetOnlySettled()
+		if wanted && !proto.Equal(now, sent) {
+			if err := send(now); err != nil {
 				return false, err
 			}
 			sent = now
 		}
-		return found.Status.IsFinal() || req.Msg.UntilSettled && settled, nil
+		return status.IsFinal() || wishes.GetUntilSettled() && settled, nil
 	})
-}
-
-// History tells all that is known of a saga. The participants are asked now.
-func (s *Service) History(ctx context.Context, req *connect.Request[sagav1.HistoryRequest]) (*connect.Response[sagav1.HistoryResponse], error) {
-	id := saga.ID{Definition: req.Msg.Definition, Key: req.Msg.Key}
-	found, err := s.find(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	h, err := s.desk.Store.History(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	answer := &sagav1.HistoryResponse{Saga: s.toWire(found)}
-	for _, e := range h.Entries {
-		answer.Entries = append(answer.Entries, entryToWire(e))
-	}
-	for _, r := range s.desk.Records(ctx, found) {
-		answer.Operations = append(answer.Operations, recordToWire(r))
-	}
-	return connect.NewResponse(answer), nil
 }

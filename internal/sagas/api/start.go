@@ -21,24 +21,25 @@ import (
 
 	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
 const (
-	// idempotencyKey is the header by which a caller may name a start.
-	idempotencyKey = "Idempotency-Key"
+	// IdempotencyKey is the header by which a caller may name a start.
+	IdempotencyKey = "Idempotency-Key"
 	// maxKey bounds it, in bytes. It is a header, so no rule of the contracts holds it.
 	maxKey = 255
-	// defaultApproval is how long a saga may await approval where its start does not say.
-	defaultApproval = 24 * time.Hour
+	// DefaultApproval is how long a saga may await approval where its start does not say.
+	DefaultApproval = 24 * time.Hour
 )
 
 // Start accepts a saga and begins it. Once it has answered, the saga goes on whatever becomes of the caller, of this process or of the
 // engine.
 func (s *Service) Start(ctx context.Context, req *connect.Request[sagav1.StartRequest]) (*connect.Response[sagav1.StartResponse], error) {
-	accepted, created, err := s.start(ctx, req.Msg, req.Header().Get(idempotencyKey))
+	accepted, created, err := s.start(ctx, req.Msg, req.Header().Get(IdempotencyKey))
 	if err != nil {
 		return nil, err
 	}
@@ -57,15 +58,34 @@ func (s *Service) start(ctx context.Context, req *sagav1.StartRequest, key strin
 	if err != nil {
 		return store.Saga{}, false, err
 	}
-	accepted, created, err = s.desk.Store.Accept(ctx, n)
+	return Accept(ctx, s.desk, n, StartWords{This: n.ID().String(), Key: "key", Input: "input", One: n.Plan.Definition})
+}
+
+// StartWords are how a start is spoken of in a conflict: it, its key, what it was started with, and what it is.
+type StartWords struct{ This, Key, Input, One string }
+
+// Accept accepts a saga of any kind and, unless it is driven elsewhere, begins it.
+func Accept(ctx context.Context, desk operator.Desk, n store.NewSaga, words StartWords) (accepted store.Saga, created bool, err error) {
+	accepted, created, err = desk.Store.Accept(ctx, n)
 	conflict := new(store.Conflict)
 	if errors.As(err, &conflict) {
-		return store.Saga{}, false, connect.NewError(connect.CodeAlreadyExists, whatDiffers(conflict, n))
+		return store.Saga{}, false, connect.NewError(connect.CodeAlreadyExists, words.whatDiffers(conflict, n))
 	}
-	if err == nil && created {
-		s.desk.Runs.Begin(ctx, accepted)
+	if err == nil && created && !accepted.Elsewhere {
+		desk.Runs.Begin(ctx, accepted)
 	}
 	return accepted, created, err
+}
+
+// CheckKey tells what is wrong with the key of a start, or with the Idempotency-Key that may stand for it. Field is the key's.
+func CheckKey(field, key, idempotencyKey string) (bad []*contract.Problem) {
+	if key == "" && idempotencyKey == "" {
+		bad = append(bad, contract.BadField(field, "is missing, and so is the Idempotency-Key header; a start needs one of them to be repeatable"))
+	}
+	if len(idempotencyKey) > maxKey || !utf8.ValidString(idempotencyKey) || strings.ContainsFunc(idempotencyKey, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		bad = append(bad, contract.BadField(IdempotencyKey, "must be at most %d printable characters", maxKey))
+	}
+	return bad
 }
 
 // accept makes of a request the saga to be accepted.
@@ -74,13 +94,7 @@ func (s *Service) accept(req *sagav1.StartRequest, key string) (store.NewSaga, e
 	if !known {
 		return store.NewSaga{}, s.noSuchDefinition(req.Definition)
 	}
-	var bad []*contract.Problem
-	if req.Key == "" && key == "" {
-		bad = append(bad, contract.BadField("key", "is missing, and so is the Idempotency-Key header; a start needs one of them to be repeatable"))
-	}
-	if len(key) > maxKey || !utf8.ValidString(key) || strings.ContainsFunc(key, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		bad = append(bad, contract.BadField("Idempotency-Key", "must be at most %d printable characters", maxKey))
-	}
+	bad := CheckKey("key", req.Key, key)
 	input, err := inputOf(req)
 	if err != nil {
 		return store.NewSaga{}, err
@@ -102,7 +116,7 @@ func (s *Service) accept(req *sagav1.StartRequest, key string) (store.NewSaga, e
 		About: accepted.About, Plan: accepted.Plan, Engine: s.desk.Runs.Engine.Name(), Deadline: accepted.Deadline,
 	}
 	if n.Key == "" {
-		n.Key = keyFrom(key)
+		n.Key = KeyFrom(key)
 	}
 	if n.IdempotencyKey == "" {
 		n.IdempotencyKey = n.Key
@@ -112,7 +126,7 @@ func (s *Service) accept(req *sagav1.StartRequest, key string) (store.NewSaga, e
 	}
 	for _, step := range n.Plan.Steps {
 		if step.Decision {
-			n.Approval = defaultApproval
+			n.Approval = DefaultApproval
 			if req.ApprovalDeadline != nil {
 				n.Approval = req.ApprovalDeadline.AsDuration()
 			}
@@ -186,21 +200,21 @@ func digest(input json.RawMessage) string {
 	return "v1:" + hex.EncodeToString(sum[:])
 }
 
-// keyFrom makes the key of a start that brings an Idempotency-Key only; the same one gives the same key.
-func keyFrom(idempotencyKey string) string {
+// KeyFrom makes the key of a start that brings an Idempotency-Key only; the same one gives the same key.
+func KeyFrom(idempotencyKey string) string {
 	sum := sha256.Sum256([]byte(idempotencyKey))
 	return "k-" + hex.EncodeToString(sum[:16])
 }
 
 // whatDiffers is a conflict in words.
-func whatDiffers(c *store.Conflict, n store.NewSaga) error {
+func (w StartWords) whatDiffers(c *store.Conflict, n store.NewSaga) error {
 	switch c.With {
 	case store.OtherKey:
-		return fmt.Errorf("idempotency key %q was used with another key", n.IdempotencyKey)
+		return fmt.Errorf("idempotency key %q was used with another %s", n.IdempotencyKey, w.Key)
 	case store.OtherIdempotencyKey:
-		return fmt.Errorf("%s was accepted under another idempotency key", n.ID())
+		return fmt.Errorf("%s was accepted under another idempotency key", w.This)
 	case store.WasForgotten:
-		return fmt.Errorf("the key or the idempotency key is that of a %s that ended long ago and is no longer kept", n.Plan.Definition)
+		return fmt.Errorf("the %s or the idempotency key is that of a %s that ended long ago and is no longer kept", w.Key, w.One)
 	}
-	return fmt.Errorf("%s was accepted with another input", n.ID())
+	return fmt.Errorf("%s was accepted with another %s", w.This, w.Input)
 }

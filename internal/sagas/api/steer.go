@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,18 +53,20 @@ func whyTooLate(s store.Saga) string {
 
 // Approve lets a saga that awaits approval go on.
 func (s *Service) Approve(ctx context.Context, req *connect.Request[sagav1.ApproveRequest]) (*connect.Response[sagav1.ApproveResponse], error) {
-	steered, err := s.desk.Approve(ctx, wish(req.Msg))
+	w := wish(req.Msg)
+	steered, err := s.desk.Approve(ctx, w)
 	if err != nil {
-		return nil, s.refused(req.Msg, err)
+		return nil, s.refused(w.Saga, err)
 	}
 	return connect.NewResponse(&sagav1.ApproveResponse{Saga: s.toWire(steered.Saga)}), nil
 }
 
 // Reject turns back a saga that awaits approval.
 func (s *Service) Reject(ctx context.Context, req *connect.Request[sagav1.RejectRequest]) (*connect.Response[sagav1.RejectResponse], error) {
-	steered, err := s.desk.Reject(ctx, wish(req.Msg))
+	w := wish(req.Msg)
+	steered, err := s.desk.Reject(ctx, w)
 	if err != nil {
-		return nil, s.refused(req.Msg, err)
+		return nil, s.refused(w.Saga, err)
 	}
 	return connect.NewResponse(&sagav1.RejectResponse{Saga: s.toWire(steered.Saga)}), nil
 }
@@ -74,20 +77,25 @@ func (s *Service) Resolve(ctx context.Context, req *connect.Request[sagav1.Resol
 	if err := s.validateResolve(ctx, w.Saga, req.Msg); err != nil {
 		return nil, err
 	}
-	var steered store.Steered
-	var err error
-	switch req.Msg.As {
-	case sagav1.Resolution_RESOLUTION_RETRY:
-		steered, err = s.desk.Retry(ctx, w, req.Msg.Step)
-	case sagav1.Resolution_RESOLUTION_REFUND:
-		steered, err = s.desk.Refund(ctx, w, req.Msg.Step)
-	default:
-		steered, err = s.desk.Settle(ctx, w, req.Msg.Step, req.Msg.WithoutProof)
-	}
+	steered, err := Resolve(ctx, s.desk, w, req.Msg.As, req.Msg)
 	if err != nil {
-		return nil, s.refused(req.Msg, err)
+		return nil, s.refused(w.Saga, err)
 	}
 	return connect.NewResponse(&sagav1.ResolveResponse{Saga: s.toWire(steered.Saga), What: steered.What}), nil
+}
+
+// Resolve settles what a saga of any kind cannot settle by itself.
+func Resolve(ctx context.Context, desk operator.Desk, w store.Wish, as fmt.Stringer, req interface {
+	GetStep() string
+	GetWithoutProof() bool
+}) (store.Steered, error) {
+	switch as.String() {
+	case sagav1.Resolution_RESOLUTION_RETRY.String():
+		return desk.Retry(ctx, w, req.GetStep())
+	case sagav1.Resolution_RESOLUTION_REFUND.String():
+		return desk.Refund(ctx, w, req.GetStep())
+	}
+	return desk.Settle(ctx, w, req.GetStep(), req.GetWithoutProof())
 }
 
 func (s *Service) validateResolve(ctx context.Context, id saga.ID, req *sagav1.ResolveRequest) error {
@@ -107,41 +115,47 @@ func (s *Service) validateResolve(ctx context.Context, id saga.ID, req *sagav1.R
 
 // Redrive hands a saga to a new run.
 func (s *Service) Redrive(ctx context.Context, req *connect.Request[sagav1.RedriveRequest]) (*connect.Response[sagav1.RedriveResponse], error) {
-	steered, err := s.desk.Redrive(ctx, wish(req.Msg), req.Msg.Engine)
+	w := wish(req.Msg)
+	steered, err := s.desk.Redrive(ctx, w, req.Msg.Engine)
 	if err != nil {
-		return nil, s.refused(req.Msg, err)
+		return nil, s.refused(w.Saga, err)
 	}
 	return connect.NewResponse(&sagav1.RedriveResponse{Saga: s.toWire(steered.Saga), What: steered.What}), nil
 }
 
-// steering is what the requests of operators have in common.
-type steering interface {
-	GetDefinition() string
-	GetKey() string
+// Steering is what the requests of operators have in common, whatever names the saga.
+type Steering interface {
 	GetReason() string
 	GetActor() string
 	GetDryRun() bool
 }
 
-func wish(req steering) store.Wish {
-	actor := req.GetActor()
-	if actor == "" {
-		actor = "api"
-	}
-	return store.Wish{
-		Saga: saga.ID{Definition: req.GetDefinition(), Key: req.GetKey()}, Actor: actor, Reason: req.GetReason(), DryRun: req.GetDryRun(),
-	}
+// Wish is what an operator's request asks for.
+func Wish(id saga.ID, req Steering) store.Wish {
+	return store.Wish{Saga: id, Actor: cmp.Or(req.GetActor(), "api"), Reason: req.GetReason(), DryRun: req.GetDryRun()}
+}
+
+func wish(req interface {
+	Steering
+	GetDefinition() string
+	GetKey() string
+}) store.Wish {
+	return Wish(saga.ID{Definition: req.GetDefinition(), Key: req.GetKey()}, req)
 }
 
 // refused gives the error of a wish its code.
-func (s *Service) refused(req steering, err error) error {
-	id := wish(req).Saga
+func (s *Service) refused(id saga.ID, err error) error {
+	return Refused(err, id.String(), s.noSuch(id))
+}
+
+// Refused gives the error of a wish about a saga its code.
+func Refused(err error, name string, noSuch error) error {
 	refusal, unreachable := new(journal.Refusal), new(operator.UnreachableError)
 	switch {
 	case errors.Is(err, store.ErrNotFound):
-		return s.noSuch(id)
+		return noSuch
 	case errors.As(err, &refusal):
-		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s: %s", id, refusal.Why))
+		return connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s: %s", name, refusal.Why))
 	case errors.As(err, &unreachable):
 		return connect.NewError(connect.CodeUnavailable, unreachable)
 	}

@@ -2,6 +2,8 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -15,31 +17,20 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
-// statuses pairs our words with those on the wire.
-var statuses = map[journal.Status]sagav1.Status{
-	journal.Running:          sagav1.Status_STATUS_RUNNING,
-	journal.AwaitingApproval: sagav1.Status_STATUS_AWAITING_APPROVAL,
-	journal.Compensating:     sagav1.Status_STATUS_COMPENSATING,
-	journal.NeedsAttention:   sagav1.Status_STATUS_NEEDS_ATTENTION,
-	journal.Confirmed:        sagav1.Status_STATUS_CONFIRMED,
-	journal.Rejected:         sagav1.Status_STATUS_REJECTED,
-	journal.Cancelled:        sagav1.Status_STATUS_CANCELLED,
-	journal.Expired:          sagav1.Status_STATUS_EXPIRED,
-}
+// statusPrefix stands before our words on the wire.
+const statusPrefix = "STATUS_"
 
-// fromWireStatus is empty for what is no status; the contract's rules let none through.
-func fromWireStatus(wire sagav1.Status) journal.Status {
-	for ours, theirs := range statuses {
-		if theirs == wire {
-			return ours
-		}
-	}
-	return ""
+// StatusNumber is a status on the wire, where every kind of saga has the same.
+func StatusNumber(s journal.Status) int32 { return sagav1.Status_value[statusPrefix+string(s)] }
+
+// StatusOf is a status from the wire; the contracts' rules let none through that is none.
+func StatusOf(wire fmt.Stringer) journal.Status {
+	return journal.Status(strings.TrimPrefix(wire.String(), statusPrefix))
 }
 
 func (s *Service) toWire(of store.Saga) *sagav1.Saga {
 	out := &sagav1.Saga{
-		Definition: of.Plan.Definition, Version: int32(of.Plan.Version), Key: of.Key, Status: statuses[of.Status], Phase: string(of.Phase),
+		Definition: of.Plan.Definition, Version: int32(of.Plan.Version), Key: of.Key, Status: sagav1.Status(StatusNumber(of.Status)), Phase: string(of.Phase),
 		Engine: of.Engine, Run: int32(of.Run), About: of.About.Whom,
 		StartedAt: timestamppb.New(of.StartedAt), UpdatedAt: timestamppb.New(of.UpdatedAt), EndedAt: toWireTime(of.EndedAt),
 		Deadline: timestamppb.New(of.Deadline), ApprovalDeadline: toWireTime(of.ApprovalDeadline), Reason: of.Reason, ReasonCode: of.ReasonCode,
@@ -93,7 +84,7 @@ func entryToWire(e journal.Entry) *sagav1.Entry {
 	}
 }
 
-func recordToWire(r operator.Record) *sagav1.ParticipantOperation {
+func recordToWire(r *operator.Record) *sagav1.ParticipantOperation {
 	out := &sagav1.ParticipantOperation{Participant: r.Participant, Step: r.Step}
 	if r.Err != nil {
 		out.Unreachable = r.Err.Error()

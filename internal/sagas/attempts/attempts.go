@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/checkoutsaga/orchestrator/internal/pause"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 	"github.com/checkoutsaga/orchestrator/saga/participant"
@@ -99,6 +100,7 @@ func (a *attempts) attempt(ctx context.Context, at journal.Attempt) (saga.Reply,
 		return saga.Reply{}, err
 	}
 	if reply, mayGo := pass.Reply(at); !mayGo {
+		reply.Reason = cut(reply.Reason)
 		return reply, nil
 	}
 
@@ -152,10 +154,10 @@ func (a *attempts) try(ctx context.Context, at journal.Attempt, pass journal.Pas
 	result, err := a.callOnce(ctx, at, pass)
 	if err != nil {
 		attention, _ := understood(err)
-		return journal.Learned{Outcome: saga.Unknown, Detail: journal.Cut(err.Error()), Attention: attention}
+		return journal.Learned{Outcome: saga.Unknown, Detail: cut(err.Error()), Attention: attention}
 	}
 	learned := journal.Learned{
-		Reason: journal.Cut(result.Reason), Detail: journal.Cut(result.Detail), Reference: journal.Cut(result.Reference), ValidUntil: result.ValidUntil,
+		Reason: cut(result.Reason), Detail: cut(result.Detail), Reference: cut(result.Reference), ValidUntil: result.ValidUntil,
 		Output: result.Output,
 	}
 	switch result.Outcome {
@@ -235,3 +237,6 @@ func understood(err error) (attention journal.AttentionCode, ok bool) {
 	}
 	return "", false
 }
+
+// cut makes a text short enough for histories and rows.
+func cut(text string) string { return pg.Text(text, journal.MaxDetail) }

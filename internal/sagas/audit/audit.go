@@ -156,7 +156,7 @@ func disagreement(s store.Saga, step journal.Step, op participant.Operation) str
 		return ""
 	case confirmed && !op.InPlace():
 		return fmt.Sprintf("%s has %s not in place (%s)", step.Participant, step.Name, operator.Describe(op))
-	case !confirmed && usedUp(s, step):
+	case !confirmed && (usedUp(s, step) || mayStay(s, step)):
 		return ""
 	case !confirmed && op.InPlace() && step.Compensation != "":
 		return fmt.Sprintf("%s still has %s in place (%s)", step.Participant, step.Name, operator.Describe(op))
@@ -173,6 +173,13 @@ func usedUp(s store.Saga, step journal.Step) bool {
 	pivot := s.Plan.Pivot()
 	return pivot >= 0 && s.Steps[pivot].IsUndone() && s.Plan.Index(step.Name) < pivot &&
 		step.Participant == s.Steps[pivot].Participant && step.CompensationState == journal.CompensationNotNeeded
+}
+
+// mayStay tells whether a step may be in place at any end. Its author declared that there is nothing to undo; but behind the pivot
+// every step is so, and there only those may stay that a refund left because it saw them done.
+func mayStay(s store.Saga, step journal.Step) bool {
+	pivot := s.Plan.Pivot()
+	return step.Compensation == "" && (step.IsDone() || pivot < 0 || s.Plan.Index(step.Name) < pivot)
 }
 
 // participantsOf are those that the plans of some sagas name.

@@ -86,6 +86,28 @@ func TestAnAuditKnowsWhatARefundLeaves(t *testing.T) {
 	s.auditFindsNothing("trip", 1)
 }
 
+// The ticket that a refund leaves was named to the operator; the seat plan that nobody undoes is harmless by its declaration.
+func TestAnAuditKnowsWhatItsAuthorDeclaredToStay(t *testing.T) {
+	stays := saga.For[trip]{Name: "trip", Version: 1, Steps: []saga.Step{
+		bookFlight, saga.Do("book-hotel").At("agency").NothingToUndo(), chargeCard, issueTicket,
+		saga.Do("send-vouchers").At("agency").NothingToUndo(),
+	}}
+	s := newSystem(t, stays)
+	s.crew.on("do send-vouchers", fails)
+	s.start("trip", "t-1", ada)
+	s.needs("trip", "t-1", "failing")
+	_, err := s.resolve("t-1", "send-vouchers", refund, false)
+	require.NoError(t, err)
+	s.ends("trip", "t-1", sagav1.Status_STATUS_CANCELLED)
+	require.Equal(t, map[string]int{"book-hotel": 1, "issue-ticket": 1}, s.crew.books("trip", "t-1"))
+	s.auditFindsNothing("trip", 1)
+
+	_, err = s.host.Pool.Exec(t.Context(), `UPDATE sagas SET progress = jsonb_set(progress, '{3,state}', '"skipped"')`)
+	require.NoError(t, err)
+	found, _ := s.audit("trip", "t-1")
+	require.Len(t, found, 1, "what the row does not know to be done behind the pivot was left unseen")
+}
+
 func TestAnAnswerThatIsNotOfTheContractCallsAPerson(t *testing.T) {
 	s := newSystem(t, trips)
 	for name, c := range map[string]struct {

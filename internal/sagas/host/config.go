@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
@@ -16,6 +15,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/redact"
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/api"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
@@ -39,10 +39,8 @@ const (
 type Config struct {
 	// Definitions are the sagas that this process drives and accepts.
 	Definitions []*saga.Definition
-	// Participants are those in this process, by name. The others are called by URLs or, with Dapr, AppIDs, over the contract of
-	// participants or, where an adapter has the name, over one of their own.
+	// Participants are those in this process, by name. The others are called by URLs or, with Dapr, AppIDs, over the contract.
 	Participants map[string]participant.Participant
-	Adapters     map[string]func(web *http.Client, baseURL string) participant.Participant
 	// URLs are where participants are called without Dapr, AppIDs whom the sidecar is asked for; a name that is missing there is its
 	// own app id.
 	URLs, AppIDs map[string]string
@@ -232,4 +230,35 @@ func (c *Config) naming(participant string) string {
 		}
 	}
 	return "nothing"
+}
+
+// settings is the configuration as people may see it.
+func (c *Config) settings() []doctor.Setting {
+	list := []doctor.Setting{
+		{Name: "ORCHESTRATOR_ENGINE", Value: c.Engine},
+		{Name: "ORCHESTRATOR_LISTEN", Value: c.Listen},
+		{Name: "ORCHESTRATOR_HOSTS", Value: c.Hosts.String()},
+		{Name: "ORCHESTRATOR_DATABASE_URL", Value: redact.URL(c.DatabaseURL)},
+		{Name: "ORCHESTRATOR_KEEP_WORKFLOWS", Value: c.KeepWorkflows.String()},
+		{Name: "ORCHESTRATOR_KEEP_SAGAS", Value: c.KeepSagas.String()},
+	}
+	if c.Engine == Dapr {
+		list = append(list, doctor.Setting{Name: "DAPR_HTTP_PORT", Value: c.DaprHTTPPort}, doctor.Setting{Name: "DAPR_GRPC_PORT", Value: c.DaprGRPCPort})
+	}
+	for _, name := range c.remote() {
+		if c.Engine == Dapr {
+			list = append(list, doctor.Setting{Name: variable(name, "APP_ID"), Value: c.appID(name)})
+		} else {
+			list = append(list, doctor.Setting{Name: variable(name, "URL"), Value: redact.URL(c.url(name))})
+		}
+	}
+	return list
+}
+
+// sidecar is where this process's own answers, if it has one.
+func (c *Config) sidecar() doctor.Sidecar {
+	if c.Engine != Dapr {
+		return doctor.Sidecar{}
+	}
+	return doctor.Sidecar{URL: "http://127.0.0.1:" + c.DaprHTTPPort, Token: c.DaprAPIToken}
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/api"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/attempts"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/retention"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/runs"
@@ -55,6 +56,7 @@ type Host struct {
 	Metrics      *prometheus.Registry
 	Participants map[string]participant.Participant
 	Desk         operator.Desk
+	Doctor       *doctor.Doctor
 	// Keeper keeps the parts going and knows what is missing.
 	Keeper *process.Keeper
 
@@ -143,7 +145,13 @@ func (h *Host) open(ctx context.Context, config Config, extra Extra) (err error)
 		return err
 	}
 	h.Desk = operator.Desk{Store: h.Store, Runs: runs.Runs{Engine: h.Engine, Log: h.log}, Participants: h.Participants}
-	h.Server.Mount(sagav1connect.NewSagaServiceHandler(api.New(h.Desk, config.Definitions, config.Program, config.Starters), h.Server.Options()...))
+	h.Doctor = &doctor.Doctor{
+		Words: doctor.WordsOf(config.Program), Settings: config.settings(),
+		Pool: h.Pool, Store: h.Store, Migrations: append(Migrations(), config.Migrations...), Engine: h.Engine, Sidecar: config.sidecar(),
+		SweeperLock: sweeper.LeaderLock(h.Engine.Name()), Missing: h.Keeper.Missing, Definitions: config.Definitions,
+		Participants: names, Probe: h.probe, HeldBack: h.Breakers.States,
+	}
+	h.Server.Mount(sagav1connect.NewSagaServiceHandler(api.New(h.Desk, h.Doctor, config.Definitions, config.Program, config.Starters), h.Server.Options()...))
 	return nil
 }
 
@@ -216,11 +224,7 @@ func (h *Host) call(config Config, names []string) error {
 			continue
 		}
 		web, url := h.caller.To(target(name))
-		if adapt, has := config.Adapters[name]; has {
-			h.Participants[name] = adapt(web, url)
-		} else {
-			h.Participants[name] = participant.Client(web, url, connect.WithInterceptors(tracing))
-		}
+		h.Participants[name] = participant.Client(web, url, connect.WithInterceptors(tracing))
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ func TestAThousandSagasOfThreeDefinitionsAllEndWhole(t *testing.T) {
 	t.Logf("%d sagas were started in %s", count, time.Since(began).Round(time.Second))
 
 	require.Eventually(t, func() bool {
-		open, err := s.host.Store.OpenByEngine(t.Context())
+		open, err := s.host.Store.OpenGroups(t.Context())
 		return err == nil && len(open) == 0
 	}, 3*time.Minute, 100*time.Millisecond, "some do not end")
 	t.Logf("all had ended after %s", time.Since(began).Round(time.Second))

@@ -15,8 +15,6 @@ type Words struct {
 	// Program is what people type. Command begins the command lines about sagas of this kind, such as "saga", and ID names the saga in
 	// them, such as "trip t-1".
 	Program, Command, ID string
-	// HasDoctor says that the program has the verb doctor.
-	HasDoctor bool
 	// Record is what a participant's record is about, such as "this trip"; Refund says what `--as refund` does, such as "gives the
 	// money back and ends it".
 	Record, Refund string
@@ -49,17 +47,9 @@ func Advice(s store.Saga, words Words) string {
 
 	switch a.Code {
 	case journal.AttentionStopped:
-		if words.HasDoctor {
-			tell("mend the orchestrator's build (`%s doctor --replay` shows what does not fit), then %s", words.Program, redrive)
-		} else {
-			tell("mend the build of %s, whose code panicked or does not fit what this saga did so far, then %s", words.Program, redrive)
-		}
+		tell("mend the orchestrator's build (`%s doctor --replay` shows what does not fit), then %s", words.Program, redrive)
 	case journal.AttentionNoProgress:
-		if words.HasDoctor {
-			tell("`%s doctor` tells what the engine lacks; when it is mended, %s", words.Program, redrive)
-		} else {
-			tell("its server's /readyz and log tell what the engine lacks; when it is mended, %s", redrive)
-		}
+		tell("`%s doctor` tells what the engine lacks; when it is mended, %s", words.Program, redrive)
 	case journal.AttentionConflict, journal.AttentionBadRequest:
 		tell("find out what %s has on record of %s (%s`) and mend it there; then %s", participant, words.Record, command("history"), resolve("retry"))
 	case journal.AttentionBadAnswer:

@@ -22,7 +22,6 @@ func TestAdviceNamesTheProgramTheParticipantAndWhatToType(t *testing.T) {
 	for name, c := range map[string]struct {
 		attention journal.Attention
 		phase     saga.Phase
-		doctor    bool
 		want      string
 	}{
 		"a participant that fails": {
@@ -40,25 +39,19 @@ func TestAdviceNamesTheProgramTheParticipantAndWhatToType(t *testing.T) {
 			want: "find out what airline has on record of this saga (`travel saga history trip t-1`) and mend it there; " +
 				"then `travel saga resolve trip t-1 --step cancel-flight --as retry --reason …`",
 		},
-		"a run that stopped, at a program with a doctor": {
-			attention: journal.Attention{Code: journal.AttentionStopped}, phase: saga.Undoing, doctor: true,
+		"a run that stopped": {
+			attention: journal.Attention{Code: journal.AttentionStopped}, phase: saga.Undoing,
 			want: "mend the orchestrator's build (`travel doctor --replay` shows what does not fit), then `travel saga redrive trip t-1 --reason …`",
 		},
-		"a run that stopped, at one without": {
-			attention: journal.Attention{Code: journal.AttentionStopped}, phase: saga.Undoing,
-			want: "mend the build of travel, whose code panicked or does not fit what this saga did so far, then `travel saga redrive trip t-1 --reason …`",
-		},
-		"runs that get nowhere, at one without": {
+		"runs that get nowhere": {
 			attention: journal.Attention{Code: journal.AttentionNoProgress}, phase: saga.Undoing,
-			want: "its server's /readyz and log tell what the engine lacks; when it is mended, `travel saga redrive trip t-1 --reason …`",
+			want: "`travel doctor` tells what the engine lacks; when it is mended, `travel saga redrive trip t-1 --reason …`",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := store.Saga{Saga: row.Saga}
 			s.Attention, s.Phase = &c.attention, c.phase
-			words := operator.WordsOf("travel", s)
-			words.HasDoctor = c.doctor
-			require.Equal(t, c.want, operator.Advice(s, words))
+			require.Equal(t, c.want, operator.Advice(s, operator.WordsOf("travel", s)))
 		})
 	}
 }

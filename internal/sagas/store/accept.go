@@ -22,23 +22,23 @@ type NewSaga struct {
 	Key string
 	// IdempotencyKey is unique within the definition, as the key is; they are the same where the client gave none.
 	IdempotencyKey string
-	// Digest is a version and a hash of what makes two starts the same; the same key with another digest is another saga.
+	// Digest is a version and a hash of what makes two starts the same. The same key with another digest is another start.
 	Digest string
 	// Request is the client's request, for people.
 	Request []byte
-	// Input is what its participants are asked with.
+	// Input is its participants' request.
 	Input json.RawMessage
-	// Requests are what steps are asked with instead, by step.
+	// Requests are the requests of steps that have one of their own, by step.
 	Requests map[string]json.RawMessage
 	About    saga.About
 	// Plan is the list of its steps, and names its definition.
 	Plan   saga.Plan
 	Engine string
-	// Elsewhere says that its participants drive it among themselves, by events.
+	// Elsewhere says that its participants drive it, by events.
 	Elsewhere bool
 	// Deadline is how long it may take until it is undone.
 	Deadline time.Duration
-	// Approval is how long it may await approval; zero where its plan has no decision.
+	// Approval is how long it may await approval; zero if its plan has no decision.
 	Approval time.Duration
 }
 
@@ -73,10 +73,10 @@ const areForgotten = `
 	WHERE EXISTS (SELECT FROM forgotten_sagas f WHERE f.definition = w.definition AND f.key = w.key)
 	   OR EXISTS (SELECT FROM forgotten_sagas f WHERE f.definition = w.definition AND f.idempotency_key = w.idempotency_key)`
 
-// Conflict says why a start cannot be accepted: a key that is unique belongs to another start.
+// Conflict says why a start cannot be accepted: one of its keys belongs to another start.
 type Conflict struct{ With ConflictWith }
 
-// ConflictWith is what a start is in conflict with.
+// ConflictWith is what a start conflicts with.
 type ConflictWith string
 
 // The conflicts.
@@ -93,8 +93,8 @@ const (
 
 func (c *Conflict) Error() string { return "conflict with " + string(c.With) }
 
-// Accept takes a saga in, or finds the one that was taken in before: the same start under the same key. A *Conflict says that a key
-// was used with another start; nothing is written then.
+// Accept accepts a saga, or finds the one that was accepted before: the same start under the same key. A *Conflict says that a key
+// was used with another start; then nothing is written.
 func (s *Store) Accept(ctx context.Context, n NewSaga) (c Saga, created bool, err error) {
 	a := &acceptance{ctx: ctx, NewSaga: n, steps: journal.FirstSteps(n.Plan)}
 	if err := a.encode(); err != nil {
@@ -215,7 +215,7 @@ func (t *rows) insert(batch *pgx.Batch, changes []*commit.Change) {
 	})
 }
 
-// sameStart checks that what stands in the way of n is n itself.
+// sameStart checks that the saga in the way of n is n itself.
 func (s *Store) sameStart(ctx context.Context, n NewSaga) error {
 	var key, digest string
 	err := s.pool.QueryRow(ctx, `SELECT idempotency_key, digest FROM sagas WHERE definition = $1 AND key = $2`, n.Plan.Definition, n.Key).

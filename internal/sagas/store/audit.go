@@ -13,10 +13,10 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
-// What only the audit reads: sagas by their ids, open ones, those that are no longer kept, and what people did without proof.
+// What only the audit reads: sagas by id, open ones, forgotten ones, and what people did without proof.
 
-// Kept reads those of some sagas of a definition that are there, by key. It leaves out those that are being forgotten, of which the
-// participants may keep nothing any more.
+// Kept reads those of some sagas of a definition that are kept, by key. It leaves out those that are being forgotten: their
+// participants may have forgotten them already.
 func (s *Store) Kept(ctx context.Context, definition string, keys []string) (map[string]Saga, error) {
 	page, err := s.readMany(ctx, `
 		SELECT definition, key FROM sagas WHERE definition = $1 AND key = ANY($2)
@@ -31,7 +31,7 @@ func (s *Store) Kept(ctx context.Context, definition string, keys []string) (map
 	return kept, nil
 }
 
-// EverAccepted tells which keys of a definition belong to a saga that is there, or was.
+// EverAccepted tells which keys of a definition belong to a saga that is kept, or was.
 func (s *Store) EverAccepted(ctx context.Context, definition string, keys []string) (map[string]bool, error) {
 	rows, err := s.pool.Query(ctx, `
 		SELECT key FROM sagas WHERE definition = $1 AND key = ANY($2)
@@ -56,7 +56,7 @@ type Forgotten struct {
 	EndedAt time.Time
 }
 
-// Forgotten tells how a saga that is no longer kept ended. ErrNotFound.
+// Forgotten tells how a saga that is no longer kept ended, or returns ErrNotFound.
 func (s *Store) Forgotten(ctx context.Context, id saga.ID) (f Forgotten, err error) {
 	err = s.pool.QueryRow(ctx, `SELECT status, ended_at FROM forgotten_sagas WHERE definition = $1 AND key = $2`, id.Definition, id.Key).
 		Scan(&f.Status, &f.EndedAt)
@@ -69,12 +69,12 @@ func (s *Store) Forgotten(ctx context.Context, id saga.ID) (f Forgotten, err err
 	return f, nil
 }
 
-// Open is an open saga, with what tells whether somebody is at work on it.
+// Open is an open saga, with what shows whether it is being worked on.
 type Open struct {
 	saga.ID
 	Status journal.Status
 	Phase  saga.Phase
-	// Elsewhere says that its participants drive it among themselves, until a run takes over.
+	// Elsewhere says that its participants drive it, until a run takes over.
 	Elsewhere bool
 	Engine    string
 	Run       int
@@ -83,11 +83,11 @@ type Open struct {
 	Money      saga.Money
 	StartedAt  time.Time
 	UpdatedAt  time.Time
-	// CheckAt is when the sweeper looks at it unless something happens before.
+	// CheckAt is when the sweeper looks at it, unless something happens before.
 	CheckAt time.Time
-	// ApprovalDeadline is until when it may await approval; nil unless it does or did.
+	// ApprovalDeadline is when its time to be approved ends; nil unless that has begun.
 	ApprovalDeadline *time.Time
-	// Attention is the code of what an operator is called for; empty where nobody is.
+	// Attention is the code of why it waits for an operator; empty if it does not.
 	Attention journal.AttentionCode
 	// Now is the database's clock.
 	Now time.Time
@@ -99,7 +99,7 @@ const selectOpenRows = `
 	FROM sagas
 	WHERE check_at IS NOT NULL AND `
 
-// Open returns a definition's open sagas, of all engines, by key, beginning after one.
+// Open returns a definition's open sagas, of all engines, by key, after one.
 func (s *Store) Open(ctx context.Context, definition, after string, limit int) ([]Open, error) {
 	return s.open(ctx, selectOpenRows+`definition = $1 AND key > $2 ORDER BY key LIMIT $3`, definition, after, limit)
 }
@@ -110,7 +110,7 @@ func (s *Store) OpenOf(ctx context.Context, definition string, keys []string) ([
 }
 
 func (s *Store) open(ctx context.Context, sql string, args ...any) ([]Open, error) {
-	// Planned anew each time: the plan that PostgreSQL would keep for all values reads every saga by its key, those that ended too.
+	// Planned anew each time: a plan for all values would read every saga by its key, ended ones too.
 	rows, err := s.pool.Query(ctx, sql, slices.Insert(args, 0, any(pgx.QueryExecModeCacheDescribe))...)
 	if err != nil {
 		return nil, fmt.Errorf("read open sagas: %w", err)
@@ -126,7 +126,7 @@ func (s *Store) open(ctx context.Context, sql string, args ...any) ([]Open, erro
 	return open, nil
 }
 
-// Act is what an operator took as done although no participant's record said so. It is kept for ever.
+// Act is something that an operator took as done without a participant's record. It is kept for ever.
 type Act struct {
 	// ID is the command's.
 	ID   string
@@ -147,7 +147,7 @@ func (s *Store) ActsOn(ctx context.Context, definition string, keys []string) ([
 	return s.acts(ctx, selectActs+`definition = $1 AND key = ANY($2) ORDER BY at, id`, definition, keys)
 }
 
-// ActsSince returns the acts without proof on a definition's sagas since a time, oldest first, beginning after one; the zero Act is before
+// ActsSince returns the acts without proof on a definition's sagas since a time, oldest first, after one; the zero Act is before
 // all.
 func (s *Store) ActsSince(ctx context.Context, definition string, since time.Time, after Act, limit int) ([]Act, error) {
 	if after.ID == "" {

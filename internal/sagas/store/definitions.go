@@ -16,18 +16,18 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// The first keeps a list under its number, the second reads the one that is kept. Where another process notes the same number at this
-// moment, the insert waits for it, and the select, a statement of its own, sees what was noted.
+// The first keeps a list under its number, the second reads the kept one. If another process notes the same number at this moment,
+// the insert waits for it, and the select, a statement of its own, sees what was noted.
 const (
 	noteDefinition  = `INSERT INTO definitions (name, version, plan) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING`
 	notedDefinition = `SELECT plan FROM definitions WHERE name = $1 AND version = $2`
 )
 
-// NoteDefinitions keeps which list each version of a definition is. It refuses all of them where one is known as another list: sagas of
-// both would bear one number, and nobody could tell what "version 2" did. What is no longer among the definitions stays noted, so that
-// its numbers are not used again.
+// NoteDefinitions keeps which list each version of a definition is. It refuses all of them if one is known as another list: sagas
+// of both would have one number, and nobody could tell what "version 2" did. Definitions that are gone stay noted, so that their
+// numbers are not used again.
 func (s *Store) NoteDefinitions(ctx context.Context, definitions []*saga.Definition) error {
-	// By name, so that two processes that note the same ones never wait for each other both ways.
+	// By name, so that two processes that note the same ones cannot deadlock.
 	byName := slices.SortedFunc(slices.Values(definitions), func(a, b *saga.Definition) int { return strings.Compare(a.Name(), b.Name()) })
 	err := pg.InTx(ctx, s.pool, func(tx pgx.Tx) error {
 		var changed []error
@@ -56,7 +56,7 @@ func (s *Store) NoteDefinitions(ctx context.Context, definitions []*saga.Definit
 	return nil
 }
 
-// sameList compares two plans as they are stored, which is all that a saga has of them.
+// sameList compares two plans as they are stored: a saga has nothing else of them.
 func sameList(a, b saga.Plan) (bool, error) {
 	textA, err := json.Marshal(a)
 	if err != nil {
@@ -120,7 +120,8 @@ func orNothing(text string) string {
 	return text
 }
 
-// ParticipantsUnderWay are those that the plans of open sagas name, whatever their definition names today, and of each a saga that does.
+// ParticipantsUnderWay are the participants that the plans of open sagas name, whatever their definitions name today, each with one
+// such saga.
 func (s *Store) ParticipantsUnderWay(ctx context.Context) (map[string]saga.ID, error) {
 	const query = `
 		SELECT DISTINCT ON (participant) participant, definition, key

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -18,8 +17,8 @@ type OpenRun struct {
 	Step string
 }
 
-// OpenRuns are the runs by which an engine drives open sagas, by id, beginning after one. The engine may not know a run
-// yet, or no longer. One that is driven elsewhere and that no run has taken over has none.
+// OpenRuns are the runs by which an engine drives open sagas, by id, after one. The engine may not know a run yet, or no longer. A
+// saga that is driven elsewhere and that no run has taken over has none.
 func (s *Store) OpenRuns(ctx context.Context, engine string, after saga.ID, limit int) ([]OpenRun, error) {
 	rows, err := s.pool.Query(ctx, `
 		SELECT definition, key, run, at_step FROM sagas
@@ -35,16 +34,24 @@ func (s *Store) OpenRuns(ctx context.Context, engine string, after saga.ID, limi
 	return runs, nil
 }
 
-// NeedAttention counts the sagas that need attention, and tells since when the first of them does.
-func (s *Store) NeedAttention(ctx context.Context) (count int, oldest time.Time, err error) {
-	var since *time.Time
-	err = s.pool.QueryRow(ctx, `
-		SELECT count(*), min((attention ->> 'since')::timestamptz) FROM sagas WHERE status = 'NEEDS_ATTENTION'`).Scan(&count, &since)
+// OpenVersion counts the open sagas of one version of a definition.
+type OpenVersion struct {
+	Definition string
+	Version    int
+	Sagas      int64
+}
+
+// OpenVersions counts the open sagas by the version of the definition that they were accepted with.
+func (s *Store) OpenVersions(ctx context.Context) ([]OpenVersion, error) {
+	rows, err := s.pool.Query(ctx, `
+		SELECT definition, coalesce((plan ->> 'version')::integer, 0) AS version, count(*) FROM sagas WHERE ended_at IS NULL
+		GROUP BY 1, 2 ORDER BY 1, 2`)
 	if err != nil {
-		return 0, time.Time{}, fmt.Errorf("count sagas that need attention: %w", err)
+		return nil, fmt.Errorf("count open sagas by version: %w", err)
 	}
-	if since != nil {
-		oldest = *since
+	versions, err := pgx.CollectRows(rows, pgx.RowToStructByPos[OpenVersion])
+	if err != nil {
+		return nil, fmt.Errorf("count open sagas by version: %w", err)
 	}
-	return count, oldest, nil
+	return versions, nil
 }

@@ -3,20 +3,11 @@ package store
 import (
 	"context"
 	"fmt"
-	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
-)
 
-const (
-	// readOpenEvery is how old the gauges may be: however many scrape, the database is asked no more often. More load or older
-	// figures is the choice.
-	readOpenEvery = 3 * time.Second
-	// readOpenTimeout bounds what a scrape waits for the database. Prometheus gives up after 10 s and would then know nothing.
-	readOpenTimeout = 2 * time.Second
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 var (
@@ -38,39 +29,41 @@ var (
 		"For how long the oldest of them has waited.", nil, nil)
 )
 
-// gauges tell how the open sagas stand.
+// gauges are figures of the open sagas.
 type gauges struct {
-	pool    *pgxpool.Pool
 	reasons *words
 	failed  prometheus.Counter
-
-	mu     sync.Mutex // held while the database is asked, so that those who scrape together ask once
-	groups []openGroup
-	err    error
-	readAt time.Time
+	open    *pg.Reading[[]OpenGroup]
 }
 
-func newGauges(pool *pgxpool.Pool, reasons *words) *gauges {
-	return &gauges{pool: pool, reasons: reasons, failed: prometheus.NewCounter(prometheus.CounterOpts{
+func newGauges(read func(context.Context) ([]OpenGroup, error), reasons *words) *gauges {
+	g := &gauges{reasons: reasons, failed: prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "sagas_scrape_errors_total",
 		Help: "How often the database did not tell in time how the open sagas stand, so that a scrape went without them.",
 	})}
+	g.open = pg.NewReading(func(ctx context.Context) ([]OpenGroup, error) {
+		groups, err := read(ctx)
+		if err != nil {
+			g.failed.Inc()
+		}
+		return groups, err
+	})
+	return g
 }
 
-// openGroup is what open sagas that have these seven in common add up to.
-type openGroup struct {
-	Definition, Status, Phase, Step, Reason, Attention, Currency string
-	Sagas                                                        int64
+// OpenGroup is the sum of open sagas that have these eight in common.
+type OpenGroup struct {
+	Engine, Definition, Status, Phase, Step, Reason, Attention, Currency string
+	Sagas                                                                int64
 	// The ages are of the oldest, in seconds; zero or less where there is none.
 	AttentionAge, ApprovalAge, OverdueAge float64
 	// Money is in minor units.
 	Money int64
 }
 
-// selectOpen reads by the index of those that the sweeper looks at, which has the open ones only: there are few of them however
-// many have ended.
+// selectOpen uses the sweeper's index, which has only the open sagas: they are few, however many have ended.
 const selectOpen = `
-	SELECT definition, status, phase, at_step, reason_code, coalesce(attention ->> 'code', ''), currency,
+	SELECT engine, definition, status, phase, at_step, reason_code, coalesce(attention ->> 'code', ''), currency,
 	       count(*),
 	       coalesce(extract(epoch FROM clock_timestamp() - min((attention ->> 'since')::timestamptz)), 0)::float8,
 	       coalesce(extract(epoch FROM clock_timestamp()
@@ -79,34 +72,19 @@ const selectOpen = `
 	       sum(amount)::bigint
 	FROM sagas
 	WHERE check_at IS NOT NULL
-	GROUP BY 1, 2, 3, 4, 5, 6, 7`
+	GROUP BY 1, 2, 3, 4, 5, 6, 7, 8`
 
-func (g *gauges) read() ([]openGroup, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), readOpenTimeout)
-	defer cancel()
-	rows, err := g.pool.Query(ctx, selectOpen)
+// OpenGroups tells how the open sagas stand.
+func (s *Store) OpenGroups(ctx context.Context) ([]OpenGroup, error) {
+	rows, err := s.pool.Query(ctx, selectOpen)
 	if err != nil {
 		return nil, fmt.Errorf("read open sagas: %w", err)
 	}
-	groups, err := pgx.CollectRows(rows, pgx.RowToStructByPos[openGroup])
+	groups, err := pgx.CollectRows(rows, pgx.RowToStructByPos[OpenGroup])
 	if err != nil {
 		return nil, fmt.Errorf("read open sagas: %w", err)
 	}
 	return groups, nil
-}
-
-// latest asks the database unless it was asked a moment ago. A failure is remembered as an answer is: a database that is slow
-// is not asked again by each scrape that has waited for it.
-func (g *gauges) latest() ([]openGroup, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.readAt.IsZero() || time.Since(g.readAt) >= readOpenEvery {
-		if g.groups, g.err = g.read(); g.err != nil {
-			g.failed.Inc()
-		}
-		g.readAt = time.Now()
-	}
-	return g.groups, g.err
 }
 
 // Describe is prometheus.Collector's.
@@ -122,7 +100,7 @@ func (g *gauges) Describe(ch chan<- *prometheus.Desc) {
 // Collect is prometheus.Collector's. It leaves the gauges out while the database does not answer: old figures would look like
 // new ones, and an error would take all other metrics from the page too.
 func (g *gauges) Collect(ch chan<- prometheus.Metric) {
-	groups, err := g.latest()
+	groups, err := g.open.Latest()
 	g.failed.Collect(ch)
 	if err != nil {
 		return
@@ -130,7 +108,7 @@ func (g *gauges) Collect(ch chan<- prometheus.Metric) {
 	g.tell(ch, groups)
 }
 
-func (g *gauges) tell(ch chan<- prometheus.Metric, groups []openGroup) {
+func (g *gauges) tell(ch chan<- prometheus.Metric, groups []OpenGroup) {
 	type place struct{ definition, status, step, reason string }
 	type cause struct{ definition, code string }
 	type stake struct{ definition, currency, phase string }

@@ -7,6 +7,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
@@ -38,7 +39,7 @@ func TestAScrapeReadsTheOpenCheckoutsAndNoneOfThoseThatEnded(t *testing.T) {
 	require.Contains(t, plan, "sagas_check_at")
 	require.NotContains(t, plan, "Rows Removed by Filter: 1", "nothing that ended is looked at")
 
-	groups, err := newGauges(pool, newWords()).read()
+	groups, err := New(pool, commit.New(pool), nil).OpenGroups(t.Context())
 	require.NoError(t, err)
 	require.Len(t, groups, 1)
 	require.EqualValues(t, 100, groups[0].Sagas)

@@ -19,8 +19,8 @@ func (s *Store) Fence(ctx context.Context, a journal.Attempt) (journal.Pass, err
 	}
 	var pass journal.Pass
 	if !a.Claims && a.HeldBack == "" {
-		// Most attempts claim nothing, so a look without a lock answers them; what changes right after it is caught by
-		// Record and by the next fence.
+		// Most attempts claim nothing, so a look without a lock answers them. Record and the next fence catch what changes right
+		// after it.
 		r, err := s.read(ctx, a.Saga())
 		if err != nil {
 			return journal.Pass{}, fmt.Errorf("fence %s of %s: %w", a.Step, a.Saga(), err)
@@ -70,9 +70,9 @@ func (s *Store) Record(ctx context.Context, a journal.Attempt, l journal.Learned
 	return reply, nil
 }
 
-// Observe lets decide look, under its lock and in the caller's transaction, at a saga of which something was heard; if decide says that
-// this was news, the row is written. ErrNotFound where there is no such saga. The caller calls observed once the transaction has
-// committed: it tells watchers, the meter and the guest. It is nil where there was no news.
+// Observe lets decide look at a saga of which something was heard, under the saga's lock and in the caller's transaction. If decide
+// says that this was news, the row is written. It returns ErrNotFound if there is no such saga. The caller calls observed once the
+// transaction has committed: it tells watchers, the meter and the guest. It is nil if there was no news.
 func (s *Store) Observe(ctx context.Context, tx pgx.Tx, id saga.ID, decide func(*journal.Row) (news bool)) (observed func(), err error) {
 	r, err := scanSaga(tx.QueryRow(ctx, selectSaga+" FOR UPDATE", id.Definition, id.Key))
 	if err != nil {
@@ -121,7 +121,7 @@ func (s *Store) committed(was past, r *row) {
 	}
 }
 
-// kindOf is the kind of a change to a status.
+// kindOf is the kind of a change to this status.
 func kindOf(status journal.Status) Interest {
 	if status.IsFinal() || status == journal.NeedsAttention {
 		return Settled
@@ -129,7 +129,7 @@ func kindOf(status journal.Status) Interest {
 	return AnyChange
 }
 
-// read reads a saga. ErrNotFound.
+// read reads a saga, or returns ErrNotFound.
 func (s *Store) read(ctx context.Context, id saga.ID) (*row, error) {
 	r, err := scanSaga(s.pool.QueryRow(ctx, selectSaga, id.Definition, id.Key))
 	if err != nil {

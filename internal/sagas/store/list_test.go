@@ -185,11 +185,11 @@ func TestWhatTheAuditAndTheSweeperAskReadsLittle(t *testing.T) {
 			_, err := s.Finals(t.Context(), rare, store.Ended{At: time.Now().AddDate(0, 0, -storetest.Days)}, 50)
 			return err
 		},
-		"runs of open ones":         func() error { _, err := s.OpenRuns(t.Context(), "dapr", saga.ID{}, 50); return err },
-		"those at a participant":    func() error { _, err := s.Waiting(t.Context(), "dapr", checkout.Payment, saga.ID{}, 50); return err },
-		"those that need attention": func() error { _, _, err := s.NeedAttention(t.Context()); return err },
-		"those that are due":        func() error { _, err := s.Overdue(t.Context(), "dapr", 100); return err },
-		"how many are open":         func() error { _, err := s.OpenByEngine(t.Context()); return err },
+		"runs of open ones":       func() error { _, err := s.OpenRuns(t.Context(), "dapr", saga.ID{}, 50); return err },
+		"those at a participant":  func() error { _, err := s.Waiting(t.Context(), "dapr", checkout.Payment, saga.ID{}, 50); return err },
+		"those that are due":      func() error { _, err := s.Overdue(t.Context(), "dapr", 100); return err },
+		"how the open ones stand": func() error { _, err := s.OpenGroups(t.Context()); return err },
+		"their versions":          func() error { _, err := s.OpenVersions(t.Context()); return err },
 	}
 	for name, ask := range asks {
 		t.Run(name, func(t *testing.T) {

@@ -1,18 +1,17 @@
 package store
 
 import (
+	"context"
 	"slices"
 	"sync"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
-// meter counts what the transactions of this process have done to sagas, each once it has committed: so the counters of all
-// processes add up, whoever's activity or sweeper it was. How the open sagas stand is read from the database (gauges.go),
-// and every process tells the same.
+// meter counts what this process's transactions have done to sagas, each once it has committed. So the counters of all processes
+// add up. The figures of open sagas are read from the database (gauges.go), and every process tells the same.
 type meter struct {
 	ended           *prometheus.CounterVec
 	duration        *prometheus.HistogramVec
@@ -29,7 +28,7 @@ type meter struct {
 // longBuckets reach from a saga that nothing holds up to one that a person thinks about for days.
 var longBuckets = []float64{.025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 4 * 3600, 24 * 3600, 72 * 3600}
 
-func newMeter(pool *pgxpool.Pool) *meter {
+func newMeter(open func(context.Context) ([]OpenGroup, error)) *meter {
 	reasons := newWords()
 	return &meter{
 		ended: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -65,11 +64,11 @@ func newMeter(pool *pgxpool.Pool) *meter {
 			Help: "How often a saga was handed to its next run, by who did it: the sweeper or an operator.",
 		}, []string{"saga", "by"}),
 		reasons: reasons,
-		gauges:  newGauges(pool, reasons),
+		gauges:  newGauges(open, reasons),
 	}
 }
 
-// Collector tells what this process has done to sagas, and how all that are open stand.
+// Collector has what this process has done to sagas, and figures of all open ones.
 func (s *Store) Collector() prometheus.Collector { return s.meter }
 
 func (m *meter) collectors() []prometheus.Collector {
@@ -92,7 +91,7 @@ func (m *meter) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// past is what the meter compares a row with: as it was before the transaction decided.
+// past is the row before the transaction, for the meter to compare.
 type past struct {
 	run       int
 	attention string
@@ -110,7 +109,7 @@ func attentionCode(r *row) string {
 	return string(r.Attention.Code)
 }
 
-// step is the zero Step where there was none.
+// step is the zero Step if there was none.
 func (p past) step(name string) journal.Step {
 	if i := slices.IndexFunc(p.steps, func(s journal.Step) bool { return s.Name == name }); i >= 0 {
 		return p.steps[i]
@@ -118,7 +117,7 @@ func (p past) step(name string) journal.Step {
 	return journal.Step{}
 }
 
-// committed counts what a transaction did that has committed.
+// committed counts what a committed transaction did.
 func (m *meter) committed(was past, r *row) {
 	of, bySweeper := r.Plan.Definition, false
 	for _, e := range r.Entries {
@@ -148,7 +147,7 @@ func (m *meter) committed(was past, r *row) {
 	}
 }
 
-// stepEnded leaves out a step whose begin was learned only with its end, as events tell of steps: its duration is not known.
+// stepEnded leaves out a step whose begin became known only with its end, as with events: its duration is not known.
 func (m *meter) stepEnded(of string, was, is journal.Step) {
 	if was.EndedAt == nil && was.StartedAt != nil && is.EndedAt != nil {
 		m.stepDuration.WithLabelValues(of, is.Name, is.State).Observe(is.EndedAt.Sub(*was.StartedAt).Seconds())
@@ -170,12 +169,12 @@ func (m *meter) compensation(of string, was, is journal.Step) {
 }
 
 const (
-	// maxWords bounds how many words a label can have. Each is a series for as long as the process lives; a participant that put
-	// an order id into its reasons would fill the memory.
+	// maxWords bounds how many words a label can have. Each is a series as long as the process lives; a participant with order ids
+	// in its reasons would fill the memory.
 	maxWords = 50
-	// maxWord is how long one can be, in bytes.
+	// maxWord bounds the length of a word, in bytes.
 	maxWord = 64
-	// otherWord stands for all that is beyond these bounds.
+	// otherWord stands for every word beyond these bounds.
 	otherWord = "other"
 )
 

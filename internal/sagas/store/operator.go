@@ -11,17 +11,17 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
-// Wish is what an operator asks of a saga. Every wish is kept with who had it, why, and what became of it.
+// Wish is what an operator asks of a saga. Every wish is kept, with its actor, its reason and its outcome.
 type Wish struct {
 	Saga          saga.ID
 	Actor, Reason string
-	// DryRun only tells what would become of it.
+	// DryRun changes nothing and tells the outcome.
 	DryRun bool
 }
 
 // Steered is what became of a wish.
 type Steered struct {
-	// Saga is how it stands now; of a dry run, as it stood.
+	// Saga is the saga after it; for a dry run, before.
 	Saga Saga
 	// What was done, or would be, in a sentence.
 	What string

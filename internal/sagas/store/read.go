@@ -15,7 +15,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
-// Saga reads one saga. ErrNotFound.
+// Saga reads one saga, or returns ErrNotFound.
 func (s *Store) Saga(ctx context.Context, id saga.ID) (Saga, error) {
 	r, err := s.read(ctx, id)
 	if err != nil {
@@ -24,7 +24,7 @@ func (s *Store) Saga(ctx context.Context, id saga.ID) (Saga, error) {
 	return r.saga(), nil
 }
 
-// Filter says which sagas List returns; what is zero does not filter.
+// Filter says which sagas List returns; zero fields do not filter.
 type Filter struct {
 	Definition string
 	Statuses   []journal.Status
@@ -65,11 +65,12 @@ func (s *Store) List(ctx context.Context, f Filter) (page []Saga, nextToken stri
 	return page, pageToken{last.StartedAt, last.ID()}.String(), nil
 }
 
-// fewAmounts is up to how many sagas above an amount are sorted for a page; beyond that, one looks through the newest for it.
+// fewAmounts is the most sagas above an amount that are sorted for a page. If there are more, one of the newest is likely to be
+// among them.
 const fewAmounts = 20_000
 
-// fewExceed tells whether few sagas are above an amount. It counts them, as far as need be, because PostgreSQL's statistics
-// say least of the largest amounts: looking for the newest of 300 it was seen to read 177,000 others.
+// fewExceed tells whether few sagas are above an amount. It counts them, up to the limit, because PostgreSQL's statistics are worst
+// for the largest amounts: looking for the newest of 300 it once read 177,000 others.
 func (s *Store) fewExceed(ctx context.Context, amount int64) (few bool, err error) {
 	if amount <= 0 {
 		return false, nil
@@ -82,8 +83,8 @@ func (s *Store) fewExceed(ctx context.Context, amount int64) (few bool, err erro
 	return few, nil
 }
 
-// listQuery selects the ids of one page and one more, which tells whether there is a next page. fewExceed says that few
-// sagas are above the filter's amount.
+// listQuery selects the ids of one page and one more, which tells whether there is a next page. fewExceed says that few sagas are
+// above the filter's amount.
 func listQuery(f Filter, fewExceed bool) (sql string, args []any, err error) {
 	var where []string
 	arg := func(value any) string {
@@ -100,14 +101,14 @@ func listQuery(f Filter, fewExceed bool) (sql string, args []any, err error) {
 		and("definition = ?", f.Definition)
 	}
 	if f.About != "" {
-		// The second is for the planner: the index leaves out those about nobody.
+		// The second condition is for the planner: the index leaves out sagas about nobody.
 		and("about = ? AND about <> ''", f.About)
 	}
 	if f.Step != "" {
 		and("ended_at IS NULL AND at_step = ?", f.Step)
 	}
 	if f.ReasonCode != "" {
-		// The second is for the planner: the index leaves out those without.
+		// The second condition is for the planner: the index leaves out sagas without one.
 		and("reason_code = ? AND reason_code <> ''", f.ReasonCode)
 	}
 	if f.AmountOver > 0 {
@@ -137,8 +138,8 @@ func listQuery(f Filter, fewExceed bool) (sql string, args []any, err error) {
 
 	statuses := slices.Compact(slices.Sorted(slices.Values(f.Statuses)))
 	if len(statuses) > 1 && !fewExceed && f.About == "" && f.Step == "" && f.ReasonCode == "" {
-		// The index holds each status in the order of the page, but not several of them. Asked for together, those that all
-		// ended in one bad week of last year would be looked for among everything since.
+		// The index has each status in the order of the page, but not several of them. Asked for together, sagas that all ended in
+		// one bad week of last year would be looked for among everything since.
 		var each []string
 		for _, status := range statuses {
 			each = append(each, "("+matching(append(slices.Clone(where), "status = "+arg(status)))+newestFirst+limit+")")
@@ -152,20 +153,20 @@ func listQuery(f Filter, fewExceed bool) (sql string, args []any, err error) {
 		and("status = ANY(?)", statuses)
 	}
 	if fewExceed {
-		// Materialized: all that match are found first, and then sorted.
+		// Materialized: all matches are found first, and then sorted.
 		return "WITH matching AS MATERIALIZED (" + matching(where) + ") SELECT definition, key FROM matching" + newestFirst + limit, args, nil
 	}
 	return "SELECT definition, key FROM (" + matching(where) + ") AS matching" + newestFirst + limit, args, nil
 }
 
-// Ended is a place in the order in which sagas end.
+// Ended is a place in the order of sagas' ends.
 type Ended struct {
 	At  time.Time
 	Key string
 }
 
-// Finals returns a definition's sagas in the order in which they ended, beginning after a place; for the audit. Those that ended at the
-// very time come after a place without a key.
+// Finals returns a definition's sagas in the order of their ends, after a place; for the audit. Sagas that ended at that very time
+// come after a place without a key.
 func (s *Store) Finals(ctx context.Context, definition string, after Ended, limit int) ([]Saga, error) {
 	page, err := s.readMany(ctx, `
 		SELECT definition, key FROM sagas
@@ -177,10 +178,10 @@ func (s *Store) Finals(ctx context.Context, definition string, after Ended, limi
 	return page, nil
 }
 
-// readMany reads the sagas whose ids a query selects, in its order, with two queries however many they are.
+// readMany reads the sagas whose ids a query selects, in its order, with two queries in all.
 func (s *Store) readMany(ctx context.Context, idQuery string, args ...any) ([]Saga, error) {
-	// Planned anew each time, for the very values: of a prepared statement PostgreSQL may keep one plan for all values, and what
-	// finds an amount that half of all orders exceed reads every row to find one that none does.
+	// Planned anew each time, for these values. For a prepared statement PostgreSQL may keep one plan for all values, and the plan
+	// for an amount that half of all orders exceed reads every row to find one that none exceeds.
 	rows, err := s.pool.Query(ctx, idQuery, slices.Insert(args, 0, any(pgx.QueryExecModeCacheDescribe))...)
 	if err != nil {
 		return nil, err
@@ -214,7 +215,7 @@ func (s *Store) readMany(ctx context.Context, idQuery string, args ...any) ([]Sa
 	return read, nil
 }
 
-// History is all that the orchestrator's database tells of one saga beside its row.
+// History is what the orchestrator's database has of one saga beside its row.
 type History struct {
 	// Request is as the client sent it.
 	Request []byte
@@ -231,7 +232,7 @@ const selectEntries = `
 	    FROM commands WHERE definition = $1 AND key = $2
 	) AS all_entries ORDER BY at, id`
 
-// History reads what happened to a saga. ErrNotFound.
+// History reads what happened to a saga, or returns ErrNotFound.
 func (s *Store) History(ctx context.Context, id saga.ID) (History, error) {
 	var h History
 	err := s.pool.QueryRow(ctx, `SELECT request FROM sagas WHERE definition = $1 AND key = $2`, id.Definition, id.Key).Scan(&h.Request)

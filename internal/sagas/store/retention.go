@@ -10,7 +10,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// Finished is a saga that is final, as retention looks at it.
+// Finished is a final saga as retention sees it.
 type Finished struct {
 	saga.ID
 	EndedAt time.Time
@@ -24,8 +24,8 @@ type Finished struct {
 const finishedColumns = `definition, key, ended_at, run, purged_runs,
 		       ARRAY(SELECT DISTINCT step ->> 'participant' FROM jsonb_array_elements(plan -> 'steps') AS step ORDER BY 1)`
 
-// Unpurged lists final sagas of an engine that ended longer ago than a time and whose runs the engine still keeps, in the
-// order of their ends, behind one of them; the zero value is the beginning.
+// Unpurged lists final sagas of an engine that ended longer ago than olderThan and whose runs the engine still keeps, in the order
+// of their ends, after one of them; the zero value is the beginning.
 func (s *Store) Unpurged(ctx context.Context, engine string, olderThan time.Duration, after Finished, limit int) ([]Finished, error) {
 	const query = `
 		SELECT ` + finishedColumns + `
@@ -47,13 +47,13 @@ func (s *Store) MarkPurged(ctx context.Context, id saga.ID, run int) error {
 	return nil
 }
 
-// isForgettable: nothing that this process keeps or was told of can still bring anything for the saga.
+// isForgettable: nothing that this process has or knows of can still bring anything for the saga.
 const isForgettable = `
 	phase = 'final' AND purged_runs >= run
 	AND NOT EXISTS (SELECT FROM outbox WHERE outbox.key = sagas.key AND published_at IS NULL)`
 
-// Forgettable lists final sagas of an engine that ended longer ago than a time, whose runs are purged and whose events are
-// published, in the order of their ends, behind one of them; the zero value is the beginning.
+// Forgettable lists final sagas of an engine that ended longer ago than olderThan, whose runs are purged and whose events are
+// published, in the order of their ends, after one of them; the zero value is the beginning.
 func (s *Store) Forgettable(ctx context.Context, engine string, olderThan time.Duration, after Finished, limit int) ([]Finished, error) {
 	const query = `
 		SELECT ` + finishedColumns + `
@@ -78,10 +78,10 @@ func (s *Store) listFinished(ctx context.Context, query string, args ...any) ([]
 }
 
 // Forget removes those of a definition's sagas that are forgettable, with their history, and keeps their keys, so that none is ever
-// accepted again. What people commanded stays. It returns how many it forgot, in one transaction; asked again it forgets none.
+// accepted again. Operators' commands stay. It is one transaction and returns how many it forgot; asked again it forgets none.
 func (s *Store) Forget(ctx context.Context, definition string, keys []string) (forgotten int, err error) {
 	const (
-		// The locks are taken by a statement of their own, so that the next one sees all that whoever had them before has committed.
+		// One statement takes the locks, so that the next one sees all that their earlier holders committed.
 		lock   = `SELECT FROM sagas WHERE definition = $1 AND key = ANY($2) ORDER BY key FOR UPDATE`
 		forget = `
 			WITH settled AS (

@@ -21,7 +21,7 @@ type CancelAnswer struct {
 	CommandID string
 }
 
-// Cancel asks that a saga be undone. Every wish is kept with who had it and why, also one that came too late.
+// Cancel asks for a saga to be undone. Every request is kept with its actor and its reason, even one that came too late.
 func (s *Store) Cancel(ctx context.Context, id saga.ID, reason, actor string) (CancelAnswer, error) {
 	answer := CancelAnswer{CommandID: uuid.NewString()}
 	var err error
@@ -38,7 +38,7 @@ func (s *Store) Cancel(ctx context.Context, id saga.ID, reason, actor string) (C
 	return answer, nil
 }
 
-// WouldCancel tells what Cancel would answer now, and changes nothing.
+// WouldCancel tells what Cancel would answer now. It changes nothing.
 func (s *Store) WouldCancel(ctx context.Context, id saga.ID) (CancelAnswer, error) {
 	r, err := s.read(ctx, id)
 	if err != nil {
@@ -59,18 +59,18 @@ func (s *Store) MarkStarted(ctx context.Context, id saga.ID, run int) error {
 	return nil
 }
 
-// Overdue is a saga in which nothing was written for longer than was expected.
+// Overdue is a saga that wrote nothing for longer than expected.
 type Overdue struct {
 	ID  saga.ID
 	Run int
-	// Phase is the one that the run begins in, and Plan what it carries out.
+	// Phase is the one in which the run begins, and Plan what it carries out.
 	Phase saga.Phase
 	Plan  saga.Plan
 	// Started says that the engine is known to have started the run.
 	Started bool
 	// Pokes counts the sweeper's wake-up calls since anything happened.
 	Pokes int
-	// Elsewhere says that its participants drive it among themselves, until a run takes over.
+	// Elsewhere says that its participants drive it, until a run takes over.
 	Elsewhere bool
 }
 
@@ -81,7 +81,7 @@ const selectOverdue = `
 	ORDER BY check_at
 	LIMIT $2`
 
-// Overdue lists the engine's sagas whose time to be looked at has come, longest overdue first.
+// Overdue lists the engine's sagas that the sweeper must look at, longest overdue first.
 func (s *Store) Overdue(ctx context.Context, engine string, limit int) ([]Overdue, error) {
 	rows, err := s.pool.Query(ctx, selectOverdue, engine, limit)
 	if err != nil {
@@ -113,8 +113,8 @@ func (s *Store) Now(ctx context.Context) (now time.Time, err error) {
 	return now, nil
 }
 
-// LookAtTheFuture makes those sagas of an engine overdue that were last written at a time that has not come yet, and says how many
-// they are. Those stay that are driven elsewhere: they are waited for until their deadline.
+// LookAtTheFuture makes those sagas of an engine overdue whose last write is in the future, and returns how many they are. It
+// leaves out those that are driven elsewhere: they are waited for until their deadline.
 func (s *Store) LookAtTheFuture(ctx context.Context, engine string) (sagas int64, err error) {
 	const query = `
 		UPDATE sagas SET check_at = now()
@@ -126,8 +126,8 @@ func (s *Store) LookAtTheFuture(ctx context.Context, engine string) (sagas int64
 	return done.RowsAffected(), nil
 }
 
-// TakeOver prepares a saga that is driven elsewhere for a run of its own, if its time has come. It returns false if events may still bring
-// it to its end, and then says when to look again.
+// TakeOver prepares a saga that is driven elsewhere for a run of its own, if its time has come. It returns false if events may
+// still bring it to its end; then it sets when to look again.
 func (s *Store) TakeOver(ctx context.Context, o Overdue) (next Overdue, takenOver bool, err error) {
 	if _, err := s.change(ctx, o.ID, func(r *row) bool {
 		if r.Run != o.Run || r.Phase == journal.Final {
@@ -142,8 +142,8 @@ func (s *Store) TakeOver(ctx context.Context, o Overdue) (next Overdue, takenOve
 	return next, takenOver, nil
 }
 
-// Postpone sets when the sweeper looks at an overdue saga again. With poked it counts a wake-up
-// call. It does nothing if the run has changed.
+// Postpone sets when the sweeper looks at an overdue saga again. With poked it counts a wake-up call. It does nothing if the run
+// has changed.
 func (s *Store) Postpone(ctx context.Context, o Overdue, poked bool) error {
 	if _, err := s.change(ctx, o.ID, func(r *row) bool {
 		if r.Run != o.Run || r.Phase == journal.Final {
@@ -160,8 +160,8 @@ func (s *Store) Postpone(ctx context.Context, o Overdue, poked bool) error {
 	return nil
 }
 
-// NextRun hands an overdue saga to its next run, which the caller then starts. It returns false if the saga has
-// moved since, or ended, so that there is nothing to start.
+// NextRun gives an overdue saga its next run, which the caller then starts. It returns false if the saga has moved since, or ended:
+// there is nothing to start.
 func (s *Store) NextRun(ctx context.Context, o Overdue, why string) (next Overdue, moved bool, err error) {
 	if _, err := s.change(ctx, o.ID, func(r *row) bool {
 		if moved = r.Run == o.Run && r.Phase != journal.Final && !r.CheckAt.After(r.Now); !moved {
@@ -176,8 +176,8 @@ func (s *Store) NextRun(ctx context.Context, o Overdue, why string) (next Overdu
 	return next, moved, nil
 }
 
-// Stopped calls for an operator because the run of an overdue saga stopped. It returns false if that was called for before,
-// so that the time for the next run has come, or if the saga has moved since.
+// Stopped calls an operator because the run of an overdue saga stopped. It returns false if that was called for before, so that the
+// time for the next run has come, or if the saga has moved since.
 func (s *Store) Stopped(ctx context.Context, o Overdue, why string) (news bool, err error) {
 	if _, err := s.change(ctx, o.ID, func(r *row) bool {
 		news = r.Run == o.Run && r.Phase != journal.Final && !r.CheckAt.After(r.Now) && r.Stopped(why)
@@ -188,13 +188,13 @@ func (s *Store) Stopped(ctx context.Context, o Overdue, why string) (news bool, 
 	return news, nil
 }
 
-// Driving is which run drives a saga.
+// Driving is the run that drives a saga.
 type Driving struct {
 	saga.ID
 	Run int
 }
 
-// Waiting lists the engine's open sagas that are at a step or compensation of one participant, by id, beginning after one.
+// Waiting lists the engine's open sagas that are at a step or compensation of one participant, by id, after one.
 func (s *Store) Waiting(ctx context.Context, engine, participant string, after saga.ID, limit int) ([]Driving, error) {
 	const query = `
 		SELECT definition, key, run
@@ -213,8 +213,8 @@ func (s *Store) Waiting(ctx context.Context, engine, participant string, after s
 	return waiting, nil
 }
 
-// SettleUntouched ends a saga about which no participant was ever asked, if it was cancelled or its deadline has
-// passed. It needs no engine.
+// SettleUntouched ends a saga about which no participant was asked, if it was cancelled or its deadline has passed. It needs no
+// engine.
 func (s *Store) SettleUntouched(ctx context.Context, id saga.ID) (settled bool, err error) {
 	if _, err := s.change(ctx, id, func(r *row) bool {
 		settled = r.SettleUntouched()
@@ -223,22 +223,4 @@ func (s *Store) SettleUntouched(ctx context.Context, id saga.ID) (settled bool, 
 		return false, fmt.Errorf("settle %s: %w", id, err)
 	}
 	return settled, nil
-}
-
-// OpenByEngine counts the sagas that are not final, by the engine that drives them.
-func (s *Store) OpenByEngine(ctx context.Context) (map[string]int, error) {
-	rows, err := s.pool.Query(ctx, `SELECT engine, count(*) FROM sagas WHERE check_at IS NOT NULL GROUP BY engine`)
-	if err != nil {
-		return nil, fmt.Errorf("count open sagas: %w", err)
-	}
-	open := make(map[string]int)
-	var engine string
-	var count int
-	if _, err := pgx.ForEachRow(rows, []any{&engine, &count}, func() error {
-		open[engine] = count
-		return nil
-	}); err != nil {
-		return nil, fmt.Errorf("count open sagas: %w", err)
-	}
-	return open, nil
 }

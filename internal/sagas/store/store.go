@@ -18,7 +18,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
-// What a caller can tell apart; each is wrapped with a sentence. See Conflict too.
+// The errors that a caller can tell apart; each is wrapped with a sentence. See Conflict too.
 var (
 	// ErrNotFound: no saga has this id.
 	ErrNotFound = errors.New("no such saga")
@@ -29,7 +29,7 @@ var (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Migrations are those of the tables of sagas.
+// Migrations make the tables of sagas.
 func Migrations() pg.Migrations { return pg.EmbeddedMigrations(migrations, "") }
 
 // Store reads and changes sagas. Its methods may be called from many goroutines.
@@ -45,18 +45,19 @@ type Store struct {
 
 // Guest is what a definition keeps beside its sagas, written in the transactions that accept and end them.
 type Guest interface {
-	// Accepted queues what is written with a saga that is accepted, Ended with one that has come to its end.
+	// Accepted queues what is written with a saga that is accepted, Ended with one that has ended.
 	Accepted(ctx context.Context, batch *pgx.Batch, s Saga) error
 	Ended(ctx context.Context, batch *pgx.Batch, s Saga) error
-	// Committed is told that a transaction has committed in which one of them was called.
+	// Committed says that a transaction has committed in which one of them was called.
 	Committed()
 }
 
 // New returns a store on a migrated database, with the guests of those definitions that have one, by name. The pool stays the
 // caller's. What the store changes is committed by the committer, together with what others commit by it.
 func New(pool *pgxpool.Pool, committer *commit.Committer, guests map[string]Guest) *Store {
-	s := &Store{pool: pool, committer: committer, guests: guests, watchers: newWatchers(), passes: &passes{bySaga: make(map[saga.ID]given)}, meter: newMeter(pool)}
+	s := &Store{pool: pool, committer: committer, guests: guests, watchers: newWatchers(), passes: &passes{bySaga: make(map[saga.ID]given)}}
 	s.rows = &rows{guest: s.guest, known: make(map[saga.ID]*fixed)}
+	s.meter = newMeter(s.OpenGroups)
 	return s
 }
 
@@ -77,9 +78,9 @@ func (nobody) Committed()                                       {}
 // Saga is what readers see of a saga.
 type Saga struct {
 	journal.Saga
-	// Elsewhere says that its participants drive it among themselves, by events.
+	// Elsewhere says that its participants drive it, by events.
 	Elsewhere bool
 	About     saga.About
-	// Input is what its participants are asked with.
+	// Input is its participants' request.
 	Input json.RawMessage
 }

@@ -18,15 +18,15 @@ const (
 	channel = "saga_changed"
 	// announceEvery is how long changes are gathered for one announcement.
 	announceEvery = 20 * time.Millisecond
-	// maxUnannounced bounds what is gathered while the database is away. What is beyond it is not announced: watchers of
-	// other processes look by themselves every few seconds.
+	// maxUnannounced bounds what is gathered while the database is away. The rest is not announced: watchers of other processes
+	// look every few seconds anyway.
 	maxUnannounced = 10_000
 )
 
-// watchers are those who wait for a change, by saga, and the changes that other processes have not been told of.
+// watchers are those who wait for a change, by saga, and the changes that were not announced to other processes yet.
 //
-// A change is announced after its transaction and not by it: PostgreSQL lets only one transaction at a time commit that
-// notifies, so that notifying in each would make all of them wait for each other's disk.
+// A change is announced after its transaction and not by it: PostgreSQL lets only one transaction that notifies commit at a time,
+// so all of them would wait for each other's disk.
 type watchers struct {
 	// self marks this process's own announcements, which its watchers have heard of already.
 	self string
@@ -54,8 +54,8 @@ func newWatchers() *watchers {
 	}
 }
 
-// Subscribe returns a channel that has a value after each change of the saga that is of interest; several changes may leave
-// one value. Changes by other processes are heard while Listen runs. The caller calls cancel when done.
+// Subscribe returns a channel that has a value after each change of interest; several changes may leave one value. It hears changes
+// by other processes while Listen runs. The caller calls cancel when done.
 func (s *Store) Subscribe(id saga.ID, interest Interest) (changed <-chan struct{}, cancel func()) {
 	w := s.watchers
 	ch := make(chan struct{}, 1)
@@ -75,8 +75,8 @@ func (s *Store) Subscribe(id saga.ID, interest Interest) (changed <-chan struct{
 	}
 }
 
-// Watch calls look now and after each change of the saga that is of interest, until it says that it is done, or fails, or ctx ends. It
-// looks by itself now and then, because a notification may be lost with a connection.
+// Watch calls look now and after each change of interest, until look says that it is done, or fails, or ctx ends. It also looks
+// every now and then, because a notification may be lost with a connection.
 func (s *Store) Watch(ctx context.Context, id saga.ID, interest Interest, again time.Duration, look func() (done bool, err error)) error {
 	// Subscribed before the first look: a change between the two is seen twice rather than never.
 	changed, unsubscribe := s.Subscribe(id, interest)
@@ -96,9 +96,9 @@ func (s *Store) Watch(ctx context.Context, id saga.ID, interest Interest, again 
 	}
 }
 
-// Listen tells other processes of this one's changes, and this one's subscribers of theirs, until ctx ends, or a connection is lost,
-// which is an error: watchers look by themselves until it is run again. It wakes all subscribers when it begins, because what
-// happened before then was not heard.
+// Listen tells other processes of this one's changes, and this one's subscribers of theirs, until ctx ends or, with an error, a
+// connection is lost. Until it is run again, watchers look by themselves. It wakes all subscribers when it begins, because nothing
+// before was heard.
 func (s *Store) Listen(ctx context.Context) error {
 	both, listening := errgroup.WithContext(ctx)
 	both.Go(func() error { return s.hear(listening) })
@@ -114,7 +114,7 @@ func (s *Store) hear(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("listen for changes: %w", err)
 	}
-	// It is closed in the end, not given back: a connection that listens must not serve anybody else.
+	// Closed in the end, not given back: a connection that listens must not serve anybody else.
 	listener := conn.Hijack()
 	defer listener.Close(context.WithoutCancel(ctx))
 	if _, err := listener.Exec(ctx, "LISTEN "+channel); err != nil {
@@ -156,7 +156,7 @@ func (s *Store) announce(ctx context.Context) error {
 	}
 }
 
-// changed wakes the saga's watchers here, and notes it for the next announcement.
+// changed wakes the saga's watchers here, and notes the change for the next announcement.
 func (w *watchers) changed(id saga.ID, kind Interest) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -201,7 +201,7 @@ func wake(waiting map[chan struct{}]Interest, kind Interest) {
 	}
 }
 
-// signal leaves one value in a channel of capacity one: who has not taken the last one yet will see both changes at once.
+// signal leaves one value in a channel of capacity one: a reader that has not taken the last one yet sees both changes at once.
 func signal(ch chan struct{}) {
 	select {
 	case ch <- struct{}{}:

@@ -2,14 +2,19 @@
 package checkouttest
 
 import (
+	"context"
 	"log/slog"
+	"maps"
+	"slices"
+	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/activities"
-	"github.com/checkoutsaga/orchestrator/gen/payment/v1/paymentv1connect"
-	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
+	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
+	"github.com/checkoutsaga/orchestrator/internal/breaker"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
 	"github.com/checkoutsaga/orchestrator/internal/commit"
@@ -18,6 +23,8 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/events/inbox"
 	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
+	"github.com/checkoutsaga/orchestrator/internal/process"
+	"github.com/checkoutsaga/orchestrator/internal/sagas/doctor"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/runs"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
@@ -31,11 +38,16 @@ func Plan() saga.Plan { return PlanWithApproval().WithoutDecision() }
 
 // PlanWithApproval is the list of a checkout that a person has to approve.
 func PlanWithApproval() saga.Plan {
+	return Definition().Plan()
+}
+
+// Definition is that of checkouts.
+func Definition() *saga.Definition {
 	definition, err := workflows.Checkout()
 	if err != nil {
 		panic(err) // The list is a constant, which package workflows tests.
 	}
-	return definition.Plan()
+	return definition
 }
 
 // Migrations make a database in which an orchestrator keeps checkouts.
@@ -70,10 +82,82 @@ func Start(o checkout.Order) store.NewSaga {
 	}
 }
 
-// Desk is where an operator steers the checkouts of a store, at these participants.
-func Desk(s *store.Store, e engine.Engine, warehouse warehousev1connect.WarehouseServiceClient, payment paymentv1connect.PaymentServiceClient) operator.Desk {
+// Desk is where an operator steers the checkouts of a store, at participants that have these records.
+func Desk(s *store.Store, e engine.Engine, warehouse, payment Records) operator.Desk {
 	return operator.Desk{
 		Store: s, Runs: runs.Runs{Engine: e, Log: slog.New(slog.DiscardHandler)},
-		Participants: map[string]participant.Participant{checkout.Warehouse: activities.Warehouse(warehouse), checkout.Payment: activities.Payment(payment)},
+		Participants: map[string]participant.Participant{checkout.Warehouse: recorded{of: warehouse}, checkout.Payment: recorded{of: payment}},
+	}
+}
+
+// Records are what a participant tells of its operations.
+type Records interface {
+	GetOperation(context.Context, *connect.Request[operationv1.GetOperationRequest]) (*connect.Response[operationv1.GetOperationResponse], error)
+	ListOperations(context.Context, *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error)
+}
+
+// recorded is a participant that is asked about its records alone; a call of anything else is a nil dereference, so a failed test.
+type recorded struct {
+	participant.Participant
+	participant.Keeper
+	of Records
+}
+
+func (r recorded) Get(ctx context.Context, id participant.ID) (participant.Operation, error) {
+	answer, err := r.of.GetOperation(ctx, connect.NewRequest(&operationv1.GetOperationRequest{OrderId: id.Key, Step: id.Step}))
+	switch {
+	case connect.CodeOf(err) == connect.CodeNotFound:
+		return participant.Operation{}, nil
+	case err != nil:
+		return participant.Operation{}, err
+	}
+	return operation(answer.Msg.Operation), nil
+}
+
+func (r recorded) List(ctx context.Context, q participant.Query) (participant.Page, error) {
+	answer, err := r.of.ListOperations(ctx, connect.NewRequest(&operationv1.ListOperationsRequest{OrderIds: q.Keys}))
+	if err != nil {
+		return participant.Page{}, err
+	}
+	var page participant.Page
+	for _, op := range answer.Msg.Operations {
+		page.Operations = append(page.Operations, operation(op))
+	}
+	return page, nil
+}
+
+func operation(op *operationv1.Operation) participant.Operation {
+	outcomes := map[operationv1.Outcome]participant.Outcome{
+		operationv1.Outcome_OUTCOME_APPLIED: participant.Applied, operationv1.Outcome_OUTCOME_REJECTED: participant.Rejected,
+		operationv1.Outcome_OUTCOME_UNKNOWN: participant.NotKnown, operationv1.Outcome_OUTCOME_UNDONE_BEFORE: participant.UndoneBefore,
+	}
+	return participant.Operation{
+		Definition: checkout.Definition, Key: op.OrderId, Step: op.Step, Do: outcomes[op.Do], Undo: outcomes[op.Undo],
+		Reason: op.Reason, Reference: op.Reference, CreatedAt: op.CreatedAt.AsTime(), UpdatedAt: op.UpdatedAt.AsTime(),
+	}
+}
+
+// Doctor is that of a process with this database, engine and desk. Nothing is wrong with it: a sweeper leads until the test ends.
+func Doctor(t *testing.T, pool *pgxpool.Pool, e engine.Engine, desk operator.Desk) *doctor.Doctor {
+	t.Helper()
+	definition, err := workflows.Checkout()
+	require.NoError(t, err)
+	const lock = -0x7f6b6f75740001 // PostgreSQL shows a key in two unsigned halves.
+	leader, err := pool.Acquire(t.Context())
+	require.NoError(t, err)
+	_, err = leader.Exec(t.Context(), `SELECT pg_advisory_lock_shared($1)`, lock)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, leader.Conn().Close(context.Background()))
+		leader.Release()
+	})
+	return &doctor.Doctor{
+		Pool: pool, Store: desk.Store, Engine: e, Migrations: Migrations(), SweeperLock: lock,
+		Missing: func() []process.Missing { return nil }, HeldBack: func() []breaker.State { return nil },
+		Definitions: []*saga.Definition{definition}, Participants: slices.Collect(maps.Keys(desk.Participants)),
+		Probe: func(ctx context.Context, name string) error {
+			_, err := desk.Participants[name].Get(ctx, participant.ID{Definition: checkout.Definition, Key: "probe", Step: checkout.ReserveStock})
+			return err
+		},
 	}
 }

@@ -3,7 +3,7 @@
 
 -- +goose Up
 CREATE TABLE payments (
-    order_id         text        PRIMARY KEY,
+    order_id         text        PRIMARY KEY, -- that of a checkout; of another saga, its definition, a slash and its key
     state            text        NOT NULL DEFAULT 'none',
     customer_id      text        NOT NULL DEFAULT '',
     payment_method   text        NOT NULL DEFAULT '',

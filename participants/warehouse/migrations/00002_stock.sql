@@ -14,7 +14,7 @@ CREATE TABLE stock (
 
 -- One row an order; its lock decides between releasing and committing.
 CREATE TABLE reservations (
-    order_id   text        PRIMARY KEY,
+    order_id   text        PRIMARY KEY, -- that of a checkout; of another saga, its definition, a slash and its key
     state      text        NOT NULL CHECK (state IN ('reserved', 'released', 'committed')),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp()

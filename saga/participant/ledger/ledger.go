@@ -1,14 +1,14 @@
 // Package ledger holds a participant's recorded operations: one row for each step of each saga, for doing and for undoing it.
 //
 // New makes a participant of what each of its steps does in a transaction, and keeps the promises for it; most participants need no
-// more. Who has more to do in that transaction, or an effect outside the database, calls the functions below by itself: they work in
-// the caller's transaction, so that the row and the effect it tells of are committed together or not at all. The ledger knows
+// more. One that does more in that transaction, or has an effect outside the database, calls the functions below itself. They work
+// in the caller's transaction, so that the row and the effect it tells of are committed together or not at all. The ledger knows
 // neither articles nor money accounts, and calls nobody.
 //
-// Both directions begin by inserting or locking that one row. So whoever comes second waits until the first has committed,
-// and then meets what the first has done: that is what settles a release that races with its reservation.
+// Both directions begin by inserting or locking that one row. So the second to come waits until the first has committed, and then
+// sees what the first has done. That settles a release that races with its reservation.
 //
-// Operations need not be kept for ever (Forget), but that a saga once was is: what comes late for a forgotten saga is refused.
+// Operations may be removed (Forget), but not that a saga once was: what comes late for a forgotten saga is refused.
 //
 // The tables are in the participant's own database. Migrate makes them, beside whatever the participant's own migrations make.
 package ledger
@@ -22,9 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -36,7 +34,7 @@ import (
 //go:embed migrations/*.sql
 var files embed.FS
 
-// Migrations are those of the ledger's tables. They are applied beside the participant's own: which were is kept apart.
+// Migrations make the ledger's tables, apart from the participant's own.
 func Migrations() pg.Migrations { return pg.EmbeddedMigrations(files, "ledger_migrations") }
 
 // Migrate brings the ledger's tables in the database of pool to the newest form. Several processes may call it at once.
@@ -47,7 +45,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
-// What the ledger refuses; see participant for the first two.
+// The ledger's errors; see participant for the first two.
 var (
 	ErrConflict  = participant.ErrConflict
 	ErrForgotten = participant.ErrForgotten
@@ -55,8 +53,8 @@ var (
 	ErrNotFound = errors.New("no such operation")
 )
 
-// State is what is known of one direction. Legal moves of doing: none → applied | rejected | started | undone-before, started
-// → applied | rejected. Of undoing: none → applied | rejected | started | wanted, wanted → applied | started, started → applied.
+// State is the state of one direction. Legal moves of doing: none → applied | rejected | started | undone-before, started → applied
+// | rejected. Of undoing: none → applied | rejected | started | wanted, wanted → applied | started, started → applied.
 type State string
 
 // The states, as they stand in rows.
@@ -76,14 +74,14 @@ const (
 	UndoneBefore State = "undone-before"
 )
 
-// Unseen is the reason of an undoing that is applied though its step never came. Whoever knows that the step was once confirmed
-// learns from it that this participant has lost what it recorded.
+// Unseen is the reason of an undoing that is applied though its step never came. If the step was once confirmed, this participant
+// has lost what it recorded.
 const Unseen = participant.Unseen
 
 // MaxDetail is where sentences are cut, in bytes.
 const MaxDetail = participant.MaxDetail
 
-// firstAsk is how long whoever started an effect has to learn its outcome before the participant's own recovery asks.
+// firstAsk is how long the starter of an effect has to learn its outcome before the participant's own recovery asks.
 const firstAsk = 3 * time.Second
 
 // Side is one direction of an operation: doing it, or undoing it.
@@ -93,7 +91,7 @@ type Side struct {
 	Reason, Detail string
 	// Reference is the participant's own, for people to search by.
 	Reference string
-	// Key is the idempotency key that the outer system knows a started effect by.
+	// Key is the idempotency key of a started effect in the outer system.
 	Key string
 }
 
@@ -104,7 +102,7 @@ func (s *Side) Apply(reference string) {
 
 // Reject records a refusal.
 func (s *Side) Reject(reason, detail string) {
-	s.State, s.Reason, s.Detail = Rejected, reason, cut(detail)
+	s.State, s.Reason, s.Detail = Rejected, reason, pg.Text(detail, MaxDetail)
 }
 
 // Start records that an effect outside the database is about to be asked for with a key.
@@ -112,8 +110,8 @@ func (s *Side) Start(key string) {
 	s.State, s.Key = Started, key
 }
 
-// Await tells, without recording it, what a started effect waits for.
-func (s *Side) Await(detail string) { s.Detail = cut(detail) }
+// Await says what a started effect waits for. It is not recorded.
+func (s *Side) Await(detail string) { s.Detail = pg.Text(detail, MaxDetail) }
 
 // Amount is money that an operation concerns. The zero value means none.
 type Amount struct {
@@ -124,12 +122,12 @@ type Amount struct {
 // Operation is one step of one saga.
 type Operation struct {
 	participant.ID
-	// Digest is that of the request that asked for doing it; empty until then.
+	// Digest is that of the request to do it; empty until that comes.
 	Digest   string
 	Do, Undo Side
-	// Output is what doing it gave back, as JSON; nil where nothing.
+	// Output is what doing it gave back, as JSON; nil for nothing.
 	Output json.RawMessage
-	// ValidUntil is when its effect ends by itself; zero where it has no such end.
+	// ValidUntil is when the effect ends by itself; zero if it does not.
 	ValidUntil time.Time
 	Amount     Amount
 	CreatedAt  time.Time
@@ -153,7 +151,7 @@ func (o *Operation) Side(d Direction) *Side {
 	return &o.Do
 }
 
-// UnderWay tells in which direction an outer system is to be asked next; false if there is nothing to ask.
+// UnderWay tells in which direction to ask an outer system next; false if there is nothing to ask.
 func (o *Operation) UnderWay() (Direction, bool) {
 	if o.Do.State == Started {
 		return Doing, true
@@ -161,8 +159,8 @@ func (o *Operation) UnderWay() (Direction, bool) {
 	return Undoing, o.Undo.State == Started
 }
 
-// Digest identifies what a request asks for: a version and a hash over named business fields in fixed order, given as name,
-// value, name, value. Length prefixes keep two different lists from reading alike.
+// Digest identifies what a request asks for: a version and a hash over named business fields in fixed order, given as name, value,
+// name, value. Lengths in front keep two different lists from giving the same digest.
 func Digest(version int, namesAndValues ...string) string {
 	h := sha256.New()
 	for _, s := range namesAndValues {
@@ -172,10 +170,10 @@ func Digest(version int, namesAndValues ...string) string {
 	return fmt.Sprintf("%d:%s", version, hex.EncodeToString(h.Sum(nil)))
 }
 
-// BeginDoing inserts or locks the operation's row. If known is true, op.Do has the answer: the recorded outcome, or
-// undone-before, which is recorded by this very call. Otherwise the caller is free to do the step: it applies or starts the
-// effect, sets op.Do, and calls Save, all in this transaction. ErrConflict if the step was asked for with another digest,
-// ErrForgotten if the saga was forgotten; the caller then rolls back.
+// BeginDoing inserts or locks the operation's row. If known is true, op.Do has the answer: the recorded outcome, or undone-before,
+// which this very call records. Otherwise the caller does the step: it applies or starts the effect, sets op.Do, and calls Save,
+// all in this transaction. It returns ErrConflict if the step was asked for with another digest, and ErrForgotten if the saga was
+// forgotten; the caller then rolls back.
 func BeginDoing(ctx context.Context, tx pgx.Tx, id participant.ID, digest string) (op Operation, known bool, err error) {
 	op, err = insertOrLock(ctx, tx, id)
 	if err != nil {
@@ -195,10 +193,10 @@ func BeginDoing(ctx context.Context, tx pgx.Tx, id participant.ID, digest string
 	return op, true, Save(ctx, tx, &op)
 }
 
-// BeginUndoing inserts or locks the operation's row. If known is true, op.Undo has the answer: the recorded outcome, or what
-// follows from there being nothing to undo (applied) or from doing being under way (wanted), recorded by this very call.
-// Otherwise the step was applied, and the caller undoes it, sets op.Undo and calls Save, all in this transaction. ErrForgotten
-// if the saga was forgotten; the caller then rolls back.
+// BeginUndoing inserts or locks the operation's row. If known is true, op.Undo has the answer: the recorded outcome or, recorded by
+// this very call, applied because there is nothing to undo, or wanted because doing is under way. Otherwise the step was applied,
+// and the caller undoes it, sets op.Undo and calls Save, all in this transaction. It returns ErrForgotten if the saga was
+// forgotten; the caller then rolls back.
 func BeginUndoing(ctx context.Context, tx pgx.Tx, id participant.ID) (op Operation, known bool, err error) {
 	op, err = insertOrLock(ctx, tx, id)
 	if err != nil {
@@ -233,10 +231,10 @@ const columns = `
 	undo_state, undo_reason, undo_detail, undo_reference, undo_key,
 	output, valid_until, coalesce(currency, ''), coalesce(minor_units, 0), created_at, updated_at`
 
-// insertOrLock makes sure that this transaction alone holds the row. The insert waits for another transaction's insert of the
-// same row to commit; the select then sees it, because each statement of a READ COMMITTED transaction sees what is committed
-// when it begins. For the same reason the select sees whether the order was forgotten: until this transaction ends, the lock
-// that it shares keeps Forget from the order. All three go to the database together, so that nobody waits for the question.
+// insertOrLock makes sure that this transaction alone holds the row. The insert waits for another transaction's insert of the same
+// row to commit. The select then sees that row, because each statement of a READ COMMITTED transaction sees what is committed when
+// it begins. So it also sees whether the saga was forgotten: until this transaction ends, the shared lock keeps Forget from the
+// saga. All three statements go to the database together, so that nobody waits for the question.
 func insertOrLock(ctx context.Context, tx pgx.Tx, id participant.ID) (Operation, error) {
 	const (
 		share  = `SELECT pg_advisory_xact_lock_shared($1, hashtext($2))`
@@ -268,7 +266,7 @@ func insertOrLock(ctx context.Context, tx pgx.Tx, id participant.ID) (Operation,
 	return op, results.Close()
 }
 
-// Save writes an operation that this transaction holds.
+// Save writes an operation that this transaction has locked.
 func Save(ctx context.Context, tx pgx.Tx, op *Operation) error {
 	batch := &pgx.Batch{}
 	QueueSave(batch, op)
@@ -278,8 +276,8 @@ func Save(ctx context.Context, tx pgx.Tx, op *Operation) error {
 	return nil
 }
 
-// QueueSave queues what Save does, for a caller that sends it together with the effect. While something is under way, ask_at
-// says when recovery is to look.
+// QueueSave queues Save, for a caller that sends it together with the effect. While something is under way, ask_at says when
+// recovery looks.
 func QueueSave(batch *pgx.Batch, op *Operation) {
 	const query = `
 		UPDATE operations
@@ -302,9 +300,9 @@ func QueueSave(batch *pgx.Batch, op *Operation) {
 		string(op.Output), validUntil, op.Amount.Currency, op.Amount.MinorUnits, firstAsk)
 }
 
-// ClaimUnderWay returns at most limit operations whose outer effect should have been known by now, and puts each off with a
-// wait that doubles up to 5 minutes, so that several processes share the work and an outer system that is down is not
-// flooded. The claim commits at once: nothing is held while the outer system is asked.
+// ClaimUnderWay returns at most limit operations whose outer effect should be known by now. It puts each off by a wait that doubles
+// up to 5 minutes, so that several processes share the work and an outer system that is down is not flooded. The claim commits at
+// once: no lock is held while the outer system is asked.
 func ClaimUnderWay(ctx context.Context, pool *pgxpool.Pool, limit int) ([]Operation, error) {
 	const query = `
 		UPDATE operations
@@ -341,13 +339,13 @@ func Get(ctx context.Context, pool *pgxpool.Pool, id participant.ID) (Operation,
 	return op, ErrNotFound
 }
 
-// Place is where a page ended; the next begins behind it. The zero value is the beginning.
+// Place is where a page ended; the next begins after it. The zero value is the beginning.
 type Place struct {
 	UpdatedAt time.Time
 	participant.ID
 }
 
-// ListByKeys returns at most limit operations of the sagas of a definition, by key and step, behind a place.
+// ListByKeys returns at most limit operations of the sagas of a definition, by key and step, after a place.
 func ListByKeys(ctx context.Context, pool *pgxpool.Pool, definition string, keys []string, since time.Time, after Place, limit int) ([]Operation, error) {
 	const query = `
 		SELECT ` + columns + ` FROM operations
@@ -357,9 +355,9 @@ func ListByKeys(ctx context.Context, pool *pgxpool.Pool, definition string, keys
 	return list(ctx, pool, query, definition, keys, since, after.Key, after.Step, limit)
 }
 
-// ListSince returns at most limit operations that changed at a time or later, by when they last changed, behind a place; of every
-// definition where none is named. A change whose transaction is still open is not seen and may turn up behind a place already
-// passed: whoever follows along begins each round a little earlier than the last one ended.
+// ListSince returns at most limit operations that changed at a time or later, by when they last changed, after a place; of every
+// definition if none is named. A change whose transaction is still open is not seen and may turn up before a place already passed:
+// a caller that follows along begins each round a little earlier than the last one ended.
 func ListSince(ctx context.Context, pool *pgxpool.Pool, definition string, since time.Time, after Place, limit int) ([]Operation, error) {
 	const query = `
 		SELECT ` + columns + ` FROM operations
@@ -370,18 +368,10 @@ func ListSince(ctx context.Context, pool *pgxpool.Pool, definition string, since
 }
 
 func list(ctx context.Context, pool *pgxpool.Pool, query string, args ...any) ([]Operation, error) {
-	rows, err := pool.Query(ctx, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("list operations: %w", err)
-	}
-	ops, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Operation, error) { return scan(row) })
-	if err != nil {
-		return nil, fmt.Errorf("list operations: %w", err)
-	}
-	return ops, nil
+	return pg.Rows(ctx, pool, "list operations", func(row pgx.CollectableRow) (Operation, error) { return scan(row) }, query, args...)
 }
 
-// scan reads the columns, and what a query selects behind them.
+// scan reads the columns, and further ones of the query.
 func scan(row pgx.Row, more ...any) (Operation, error) {
 	var o Operation
 	var validUntil *time.Time
@@ -396,17 +386,4 @@ func scan(row pgx.Row, more ...any) (Operation, error) {
 		o.ValidUntil = validUntil.UTC()
 	}
 	return o, err
-}
-
-// cut shortens a sentence to MaxDetail bytes without breaking a character.
-func cut(s string) string {
-	s = strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")
-	if len(s) <= MaxDetail {
-		return s
-	}
-	end := MaxDetail
-	for !utf8.RuneStart(s[end]) {
-		end--
-	}
-	return s[:end]
 }

@@ -14,13 +14,13 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
-// maxPage is how many operations a page has that does not say, which is the most.
+// maxPage is the largest page, and the size of a page that does not say.
 const maxPage = 1000
 
-// endOfTime is after every time that a page can have ended with.
+// endOfTime is after every time in a page.
 var endOfTime = time.Date(9999, time.December, 31, 0, 0, 0, 0, time.UTC)
 
-// errNoPlace: a page token is none that a page ended with.
+// errNoPlace: the page token is not one of ours.
 var errNoPlace = errors.New("page_token: must be one that a page ended with")
 
 // page returns the operations of a query, and the token of the next page; empty if there is none.
@@ -54,7 +54,7 @@ func page(ctx context.Context, pool *pgxpool.Pool, q participant.Query) (ops []O
 	return ops, next, nil
 }
 
-// token is a place as text; PostgreSQL's clock counts microseconds.
+// token is a place as text. PostgreSQL's clock counts microseconds.
 func (p Place) token() string {
 	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d %s %s %s", p.UpdatedAt.UnixMicro(), p.Definition, p.Key, p.Step))
 }

@@ -15,21 +15,21 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
-// Step is what doing and undoing one step means in the participant's own tables. Both functions do all that they do in the transaction
-// that they are given, and neither commits it nor rolls it back. They may run again after a transaction that failed, so they have no
-// effect outside of it: a call to another system is none of theirs. See BeginDoing for a participant that has to make one.
+// Step is what doing and undoing one step means in the participant's own tables. Both functions do all their work in the
+// transaction that they are given, and neither commits it nor rolls it back. They may run again after a transaction that failed, so
+// they must have no effect outside of it and call no other system. See BeginDoing for a participant that has to call one.
 type Step struct {
-	// Do puts the effect in place and answers participant.Applied, or refuses: see participant.Reject. It is called once for each
-	// operation that comes to an answer. What it wrote before it refused is not kept. An error means "not known, ask again".
+	// Do puts the effect in place and answers participant.Applied, or refuses: see participant.Reject. Once it has answered for an
+	// operation, it is not called for that one again. What it wrote before it refused is not kept. An error means "not known, ask
+	// again".
 	Do func(ctx context.Context, tx pgx.Tx, r participant.Request) (participant.Result, error)
 	// Undo makes the effect be gone. It is called only where Do has applied it, and once. It finds what to undo by the request's
-	// definition and key. CannotUndo refuses; any other error means "not known, ask again". Nil where nothing undoes the step: who
-	// asks all the same, after it was done, is refused.
+	// definition and key. CannotUndo refuses; any other error means "not known, ask again". Nil if nothing undoes the step: a
+	// request to undo it, after it was done, is refused.
 	Undo func(ctx context.Context, tx pgx.Tx, r participant.Request) error
 }
 
-// CannotUndo is the error of Step.Undo that refuses for good: a word for programs and a sentence for people. What the function wrote
-// is not kept.
+// CannotUndo makes Step.Undo refuse for good: a word for programs and a sentence for people. What the function wrote is not kept.
 func CannotUndo(reason, detail string) error { return &refusal{reason, detail} }
 
 type refusal struct{ reason, detail string }
@@ -41,7 +41,8 @@ const notUndoable = "cannot_be_undone"
 
 // Participant does its steps in transactions of one database, and keeps the six promises of package participant.
 type Participant struct {
-	pool  *pgxpool.Pool
+	// Whether a saga is over is for the caller to know: what has been done here and not been undone looks the same in a saga that goes on.
+	keeper
 	steps map[string]Step
 }
 
@@ -52,18 +53,18 @@ var (
 )
 
 // New makes a participant of its steps, by name. The database of pool has the ledger's tables (Migrate) beside those that the steps
-// write. A step that is not among them is a participant.ErrBadRequest.
+// write. For any other step it answers participant.ErrBadRequest.
 func New(pool *pgxpool.Pool, steps map[string]Step) *Participant {
-	return &Participant{pool: pool, steps: steps}
+	return &Participant{keeper: keeper{pool: pool}, steps: steps}
 }
 
-// Does is participant.Bound's.
+// Does implements participant.Bound.
 func (p *Participant) Does(_, step string) (does, undoes bool) {
 	s, has := p.steps[step]
 	return has, s.Undo != nil
 }
 
-// Do is participant.Participant's.
+// Do implements participant.Participant.
 func (p *Participant) Do(ctx context.Context, r participant.Request) (participant.Result, error) {
 	step, err := p.step(r)
 	if err != nil {
@@ -106,7 +107,7 @@ func do(ctx context.Context, tx pgx.Tx, step Step, r participant.Request, op *Op
 	if err := result.Check(Doing); err != nil {
 		return fmt.Errorf("do %s of %s: %w", r.Step, r.Key, err)
 	}
-	op.Do.Reason, op.Do.Detail, op.Do.Reference = result.Reason, cut(result.Detail), result.Reference
+	op.Do.Reason, op.Do.Detail, op.Do.Reference = result.Reason, pg.Text(result.Detail, MaxDetail), result.Reference
 	switch result.Outcome {
 	case participant.Applied:
 		op.Do.State = Applied
@@ -122,7 +123,7 @@ func do(ctx context.Context, tx pgx.Tx, step Step, r participant.Request, op *Op
 	return nil
 }
 
-// Undo is participant.Participant's.
+// Undo implements participant.Participant.
 func (p *Participant) Undo(ctx context.Context, r participant.Request) (participant.Result, error) {
 	step, err := p.step(r)
 	if err != nil {
@@ -176,46 +177,6 @@ func undo(ctx context.Context, tx pgx.Tx, step Step, r participant.Request, op *
 	return nil
 }
 
-// Get is participant.Participant's.
-func (p *Participant) Get(ctx context.Context, id participant.ID) (participant.Operation, error) {
-	op, err := Get(ctx, p.pool, id)
-	switch {
-	case errors.Is(err, ErrNotFound):
-		return participant.Operation{}, nil
-	case err != nil:
-		return participant.Operation{}, fmt.Errorf("get %s of %s: %w", id.Step, id.Key, err)
-	}
-	return op.Recorded(), nil
-}
-
-// List is participant.Keeper's.
-func (p *Participant) List(ctx context.Context, q participant.Query) (participant.Page, error) {
-	if len(q.Keys) > 0 && q.Definition == "" {
-		return participant.Page{}, fmt.Errorf("%w: definition: is missing; it is what the keys are keys of", participant.ErrBadRequest)
-	}
-	ops, next, err := page(ctx, p.pool, q)
-	if errors.Is(err, errNoPlace) {
-		return participant.Page{}, fmt.Errorf("%w: %w", participant.ErrBadRequest, err)
-	}
-	if err != nil {
-		return participant.Page{}, err
-	}
-	list := participant.Page{NextPageToken: next}
-	for _, op := range ops {
-		list.Operations = append(list.Operations, op.Recorded())
-	}
-	return list, nil
-}
-
-// Forget is participant.Keeper's. Whether a saga is over is for the caller to know: what has been done here and not been undone looks
-// the same in a saga that goes on.
-func (p *Participant) Forget(ctx context.Context, definition string, keys []string) (participant.Forgotten, error) {
-	if definition == "" {
-		return participant.Forgotten{}, fmt.Errorf("%w: definition: is missing", participant.ErrBadRequest)
-	}
-	return Forget(ctx, p.pool, definition, "", keys)
-}
-
 func (p *Participant) step(r participant.Request) (Step, error) {
 	if err := r.Check(); err != nil {
 		return Step{}, err
@@ -243,7 +204,7 @@ func keepingIf(ctx context.Context, tx pgx.Tx, work func(tx pgx.Tx) (keep bool, 
 	return part.Rollback(ctx)
 }
 
-// notKnown ends a transaction whose step has said that it is not known yet. It is an answer, and nothing of it is recorded.
+// notKnown ends a transaction whose step is not known yet. It is an answer, and records nothing.
 type notKnown struct{ answer participant.Result }
 
 func (n *notKnown) Error() string { return "not known yet: " + n.answer.Detail }
@@ -259,7 +220,7 @@ func answerOr(answer participant.Result, err error) (participant.Result, error) 
 	return answer, nil
 }
 
-// digestOf is the request's own digest, or one of its input: of what it says, however it is written.
+// digestOf is the request's own digest, or one of its input: of its content, however it is written.
 func digestOf(r participant.Request) (string, error) {
 	if r.Digest != "" {
 		return r.Digest, nil
@@ -273,14 +234,14 @@ func digestOf(r participant.Request) (string, error) {
 	if err := d.Decode(&input); err != nil {
 		return "", fmt.Errorf("%w: input: %w", participant.ErrBadRequest, err)
 	}
-	text, err := json.Marshal(input) // With the names of each object in order.
+	text, err := json.Marshal(input) // The names of each object are sorted.
 	if err != nil {
 		return "", fmt.Errorf("%w: input: %w", participant.ErrBadRequest, err)
 	}
 	return Digest(1, "input", string(text)), nil
 }
 
-// compact is JSON without spaces; nil where it is none, or null.
+// compact is JSON without spaces; nil for what is no JSON, or null.
 func compact(text json.RawMessage) json.RawMessage {
 	var out bytes.Buffer
 	if err := json.Compact(&out, text); err != nil || out.String() == "null" {
@@ -289,7 +250,7 @@ func compact(text json.RawMessage) json.RawMessage {
 	return out.Bytes()
 }
 
-// Answer is what whoever asks is told of one direction.
+// Answer is what a caller is told of one direction.
 func (o Operation) Answer(d Direction) participant.Result {
 	side := o.Side(d)
 	r := participant.Result{Outcome: side.answered(), Reason: side.Reason, Detail: side.Detail, Reference: side.Reference}
@@ -305,7 +266,7 @@ func (o Operation) Answer(d Direction) participant.Result {
 	return r
 }
 
-// Recorded is the operation as whoever asks for it is told.
+// Recorded is the operation as a caller is told it.
 func (o Operation) Recorded() participant.Operation {
 	told := participant.Operation{
 		Definition: o.Definition, Key: o.Key, Step: o.Step, Do: o.Do.answered(), Undo: o.Undo.answered(),
@@ -317,7 +278,7 @@ func (o Operation) Recorded() participant.Operation {
 	return told
 }
 
-// answered is the outcome of one direction; empty where it was not asked for.
+// answered is the outcome of one direction; empty if it was not asked for.
 func (s Side) answered() participant.Outcome {
 	switch s.State {
 	case Applied:

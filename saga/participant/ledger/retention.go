@@ -12,33 +12,34 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
-// sagaLocks is the class of the advisory locks of sagas: shared by every transaction that begins an operation of a saga, and held
-// alone by the one that forgets the saga. A row would not do: the operation that comes late may be the first of its step.
+// sagaLocks is the class of the sagas' advisory locks. Every transaction that begins an operation of a saga shares the saga's lock;
+// the one that forgets the saga holds it alone. A row would not do: a late operation may be the first of its step.
 const sagaLocks = 0x73616761
 
 // lockName is what is hashed for the lock of a saga. Two sagas may share a lock by chance: one of them waits then, or is kept.
 func lockName(definition, key string) string { return definition + "/" + key }
 
-// Forget removes the operations of those of a definition's sagas that are settled and keeps their keys: from then on every request
-// for one of them ends with ErrForgotten. A saga that was never heard of here is remembered as forgotten too: whoever asks knows that
-// it is over, and what comes late for it must not be taken for new. Asked again for a saga it answers the same.
+// Forget removes the operations of those sagas of a definition that are settled, and keeps their keys: from then on every request
+// for one of them ends with ErrForgotten. A saga that this participant has never heard of is remembered as forgotten too: the
+// caller knows that it is over, and a late request for it must not pass for a new one. Repeats give the same answer.
 //
-// When a saga is old enough is for the caller to know, who sees the whole of it. Whether it is settled is judged here: nothing of it
-// is under way, and openWhy, an SQL expression about sagas.key by the participant's own tables, is NULL; otherwise it is a sentence
-// about what is open. The ledger cannot tell: it does not know which step is the last. An empty openWhy has nothing open.
+// The caller sees the whole of a saga, so it decides when one is old enough. Whether it is settled is judged here: nothing of it is
+// under way, and openWhy is NULL. openWhy is an SQL expression about sagas.definition and sagas.key over the participant's own tables, and tells in a
+// sentence what is still open. The ledger cannot tell: it does not know which step is the last. With an empty openWhy nothing is
+// open.
 //
-// Only operations are removed. What the participant's books add up from (reservations, payments and their movements) stays for
-// ever: a sum that lost some of its rows could prove nothing any more.
+// Only operations are removed. What the participant's books add up (reservations, payments and their movements) stays for ever: a
+// sum that lost some of its rows would prove nothing.
 //
-// It is one transaction, so the caller bounds the keys. It may be called by several at once; a saga that somebody is at work on is
-// kept, and may be asked for again.
+// It is one transaction, so the caller bounds the keys. Several may call it at once. A saga that is being worked on is kept, and
+// may be asked for again.
 func Forget(ctx context.Context, pool *pgxpool.Pool, definition, openWhy string, keys []string) (done participant.Forgotten, err error) {
 	if openWhy == "" {
 		openWhy = "NULL"
 	}
-	// The locks are taken by a statement of their own, so that the next one sees all that whoever had them before has committed.
-	// What goes on without beginning an operation, such as the recording of an outer system's answer, does so about one that is
-	// started; that is seen here until it has committed all that came of it.
+	// One statement takes the locks, so that the next one sees all that their earlier holders committed. What goes on without
+	// beginning an operation, such as recording an outer system's answer, is about an operation that is started; here that is seen
+	// as started until all that came of it is committed.
 	const lock = `
 		SELECT key, pg_try_advisory_xact_lock($3, hashtext(name))
 		FROM unnest($1::text[], $2::text[]) AS sagas (key, name)`
@@ -49,7 +50,7 @@ func Forget(ctx context.Context, pool *pgxpool.Pool, definition, openWhy string,
 			                           AND ('started' IN (o.do_state, o.undo_state) OR o.undo_state = 'wanted'))
 			            THEN 'an operation of it is under way'
 			            ELSE (` + openWhy + `) END AS why
-			FROM unnest($2::text[]) AS sagas (key)
+			FROM (SELECT $1::text AS definition, key FROM unnest($2::text[]) AS keys (key)) AS sagas
 		), removed AS (
 			DELETE FROM operations WHERE definition = $1 AND key IN (SELECT key FROM judged WHERE why IS NULL)
 		), remembered AS (

@@ -147,14 +147,14 @@ func TestAnUndoingWhoseStepNeverCameSaysSoEachTimeAndNoOtherDoes(t *testing.T) {
 			require.NoError(t, l.undo(t.Context(), order, "reserve"))
 			op, err := Get(t.Context(), l.pool, id(order, "reserve"))
 			require.NoError(t, err)
-			require.Equal(t, want, op.Undo.Result().Reason)
+			require.Equal(t, want, op.Undo.Reason)
 		}
 	}
 	require.NoError(t, l.do(t.Context(), "never-came", "reserve"))
 	op, err := Get(t.Context(), l.pool, id("never-came", "reserve"))
 	require.NoError(t, err)
 	require.Equal(t, []State{UndoneBefore, Applied}, []State{op.Do.State, op.Undo.State})
-	require.Equal(t, Unseen, op.Undo.Result().Reason, "that the step came late changes nothing of what was answered")
+	require.Equal(t, Unseen, op.Undo.Reason, "that the step came late changes nothing of what was answered")
 }
 
 func TestI9APageTokenOfNoPageIsRefused(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
@@ -15,43 +16,33 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
-// What is told of outcomes that have no words of their own in the row.
+// The reason and sentence of outcomes that have none in the row.
 const (
 	started            = "started"
 	undoneBefore       = "undone_before"
 	undoneBeforeDetail = "the step was undone before it arrived"
 )
 
-// Result is what a caller is told of one direction.
-func (s Side) Result() *operationv1.Result {
-	r := &operationv1.Result{Outcome: s.outcome(), Reason: s.Reason, Detail: s.Detail, Reference: s.Reference}
-	switch s.State {
-	case Started, Wanted:
-		r.Reason = started
-	case UndoneBefore:
-		r.Reason, r.Detail = undoneBefore, undoneBeforeDetail
-	}
-	return r
+// outcomes are the words of typed services for those of the contract; what was not asked for has none.
+var outcomes = map[participant.Outcome]operationv1.Outcome{
+	participant.Applied:      operationv1.Outcome_OUTCOME_APPLIED,
+	participant.Rejected:     operationv1.Outcome_OUTCOME_REJECTED,
+	participant.NotKnown:     operationv1.Outcome_OUTCOME_UNKNOWN,
+	participant.UndoneBefore: operationv1.Outcome_OUTCOME_UNDONE_BEFORE,
 }
 
-func (s Side) outcome() operationv1.Outcome {
-	switch s.State {
-	case Applied:
-		return operationv1.Outcome_OUTCOME_APPLIED
-	case Rejected:
-		return operationv1.Outcome_OUTCOME_REJECTED
-	case Started, Wanted:
-		return operationv1.Outcome_OUTCOME_UNKNOWN
-	case UndoneBefore:
-		return operationv1.Outcome_OUTCOME_UNDONE_BEFORE
-	default:
-		return operationv1.Outcome_OUTCOME_UNSPECIFIED
+// Message is an answer in the words of a typed service.
+func Message(r participant.Result) *operationv1.Result {
+	m := &operationv1.Result{Outcome: outcomes[r.Outcome], Reason: r.Reason, Detail: r.Detail, Reference: r.Reference}
+	if !r.ValidUntil.IsZero() {
+		m.ValidUntil = timestamppb.New(r.ValidUntil)
 	}
+	return m
 }
 
 func (o Operation) message() *operationv1.Operation {
 	m := &operationv1.Operation{
-		OrderId: o.Key, Step: o.Step, Do: o.Do.outcome(), Undo: o.Undo.outcome(),
+		OrderId: o.Key, Step: o.Step, Do: outcomes[o.Do.answered()], Undo: outcomes[o.Undo.answered()],
 		Reason: o.Do.Reason, Reference: o.Do.Reference,
 		CreatedAt: timestamppb.New(o.CreatedAt), UpdatedAt: timestamppb.New(o.UpdatedAt),
 	}
@@ -73,24 +64,34 @@ func Error(err error) error {
 		return connect.NewError(connect.CodeNotFound, err)
 	case errors.Is(err, ErrForgotten):
 		return connect.NewError(connect.CodeFailedPrecondition, err)
+	case errors.Is(err, participant.ErrBadRequest):
+		return connect.NewError(connect.CodeInvalidArgument, err)
 	default:
 		return err
 	}
 }
 
-// Records are the methods of every participant about what it has recorded.
+// Records are the methods of every participant about what it has recorded: those of the contract about sagas of any definition, and
+// those of a typed service about the one whose sagas it calls orders.
 type Records struct {
-	pool                *pgxpool.Pool
-	definition, openWhy string
+	keeper
+	definition string
 }
 
-// NewRecords serves what the ledger in the database of pool has of one definition. By openWhy the participant says why an order is
-// still open; see Forget.
+// NewRecords serves what the ledger in the database of pool has. For openWhy see Forget.
 func NewRecords(pool *pgxpool.Pool, definition, openWhy string) *Records {
-	return &Records{pool: pool, definition: definition, openWhy: openWhy}
+	return &Records{keeper: keeper{pool, openWhy}, definition: definition}
 }
 
-// GetOperation tells what is known of one step of one order; code not_found if it was never asked for in either direction,
+// BadInput is what is wrong with the input of a request, by the rules of the message that says the same; nil where nothing is.
+func BadInput(same proto.Message) error {
+	if bad := contract.Check(same); len(bad) > 0 {
+		return fmt.Errorf("%w: input.%s", participant.ErrBadRequest, contract.Sentence(bad))
+	}
+	return nil
+}
+
+// GetOperation tells what is known of one step of one order. It is not_found if it was never asked for in either direction, and
 // failed_precondition if the order was forgotten and nobody can tell any more.
 func (r *Records) GetOperation(ctx context.Context, req *connect.Request[operationv1.GetOperationRequest]) (*connect.Response[operationv1.GetOperationResponse], error) {
 	op, err := Get(ctx, r.pool, participant.ID{Definition: r.definition, Key: req.Msg.OrderId, Step: req.Msg.Step})
@@ -100,7 +101,7 @@ func (r *Records) GetOperation(ctx context.Context, req *connect.Request[operati
 	return connect.NewResponse(&operationv1.GetOperationResponse{Operation: op.message()}), nil
 }
 
-// ListOperations lists those of the named orders by order id and step, or all by when they last changed.
+// ListOperations lists the operations of the named orders by order id and step, or all by when they last changed.
 func (r *Records) ListOperations(ctx context.Context, req *connect.Request[operationv1.ListOperationsRequest]) (*connect.Response[operationv1.ListOperationsResponse], error) {
 	since := time.Time{}
 	if req.Msg.Since != nil {
@@ -122,7 +123,7 @@ func (r *Records) ListOperations(ctx context.Context, req *connect.Request[opera
 	return connect.NewResponse(res), nil
 }
 
-// ForgetOperations forgets settled orders, and tells why it keeps the others.
+// ForgetOperations forgets settled orders, and says why it keeps the others.
 func (r *Records) ForgetOperations(ctx context.Context, req *connect.Request[operationv1.ForgetOperationsRequest]) (*connect.Response[operationv1.ForgetOperationsResponse], error) {
 	done, err := Forget(ctx, r.pool, r.definition, r.openWhy, req.Msg.OrderIds)
 	if err != nil {

@@ -22,12 +22,12 @@ type Report struct {
 type Finding struct {
 	// Rule is its number in docs/design.md: those of participants ("rule 3") and the invariants ("I2").
 	Rule string `json:"rule"`
-	// Tried says what holds where the rule is kept.
+	// Tried says what holds if the rule is kept.
 	Tried string `json:"tried"`
-	// Orders is with how many orders it was tried.
+	// Orders is how many orders it was tried with.
 	Orders int    `json:"orders"`
 	Result Result `json:"result"`
-	// Evidence says what was seen: of a rule that was broken, the first orders by which; of one that was not checked, why.
+	// Evidence says what was seen: for a broken rule its first orders, for one that was not checked why.
 	Evidence []string `json:"evidence"`
 	Seconds  float64  `json:"seconds"`
 }
@@ -39,15 +39,15 @@ type Result string
 const (
 	Passed Result = "passed"
 	Failed Result = "failed"
-	// NotChecked: the adapter does not offer what the rule needs, or the fault that it needs could not be brought about.
+	// NotChecked: the adapter lacks what the rule needs, or the fault that it needs could not be brought about.
 	NotChecked Result = "not checked"
 )
 
-// Passed tells whether no rule was broken. What could not be checked was not broken; the findings name it.
+// Passed tells whether no rule was broken. A rule that could not be checked counts as not broken; the findings name it.
 func (r Report) Passed() bool { return r.Count(Failed) == 0 }
 
-// Count is how many rules have a result. A participant's own tests demand the number that passes: a rule that was not checked
-// today would otherwise go unseen.
+// Count is how many rules have a result. A participant's own tests should demand the number of rules that passed: otherwise a rule
+// that was not checked today would go unseen.
 func (r Report) Count(result Result) (rules int) {
 	for _, f := range r.Findings {
 		if f.Result == result {
@@ -77,8 +77,8 @@ func (r Report) String() string {
 	return text.String()
 }
 
-// Check tries every rule that the adapter's step can be tried by, one after another, and reports. An error says what the adapter
-// lacks; rules that are broken are in the report. It makes order ids of its own, new ones each time, and leaves what it did.
+// Check tries, one after another, every rule that the adapter's step allows, and reports. An error says what the adapter lacks;
+// broken rules are in the report. It makes new order ids each time, and leaves what it did.
 func Check(ctx context.Context, a Adapter) (Report, error) {
 	if err := a.validate(); err != nil {
 		return Report{}, err
@@ -90,8 +90,8 @@ func Check(ctx context.Context, a Adapter) (Report, error) {
 	return report, nil
 }
 
-// Prove is Check for a test: each rule that the adapter's step can be tried by is a subtest, and the table of all is logged. A rule
-// whose fault could not be brought about is skipped.
+// Prove is Check for a test: each rule is a subtest, and the table of all is logged. A rule whose fault could not be brought about
+// is skipped.
 func Prove(t *testing.T, a Adapter) Report {
 	t.Helper()
 	if err := a.validate(); err != nil {
@@ -118,10 +118,10 @@ func Prove(t *testing.T, a Adapter) Report {
 	return report
 }
 
-// rule is one thing that holds of every participant.
+// rule is one thing that every participant must keep.
 type rule struct {
 	number, sentence string
-	// lacks says what the adapter would have to offer for the rule to be tried; empty if it can be.
+	// lacks says what the adapter must offer for the rule to be tried; empty if it can be.
 	lacks func(Adapter) string
 	try   func(*trial)
 }

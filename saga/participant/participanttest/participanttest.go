@@ -1,9 +1,9 @@
-// Package participanttest is the conformance kit: it proves of a participant, as it runs, what docs/design.md demands of every one.
-// Each step may be asked for any number of times, by many at once, undone before it arrives, cut off at any moment, and asked
-// about afterwards.
+// Package participanttest is the conformance kit. It proves of a running participant what docs/design.md demands of every one: each
+// step may be asked for any number of times, by many at once, undone before it arrives, cut off at any moment, and asked about
+// afterwards.
 //
-// The kit knows a participant by an Adapter alone, one for each step: four functions, and what else the participant can offer to
-// be tried harder. So it proves also one of somebody else, in any language, with any database, over any wire:
+// The kit knows a participant only by an Adapter, one for each step: four functions, and further ones by which it is tried harder.
+// So it proves participants in any language, with any database, over any wire:
 //
 //	report, err := participanttest.Check(ctx, participanttest.Adapter{
 //		Step:  "book-courier",
@@ -28,52 +28,52 @@ import (
 	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 )
 
-// Variant is one of the requests that the kit makes for a step. All are about the same order id; they differ in content.
+// Variant is a kind of request for a step. All are about the same order id; they differ in content.
 type Variant string
 
 // The variants.
 const (
-	// Plain is a request that is done.
+	// Plain is done.
 	Plain Variant = "plain"
-	// Other is Plain for the same order with other content, such as another amount.
+	// Other is for the same order with other content, such as another amount.
 	Other Variant = "other"
 	// Refused is refused for a business reason, such as a card that is declined.
 	Refused Variant = "refused"
-	// Lost is done by the outer system, whose first answer to each question does not arrive: neither on doing nor, if the order's
-	// content decides that too, on undoing.
+	// Lost is done by the outer system, whose first answer does not arrive: neither to doing nor, if the order's content decides
+	// that too, to undoing.
 	Lost Variant = "lost"
 )
 
 // Call asks the participant for something about an order.
 type Call func(ctx context.Context, orderID string) (*operationv1.Result, error)
 
-// Adapter is one step of a participant, as the kit reaches it. Its functions are called by many goroutines at once.
+// Adapter is one step of a participant as the kit reaches it. Its functions are called by many goroutines at once.
 //
-// An undoing whose step never came is answered as applied with the reason "unseen", and no other is (see operation.v1.Result).
+// An undoing whose step never came, and no other, is answered as applied with the reason "unseen" (see operation.v1.Result).
 //
-// Errors are Connect's: code already_exists is a conflict (the step was asked for with other content) and not_found, from Get,
-// that nothing is known of the order. Other codes that say that asking again is no use fail the rule; any other error means "not
-// known", and the kit asks again. An adapter for another protocol makes them with connect.NewError.
+// Errors are Connect's. Code already_exists is a conflict (the step was asked for with other content). Code not_found, from Get,
+// means that nothing is known of the order. Other codes that say that asking again is no use fail the rule. Any other error means
+// "not known", and the kit asks again. An adapter for another protocol makes them with connect.NewError.
 type Adapter struct {
 	// Step is the step's name, such as "reserve-stock".
 	Step string
 
-	// Do asks for the step, in one of the variants that the adapter offers.
+	// Do asks for the step in a variant that the adapter offers.
 	Do func(ctx context.Context, orderID string, v Variant) (*operationv1.Result, error)
 	// Undo undoes the step. Nil for a step that nothing undoes.
 	Undo Call
 	// Get returns the recorded operation.
 	Get func(ctx context.Context, orderID string) (*operationv1.Operation, error)
-	// State tells in a line what is in effect for the order, read from where the effect is and never from the recorded operation:
-	// pieces held, money held, or how many effects there are. Make it show what is there twice: read sums or counts, not a status.
-	// Where the effect is in an outer system, State tells what the participant's own books say of it.
+	// State tells in one line what is in effect for the order: pieces held, money held, or how many effects there are. Read it from
+	// the effect itself, never from the recorded operation. Make it show what is there twice: read sums or counts, not a status. If
+	// the effect is in an outer system, State tells what the participant's own books say of it.
 	State func(ctx context.Context, orderID string) (string, error)
 	// NotProven says, for the report, what these functions cannot show.
 	NotProven []string
-	// What State tells before the step was done, once it is done, and once that is undone.
+	// State's answers before the step was done, once it is done, and once that is undone.
 	None, Done, Undone string
 
-	// Prepare brings an order to where the step can be asked for in a variant; nil if nothing is needed.
+	// Prepare makes an order ready for the step in a variant; nil if nothing is needed.
 	Prepare func(ctx context.Context, orderID string, v Variant) error
 	// Variants are those that Do offers beside Plain. Lost needs Outer.
 	Variants []Variant
@@ -85,18 +85,18 @@ type Adapter struct {
 	// FailCommits makes every commit that records an outcome fail, until mend is called. Nil if that cannot be done.
 	FailCommits func(ctx context.Context) (mend func(context.Context) error, err error)
 
-	// Crash kills the participant with no chance to finish anything, as SIGKILL does, and returns when it is dead; Restart starts
-	// it again on the same data and returns when it serves. Calls fail meanwhile. Nil, both, if that cannot be done; see Process.
+	// Crash kills the participant as SIGKILL does and returns when it is dead; Restart starts it again on the same data and returns
+	// when it serves. Calls fail meanwhile. Both are nil if that cannot be done; see Process.
 	Crash, Restart func(ctx context.Context) error
 
-	// Patience is how long the participant may take to answer for good, and to bring to an end by itself what a crash left. Zero
-	// means 30 s. Too little fails one that is only slow; too much makes a failing run long.
+	// Patience is how long the participant may take to give a known answer, and to finish by itself what a crash left. Zero means
+	// 30 s. Too little fails a participant that is only slow; too much makes a failing run long.
 	Patience time.Duration
 }
 
 // OuterEffect is one effect that an outer system has applied.
 type OuterEffect struct {
-	// Undoes says that it undoes the step, as a void does; otherwise it is the step.
+	// Undoes says that it undoes the step, as a void does; otherwise it does the step.
 	Undoes bool
 	// Key is the idempotency key that it was asked for with.
 	Key string

@@ -11,12 +11,12 @@ import (
 	"sync"
 )
 
-// Process runs a participant as a program of its own, so that the kit can kill it. Its methods Kill and Start are what an adapter
-// offers as Crash and Restart.
+// Process runs a participant as a program of its own, so that the kit can kill it. An adapter offers Kill and Start as Crash and
+// Restart.
 type Process struct {
-	// Command makes the program anew for each start. It must write the URL that it serves on as the first line of its standard
-	// output, once calls can come, and must be the very process that serves: a shell script around it ends with exec. Its standard
-	// input ends when whoever started it does, killed or not: a program that then ends, too, is never left behind.
+	// Command makes the program, anew for each start. As the first line of its standard output it must write the URL that it serves
+	// on, once calls can come. It must itself be the process that serves: a shell script around it ends with exec. Its standard
+	// input ends when its starter does, killed or not: a program that ends then, too, is never left behind.
 	Command func() *exec.Cmd
 
 	mu     sync.Mutex
@@ -25,7 +25,7 @@ type Process struct {
 	exited chan struct{} // closed when cmd has ended
 }
 
-// Start starts the program and returns when it serves. The program ends by Kill alone, not with ctx.
+// Start starts the program and returns when it serves. Only Kill ends the program, not ctx.
 func (p *Process) Start(ctx context.Context) error {
 	cmd := p.Command()
 	stdout, err := cmd.StdoutPipe()
@@ -46,7 +46,7 @@ func (p *Process) Start(ctx context.Context) error {
 			url <- strings.TrimSpace(line)
 		}
 		_, _ = io.Copy(io.Discard, out)
-		_ = cmd.Wait() // It is killed, so what it ends with says nothing.
+		_ = cmd.Wait() // It was killed, so its end says nothing.
 		close(exited)
 	}()
 	p.mu.Lock()
@@ -73,7 +73,7 @@ func (p *Process) Kill(context.Context) error {
 	if cmd == nil {
 		return nil
 	}
-	_ = cmd.Process.Kill() // It fails only where the program has ended by itself.
+	_ = cmd.Process.Kill() // It fails only if the program has ended by itself.
 	<-exited
 	return nil
 }

@@ -17,21 +17,21 @@ import (
 
 // Samples are what the kit asks of one step of a participant.
 type Samples struct {
-	// Definition that the kit's sagas have; empty means "kit".
+	// Definition of the kit's sagas; empty means "kit".
 	Definition string
 	// Step is the step's name.
 	Step string
-	// Done is an input by which the step is done, as often as it is asked for with new keys: a check asks for a few hundred.
+	// Done is an input by which the step is done every time it has a new key: a check asks a few hundred times.
 	Done json.RawMessage
-	// Other is another input, by which the step would be done as well. Nil leaves out what it is needed for.
+	// Other is another input by which the step would be done. Nil leaves out the rules that need it.
 	Other json.RawMessage
-	// Refused is an input by which the step is refused for a business reason. Nil leaves out what it is needed for.
+	// Refused is an input by which the step is refused for a business reason. Nil leaves out the rules that need it.
 	Refused json.RawMessage
 	// NothingUndoes says that the step has no undo.
 	NothingUndoes bool
 }
 
-// What the kit sees of a participant that is known by its contract alone.
+// What the kit sees of a participant that it knows only by the contract.
 const (
 	inPlace    = "in place"
 	notInPlace = "not in place"
@@ -40,9 +40,9 @@ const (
 // stateByGet is what cannot be proven of such a participant.
 const stateByGet = "what is in effect was read by Get, from the participant's own record: that the effect itself is there once, and gone when undone, is not proven"
 
-// Of is the adapter of one step of a participant that keeps the contract, in process or over the wire (participant.Client). What is in
-// effect it reads by Get: a participant's own test sets State, None, Done and Undone of what Of returns to where the effect really
-// is, or the report says that this is not proven. Undo carries the input and the digest of the first Do of its key, as a saga's does.
+// Of is the adapter of one step of a participant that keeps the contract, in process or over the wire (participant.Client). It
+// reads what is in effect by Get. A participant's own test sets State, None, Done and Undone to read where the effect really is;
+// otherwise the report says that this is not proven. Undo carries the input and the digest of the key's first Do, as a saga's does.
 func Of(p participant.Participant, s Samples) Adapter {
 	if s.Definition == "" {
 		s.Definition = "kit"
@@ -182,7 +182,7 @@ func timeOf(at time.Time) *timestamppb.Timestamp {
 	return timestamppb.New(at)
 }
 
-// meansNoUse tells whether an error of the seam says that asking again is no use.
+// meansNoUse tells whether an error of the contract says that asking again is no use.
 func meansNoUse(err error) bool {
 	return errors.Is(err, participant.ErrConflict) || errors.Is(err, participant.ErrBadRequest) || errors.Is(err, participant.ErrForgotten) ||
 		errors.Is(err, participant.ErrBadAnswer) || errors.Is(err, errors.ErrUnsupported)

@@ -28,11 +28,11 @@ const (
 const unseen = "unseen"
 
 const (
-	// atOnce is how many orders are worked on side by side.
+	// atOnce is how many orders are tried side by side.
 	atOnce = 16
 	// askEvery is how long the kit waits before it asks again.
 	askEvery = 10 * time.Millisecond
-	// enough is how many broken orders are told of; further orders are not tried then.
+	// enough is how many broken orders are reported; further ones are not tried then.
 	enough = 5
 )
 
@@ -75,7 +75,7 @@ func (t *trial) hopeless() bool {
 	return t.broken >= enough || t.ctx.Err() != nil
 }
 
-// prepared makes n new orders that the step can be asked for in a variant. Those that could not be prepared fail the rule.
+// prepared makes n new orders ready for the step in a variant. Those that it could not prepare fail the rule.
 func (t *trial) prepared(n int, v Variant) []string {
 	ids := make([]string, n)
 	for i := range ids {
@@ -108,7 +108,7 @@ func (t *trial) prepare(order string, v Variant) error {
 	return t.inState(order, t.None)
 }
 
-// each tries all orders, some at once, and fails the rule by those that return an error.
+// each tries all orders, some at once. An order that returns an error fails the rule.
 func (t *trial) each(orders []string, one func(order string) error) {
 	var all sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
@@ -154,7 +154,7 @@ func (t *trial) known(order string, call Call) (*operationv1.Result, error) {
 	}
 }
 
-// expect asks until the outcome is known, and wants it to be one.
+// expect asks until the outcome is known, and wants this one.
 func (t *trial) expect(want operationv1.Outcome, order string, call Call) (*operationv1.Result, error) {
 	r, err := t.known(order, call)
 	if err != nil {
@@ -192,7 +192,7 @@ func (t *trial) inState(order, want string) error {
 	return nil
 }
 
-// recorded returns what is recorded, which is nothing asked for in either direction where nothing is known.
+// recorded returns what is recorded; if nothing is known, an operation that was not asked for in either direction.
 func (t *trial) recorded(order string) (*operationv1.Operation, error) {
 	op, err := t.Get(t.ctx, order)
 	if connect.CodeOf(err) == connect.CodeNotFound && err != nil {
@@ -217,7 +217,8 @@ func (t *trial) records(order string, do, undo operationv1.Outcome) error {
 
 var errUnderWay = errors.New("the outcome is still not known")
 
-// agree compares what is recorded with what is in effect, here and in the outer system. errUnderWay while nothing can be said.
+// agree compares what is recorded with what is in effect, here and in the outer system. It returns errUnderWay while nothing can be
+// said.
 func (t *trial) agree(order string) error {
 	op, err := t.recorded(order)
 	if err != nil {
@@ -237,7 +238,7 @@ func (t *trial) agree(order string) error {
 	default:
 		state = t.None
 	}
-	if op.Do != rejected { // What is so beside a refusal is its own affair.
+	if op.Do != rejected { // What else is in effect beside a refusal is its own affair.
 		if err := t.inState(order, state); err != nil {
 			return fmt.Errorf("recorded is %s, but %w", sides(op), err)
 		}
@@ -277,7 +278,7 @@ func outerIs(effects []OuterEffect, undoes bool, want int) error {
 		len(slices.Compact(slices.Clone(keys))), strings.Join(keys, ", "))
 }
 
-// settles waits, asking for nothing, until what is recorded and what is in effect agree.
+// settles waits, without asking, until what is recorded and what is in effect agree.
 func (t *trial) settles(order string) error {
 	ctx, cancel := context.WithTimeout(t.ctx, t.Patience)
 	defer cancel()
@@ -326,7 +327,7 @@ func sides(op *operationv1.Operation) string {
 	return "do " + say(op.GetDo()) + ", undo " + say(op.GetUndo())
 }
 
-// say names an outcome as people do.
+// say names an outcome for people.
 func say(o operationv1.Outcome) string {
 	if o == notAsked {
 		return "not asked"

@@ -45,6 +45,9 @@ const (
 	SagaServiceListProcedure = "/saga.v1.SagaService/List"
 	// SagaServiceHistoryProcedure is the fully-qualified name of the SagaService's History RPC.
 	SagaServiceHistoryProcedure = "/saga.v1.SagaService/History"
+	// SagaServiceFollowHistoryProcedure is the fully-qualified name of the SagaService's FollowHistory
+	// RPC.
+	SagaServiceFollowHistoryProcedure = "/saga.v1.SagaService/FollowHistory"
 	// SagaServiceWatchProcedure is the fully-qualified name of the SagaService's Watch RPC.
 	SagaServiceWatchProcedure = "/saga.v1.SagaService/Watch"
 	// SagaServiceCancelProcedure is the fully-qualified name of the SagaService's Cancel RPC.
@@ -59,6 +62,11 @@ const (
 	SagaServiceRedriveProcedure = "/saga.v1.SagaService/Redrive"
 	// SagaServiceAuditProcedure is the fully-qualified name of the SagaService's Audit RPC.
 	SagaServiceAuditProcedure = "/saga.v1.SagaService/Audit"
+	// SagaServiceDoctorProcedure is the fully-qualified name of the SagaService's Doctor RPC.
+	SagaServiceDoctorProcedure = "/saga.v1.SagaService/Doctor"
+	// SagaServiceListOpenHistoriesProcedure is the fully-qualified name of the SagaService's
+	// ListOpenHistories RPC.
+	SagaServiceListOpenHistoriesProcedure = "/saga.v1.SagaService/ListOpenHistories"
 )
 
 // SagaServiceClient is a client for the saga.v1.SagaService service.
@@ -73,6 +81,8 @@ type SagaServiceClient interface {
 	List(context.Context, *connect.Request[v1.ListRequest]) (*connect.Response[v1.ListResponse], error)
 	// All that is known of one saga: attempts, commands, statuses, and what each participant has on record.
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
+	// Sends what happens to a saga as it becomes known, until it is final.
+	FollowHistory(context.Context, *connect.Request[v1.FollowHistoryRequest]) (*connect.ServerStreamForClient[v1.FollowHistoryResponse], error)
 	// Sends the saga now and after each change until it is final, or, with until_settled, until it is final or needs attention.
 	Watch(context.Context, *connect.Request[v1.WatchRequest]) (*connect.ServerStreamForClient[v1.WatchResponse], error)
 	// Asks that a saga be undone. Code failed_precondition says that it is too late and what is so.
@@ -88,6 +98,10 @@ type SagaServiceClient interface {
 	// Compares final sagas with what their participants have on record, and sends each violation as it is found. The last message
 	// carries the count.
 	Audit(context.Context, *connect.Request[v1.AuditRequest]) (*connect.ServerStreamForClient[v1.AuditResponse], error)
+	// Looks at everything this process needs and says how to mend what is wrong.
+	Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error)
+	// Sends the engine's history of every open saga's run, by definition and key: what a new build is tried against before it is deployed.
+	ListOpenHistories(context.Context, *connect.Request[v1.ListOpenHistoriesRequest]) (*connect.ServerStreamForClient[v1.ListOpenHistoriesResponse], error)
 }
 
 // NewSagaServiceClient constructs a client for the saga.v1.SagaService service. By default, it uses
@@ -129,6 +143,12 @@ func NewSagaServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			httpClient,
 			baseURL+SagaServiceHistoryProcedure,
 			connect.WithSchema(sagaServiceMethods.ByName("History")),
+			connect.WithClientOptions(opts...),
+		),
+		followHistory: connect.NewClient[v1.FollowHistoryRequest, v1.FollowHistoryResponse](
+			httpClient,
+			baseURL+SagaServiceFollowHistoryProcedure,
+			connect.WithSchema(sagaServiceMethods.ByName("FollowHistory")),
 			connect.WithClientOptions(opts...),
 		),
 		watch: connect.NewClient[v1.WatchRequest, v1.WatchResponse](
@@ -173,23 +193,38 @@ func NewSagaServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(sagaServiceMethods.ByName("Audit")),
 			connect.WithClientOptions(opts...),
 		),
+		doctor: connect.NewClient[v1.DoctorRequest, v1.DoctorResponse](
+			httpClient,
+			baseURL+SagaServiceDoctorProcedure,
+			connect.WithSchema(sagaServiceMethods.ByName("Doctor")),
+			connect.WithClientOptions(opts...),
+		),
+		listOpenHistories: connect.NewClient[v1.ListOpenHistoriesRequest, v1.ListOpenHistoriesResponse](
+			httpClient,
+			baseURL+SagaServiceListOpenHistoriesProcedure,
+			connect.WithSchema(sagaServiceMethods.ByName("ListOpenHistories")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // sagaServiceClient implements SagaServiceClient.
 type sagaServiceClient struct {
-	listDefinitions *connect.Client[v1.ListDefinitionsRequest, v1.ListDefinitionsResponse]
-	start           *connect.Client[v1.StartRequest, v1.StartResponse]
-	get             *connect.Client[v1.GetRequest, v1.GetResponse]
-	list            *connect.Client[v1.ListRequest, v1.ListResponse]
-	history         *connect.Client[v1.HistoryRequest, v1.HistoryResponse]
-	watch           *connect.Client[v1.WatchRequest, v1.WatchResponse]
-	cancel          *connect.Client[v1.CancelRequest, v1.CancelResponse]
-	approve         *connect.Client[v1.ApproveRequest, v1.ApproveResponse]
-	reject          *connect.Client[v1.RejectRequest, v1.RejectResponse]
-	resolve         *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
-	redrive         *connect.Client[v1.RedriveRequest, v1.RedriveResponse]
-	audit           *connect.Client[v1.AuditRequest, v1.AuditResponse]
+	listDefinitions   *connect.Client[v1.ListDefinitionsRequest, v1.ListDefinitionsResponse]
+	start             *connect.Client[v1.StartRequest, v1.StartResponse]
+	get               *connect.Client[v1.GetRequest, v1.GetResponse]
+	list              *connect.Client[v1.ListRequest, v1.ListResponse]
+	history           *connect.Client[v1.HistoryRequest, v1.HistoryResponse]
+	followHistory     *connect.Client[v1.FollowHistoryRequest, v1.FollowHistoryResponse]
+	watch             *connect.Client[v1.WatchRequest, v1.WatchResponse]
+	cancel            *connect.Client[v1.CancelRequest, v1.CancelResponse]
+	approve           *connect.Client[v1.ApproveRequest, v1.ApproveResponse]
+	reject            *connect.Client[v1.RejectRequest, v1.RejectResponse]
+	resolve           *connect.Client[v1.ResolveRequest, v1.ResolveResponse]
+	redrive           *connect.Client[v1.RedriveRequest, v1.RedriveResponse]
+	audit             *connect.Client[v1.AuditRequest, v1.AuditResponse]
+	doctor            *connect.Client[v1.DoctorRequest, v1.DoctorResponse]
+	listOpenHistories *connect.Client[v1.ListOpenHistoriesRequest, v1.ListOpenHistoriesResponse]
 }
 
 // ListDefinitions calls saga.v1.SagaService.ListDefinitions.
@@ -215,6 +250,11 @@ func (c *sagaServiceClient) List(ctx context.Context, req *connect.Request[v1.Li
 // History calls saga.v1.SagaService.History.
 func (c *sagaServiceClient) History(ctx context.Context, req *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error) {
 	return c.history.CallUnary(ctx, req)
+}
+
+// FollowHistory calls saga.v1.SagaService.FollowHistory.
+func (c *sagaServiceClient) FollowHistory(ctx context.Context, req *connect.Request[v1.FollowHistoryRequest]) (*connect.ServerStreamForClient[v1.FollowHistoryResponse], error) {
+	return c.followHistory.CallServerStream(ctx, req)
 }
 
 // Watch calls saga.v1.SagaService.Watch.
@@ -252,6 +292,16 @@ func (c *sagaServiceClient) Audit(ctx context.Context, req *connect.Request[v1.A
 	return c.audit.CallServerStream(ctx, req)
 }
 
+// Doctor calls saga.v1.SagaService.Doctor.
+func (c *sagaServiceClient) Doctor(ctx context.Context, req *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error) {
+	return c.doctor.CallUnary(ctx, req)
+}
+
+// ListOpenHistories calls saga.v1.SagaService.ListOpenHistories.
+func (c *sagaServiceClient) ListOpenHistories(ctx context.Context, req *connect.Request[v1.ListOpenHistoriesRequest]) (*connect.ServerStreamForClient[v1.ListOpenHistoriesResponse], error) {
+	return c.listOpenHistories.CallServerStream(ctx, req)
+}
+
 // SagaServiceHandler is an implementation of the saga.v1.SagaService service.
 type SagaServiceHandler interface {
 	// Lists the definitions that this process has.
@@ -264,6 +314,8 @@ type SagaServiceHandler interface {
 	List(context.Context, *connect.Request[v1.ListRequest]) (*connect.Response[v1.ListResponse], error)
 	// All that is known of one saga: attempts, commands, statuses, and what each participant has on record.
 	History(context.Context, *connect.Request[v1.HistoryRequest]) (*connect.Response[v1.HistoryResponse], error)
+	// Sends what happens to a saga as it becomes known, until it is final.
+	FollowHistory(context.Context, *connect.Request[v1.FollowHistoryRequest], *connect.ServerStream[v1.FollowHistoryResponse]) error
 	// Sends the saga now and after each change until it is final, or, with until_settled, until it is final or needs attention.
 	Watch(context.Context, *connect.Request[v1.WatchRequest], *connect.ServerStream[v1.WatchResponse]) error
 	// Asks that a saga be undone. Code failed_precondition says that it is too late and what is so.
@@ -279,6 +331,10 @@ type SagaServiceHandler interface {
 	// Compares final sagas with what their participants have on record, and sends each violation as it is found. The last message
 	// carries the count.
 	Audit(context.Context, *connect.Request[v1.AuditRequest], *connect.ServerStream[v1.AuditResponse]) error
+	// Looks at everything this process needs and says how to mend what is wrong.
+	Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error)
+	// Sends the engine's history of every open saga's run, by definition and key: what a new build is tried against before it is deployed.
+	ListOpenHistories(context.Context, *connect.Request[v1.ListOpenHistoriesRequest], *connect.ServerStream[v1.ListOpenHistoriesResponse]) error
 }
 
 // NewSagaServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -316,6 +372,12 @@ func NewSagaServiceHandler(svc SagaServiceHandler, opts ...connect.HandlerOption
 		SagaServiceHistoryProcedure,
 		svc.History,
 		connect.WithSchema(sagaServiceMethods.ByName("History")),
+		connect.WithHandlerOptions(opts...),
+	)
+	sagaServiceFollowHistoryHandler := connect.NewServerStreamHandler(
+		SagaServiceFollowHistoryProcedure,
+		svc.FollowHistory,
+		connect.WithSchema(sagaServiceMethods.ByName("FollowHistory")),
 		connect.WithHandlerOptions(opts...),
 	)
 	sagaServiceWatchHandler := connect.NewServerStreamHandler(
@@ -360,6 +422,18 @@ func NewSagaServiceHandler(svc SagaServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(sagaServiceMethods.ByName("Audit")),
 		connect.WithHandlerOptions(opts...),
 	)
+	sagaServiceDoctorHandler := connect.NewUnaryHandler(
+		SagaServiceDoctorProcedure,
+		svc.Doctor,
+		connect.WithSchema(sagaServiceMethods.ByName("Doctor")),
+		connect.WithHandlerOptions(opts...),
+	)
+	sagaServiceListOpenHistoriesHandler := connect.NewServerStreamHandler(
+		SagaServiceListOpenHistoriesProcedure,
+		svc.ListOpenHistories,
+		connect.WithSchema(sagaServiceMethods.ByName("ListOpenHistories")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/saga.v1.SagaService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case SagaServiceListDefinitionsProcedure:
@@ -372,6 +446,8 @@ func NewSagaServiceHandler(svc SagaServiceHandler, opts ...connect.HandlerOption
 			sagaServiceListHandler.ServeHTTP(w, r)
 		case SagaServiceHistoryProcedure:
 			sagaServiceHistoryHandler.ServeHTTP(w, r)
+		case SagaServiceFollowHistoryProcedure:
+			sagaServiceFollowHistoryHandler.ServeHTTP(w, r)
 		case SagaServiceWatchProcedure:
 			sagaServiceWatchHandler.ServeHTTP(w, r)
 		case SagaServiceCancelProcedure:
@@ -386,6 +462,10 @@ func NewSagaServiceHandler(svc SagaServiceHandler, opts ...connect.HandlerOption
 			sagaServiceRedriveHandler.ServeHTTP(w, r)
 		case SagaServiceAuditProcedure:
 			sagaServiceAuditHandler.ServeHTTP(w, r)
+		case SagaServiceDoctorProcedure:
+			sagaServiceDoctorHandler.ServeHTTP(w, r)
+		case SagaServiceListOpenHistoriesProcedure:
+			sagaServiceListOpenHistoriesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -415,6 +495,10 @@ func (UnimplementedSagaServiceHandler) History(context.Context, *connect.Request
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("saga.v1.SagaService.History is not implemented"))
 }
 
+func (UnimplementedSagaServiceHandler) FollowHistory(context.Context, *connect.Request[v1.FollowHistoryRequest], *connect.ServerStream[v1.FollowHistoryResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("saga.v1.SagaService.FollowHistory is not implemented"))
+}
+
 func (UnimplementedSagaServiceHandler) Watch(context.Context, *connect.Request[v1.WatchRequest], *connect.ServerStream[v1.WatchResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("saga.v1.SagaService.Watch is not implemented"))
 }
@@ -441,4 +525,12 @@ func (UnimplementedSagaServiceHandler) Redrive(context.Context, *connect.Request
 
 func (UnimplementedSagaServiceHandler) Audit(context.Context, *connect.Request[v1.AuditRequest], *connect.ServerStream[v1.AuditResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("saga.v1.SagaService.Audit is not implemented"))
+}
+
+func (UnimplementedSagaServiceHandler) Doctor(context.Context, *connect.Request[v1.DoctorRequest]) (*connect.Response[v1.DoctorResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("saga.v1.SagaService.Doctor is not implemented"))
+}
+
+func (UnimplementedSagaServiceHandler) ListOpenHistories(context.Context, *connect.Request[v1.ListOpenHistoriesRequest], *connect.ServerStream[v1.ListOpenHistoriesResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("saga.v1.SagaService.ListOpenHistories is not implemented"))
 }

@@ -1,5 +1,5 @@
-// Package dapr is the bus of an app beside a Dapr sidecar. Which broker carries the events, how often a delivery is tried
-// again and where dead letters go is said in components/ alone.
+// Package dapr is the bus of an app beside a Dapr sidecar. Only components/ says which broker carries the events, how often a
+// delivery is tried again and where dead letters go.
 //
 // Events are published as whole CloudEvents, so that ids, times and traces are ours. They are received in one of two ways: pushed
 // by the sidecar to an HTTP route (Routes), as components/subscriptions.yaml declares, or over a stream that this process opens
@@ -36,16 +36,16 @@ const (
 	publishTimeout = 5 * time.Second
 	// maxMessage bounds what a subscriber reads: as much as a sidecar would send (--max-body-size, 4 MiB), with what it adds.
 	maxMessage = 6 << 20
-	// maxLetter is the same for a dead letter, in base64. Past the sidecars a message of any size gets onto a topic, and to the dead
-	// letters: one that is refused there comes again for ever, and holds up the others.
+	// maxLetter is the same for a dead letter, in base64. A message of any size gets onto a topic past the sidecars, and from there
+	// to the dead letters. One that is refused there comes again for ever, and holds up the others.
 	maxLetter = 64 << 20
 	// streamed bounds the deliveries of one streamed topic that are handled at once; the SDK would bound nothing.
 	streamed = 20
-	// settle is how long the sidecar is given to take the last answers before the stream ends: to a delivery that finds an answer
-	// and the end at the same time it may prefer the end, and deliver again. On a loaded machine half a second was too little once.
+	// settle is how long the sidecar has to take the last answers before the stream ends. A delivery that finds an answer and the
+	// end at the same time may take the end, and be delivered again. On a loaded machine half a second was once too little.
 	settle = 2 * time.Second
-	// farewell bounds the end of a stream after that. The sidecar takes so long only over deliveries that it has begun and that
-	// nobody takes any more.
+	// farewell bounds the end of a stream after that. The sidecar needs so long only for deliveries that it has begun and nobody
+	// takes any more.
 	farewell = 2 * time.Second
 )
 
@@ -72,8 +72,8 @@ func (b *Bus) Publish(ctx context.Context, events []bus.Event) []error {
 	})
 }
 
-// errNull: daprd 1.18.2 does not survive to receive it (pkg/runtime/subscription/subscription.go:289 writes into a nil map), and
-// would receive it again after each restart.
+// errNull: daprd 1.18.2 crashes when it receives one (pkg/runtime/subscription/subscription.go:289 writes into a nil map), and
+// again after each restart.
 var errNull = errors.New("a message that is JSON's null and nothing else ends every sidecar that receives it")
 
 // PublishRaw implements bus.Publisher.
@@ -81,7 +81,7 @@ func (b *Bus) PublishRaw(ctx context.Context, topic string, message []byte) erro
 	if bytes.Equal(bytes.TrimSpace(message), []byte("null")) {
 		return errNull
 	}
-	// With the content type of all others: brokers that keep one would have the sidecar read another format in it.
+	// The content type is that of all events. Some brokers keep it, and by another one the sidecar would read another format.
 	return b.publish(ctx, topic, message, sdk.PublishEventWithContentType(bus.ContentType), sdk.PublishEventWithRawPayload())
 }
 
@@ -99,8 +99,8 @@ func (b *Bus) publish(ctx context.Context, topic string, message []byte, options
 	return err
 }
 
-// Routes are where the sidecar pushes what an app is subscribed to: each topic at /events/<topic>. An answer is one of
-// Dapr's: {"status": "SUCCESS" | "RETRY" | "DROP"}.
+// Routes are where the sidecar pushes the events of an app: each topic at /events/<topic>. An answer is one of Dapr's: {"status":
+// "SUCCESS" | "RETRY" | "DROP"}.
 func Routes(subscriptions []bus.Subscription) (pattern string, handler http.Handler) {
 	byTopic := make(map[string]bus.Handler, len(subscriptions))
 	for _, s := range subscriptions {
@@ -110,7 +110,7 @@ func Routes(subscriptions []bus.Subscription) (pattern string, handler http.Hand
 		topic := r.PathValue("topic")
 		handle, subscribed := byTopic[topic]
 		if !subscribed {
-			// Dapr drops, and gives to the dead letters, what gets this answer.
+			// Dapr drops what gets this answer, and gives it to the dead letters.
 			http.Error(w, fmt.Sprintf("not subscribed to %s", topic), http.StatusNotFound)
 			return
 		}
@@ -133,14 +133,14 @@ func Routes(subscriptions []bus.Subscription) (pattern string, handler http.Hand
 	})
 }
 
-// isSidecars tells whether a sidecar sends this: application/cloudevents+json, raw payloads included, and application/json for
-// several at once. A web page can send neither to another site without being let to, unlike text/plain.
+// isSidecars tells whether a sidecar sends this content type: application/cloudevents+json, raw payloads included, and
+// application/json for several at once. A web page may send neither to another site without permission, unlike text/plain.
 func isSidecars(contentType string) bool {
 	mediaType, _, err := mime.ParseMediaType(contentType)
 	return err == nil && (mediaType == "application/cloudevents+json" || mediaType == "application/json")
 }
 
-// statusOf is the answer to a body that could not be read. All of them have the sidecar deliver again.
+// statusOf is the answer to a body that could not be read. The sidecar delivers again after each of them.
 func statusOf(err error) int {
 	var tooLarge *http.MaxBytesError
 	switch {
@@ -152,8 +152,8 @@ func statusOf(err error) int {
 	return http.StatusBadRequest
 }
 
-// opened reads what the sidecar sends. Subscriptions to dead letters ask for raw payloads: for them the sidecar puts the message
-// as it was on the topic into an envelope of its own.
+// opened reads what the sidecar sends. Subscriptions to dead letters ask for raw payloads: the sidecar puts the message as it was
+// on the topic into an envelope of its own.
 func opened(topic string, message []byte) bus.Delivery {
 	if !bus.IsDeadLetters(topic) {
 		return bus.Open(topic, message)
@@ -168,8 +168,8 @@ func opened(topic string, message []byte) bus.Delivery {
 }
 
 // Stream receives the subscriptions over streams until ctx ends; then it answers what is in hand. It returns an error when a stream
-// breaks, or when a consumer lacks what it needs, and is to be called again when that is over: a sidecar stops pushing to an app that
-// is not healthy, and this is how a stream is stopped. What came and was not taken is delivered again.
+// breaks, or when a consumer lacks what it needs, and the caller calls it again when that is over. (A sidecar stops pushing to an
+// app that is not healthy; a stream stops only so.) What came and was not taken is delivered again.
 func (b *Bus) Stream(ctx context.Context, subscriptions []bus.Subscription) error {
 	all, streaming := errgroup.WithContext(ctx)
 	for _, s := range subscriptions {
@@ -178,7 +178,7 @@ func (b *Bus) Stream(ctx context.Context, subscriptions []bus.Subscription) erro
 	return all.Wait()
 }
 
-// errAway ends a stream whose consumer lacks what it needs: a message that is retried meanwhile would end among the dead letters.
+// errAway ends a stream whose consumer lacks what it needs: a message that is retried meanwhile would become a dead letter.
 var errAway = errors.New("the consumer lacks what it needs at present")
 
 // stream opens one stream and handles what it brings until it breaks, its consumer lacks what it needs, or ctx ends.
@@ -205,7 +205,7 @@ func (b *Bus) stream(ctx context.Context, s bus.Subscription) error {
 			}
 			select {
 			case received <- message:
-			case <-leaving: // It is not answered, so it is delivered again, to the next to subscribe.
+			case <-leaving: // It is not answered, so the next subscriber gets it.
 			}
 		}
 	}()
@@ -255,7 +255,7 @@ func (b *Bus) subscribe(ctx, open context.Context, cut func(), topic string) (*s
 	return subscription, nil
 }
 
-// take has received messages handled, a bounded number at once, until ctx ends, or the stream is broken, which it returns.
+// take gives received messages to handle, a bounded number at once, until ctx ends, which is no error, or the stream breaks.
 func take(ctx context.Context, inHand *sync.WaitGroup, received <-chan *sdk.SubscriptionMessage, broken <-chan error, handle func(*sdk.SubscriptionMessage)) error {
 	places := make(chan struct{}, streamed)
 	for {

@@ -16,12 +16,12 @@ import (
 const (
 	// lanes bounds the events that are handed over at once by one publisher.
 	lanes = 16
-	// tries is how often a handler may ask for a retry before the dead letters get the event. The pauses between them double
-	// from firstPause and come to 0.75 s: a lock that is waited for, a connection that was lost. An event of the same batch
-	// waits that long too.
+	// tries is how often a handler may ask for a retry before the dead letters get the event. The pauses between them double from
+	// firstPause and add up to 0.75 s: enough for a lock, or for a connection that was lost. The other events of the batch wait
+	// that long too.
 	tries, firstPause = 5, 50 * time.Millisecond
-	// patience is how long a handler may take over all of them; one that hangs (bus.HandleTimeout) is not tried again, because
-	// its outbox publishes nothing else meanwhile.
+	// patience is how long a handler may take over all of them. One that hangs (bus.HandleTimeout) is not tried again, because its
+	// outbox publishes nothing else meanwhile.
 	patience = 3 * time.Second
 )
 
@@ -33,11 +33,11 @@ type Bus struct {
 
 var _ bus.Publisher = (*Bus)(nil)
 
-// New returns a bus that nobody is subscribed to.
+// New returns a bus without subscribers.
 func New() *Bus { return &Bus{handlers: make(map[string][]bus.Handler)} }
 
-// Subscribe adds an app's subscriptions; those to topics of dead letters take what another handler could not. All must be
-// there before the first outbox publishes: an event that nobody is subscribed to is taken and gone.
+// Subscribe adds an app's subscriptions; those to topics of dead letters take what another handler could not. Call it for every app
+// before the first outbox publishes: an event without a subscriber counts as taken.
 func (b *Bus) Subscribe(subscriptions ...bus.Subscription) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -13,14 +13,14 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Watched is a pool of one connection that tells the plans by which its queries were really carried out, whatever way they were
-// sent and prepared: PostgreSQL's auto_explain reports them.
+// Watched is a pool of one connection that reports how PostgreSQL really carried out its queries, however they were sent and
+// prepared, by auto_explain.
 type Watched struct {
 	*pgxpool.Pool
 	told []string
 }
 
-// Watch opens a watched pool. It takes a superuser.
+// Watch opens a watched pool. It needs a superuser.
 func Watch(ctx context.Context, url string) (*Watched, error) {
 	config, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -44,7 +44,7 @@ func Watch(ctx context.Context, url string) (*Watched, error) {
 	return w, nil
 }
 
-// Plans runs ask and returns how its queries were carried out, as people read it.
+// Plans runs ask and returns how its queries were carried out, for people to read.
 func (w *Watched) Plans(ctx context.Context, ask func() error) ([]string, error) {
 	return w.explain(ctx, "text", ask)
 }
@@ -83,11 +83,11 @@ func (w *Watched) explain(ctx context.Context, format string, ask func() error) 
 
 // Read sums up how a query was carried out.
 type Read struct {
-	// Scans are the indexes that were used, "sequential" for a table read as a whole.
+	// Scans are the indexes that were used, or "sequential" for a table that was read as a whole.
 	Scans []string
-	// Rows is how many rows or index entries were read, those that were then left out among them.
+	// Rows is how many rows or index entries were read, including those then left out.
 	Rows int
-	// Buffers is how many pages of 8 KB were looked at.
+	// Buffers is how many pages of 8 KB were read.
 	Buffers int
 }
 
@@ -109,7 +109,7 @@ type node struct {
 }
 
 func (n node) sumInto(r *Read) {
-	r.Buffers = max(r.Buffers, n.Hit+n.Fetched) // Those below are counted in those above.
+	r.Buffers = max(r.Buffers, n.Hit+n.Fetched) // A node's buffers include those of the nodes below it.
 	switch {
 	case n.Index != "":
 		r.scan(n.Index)

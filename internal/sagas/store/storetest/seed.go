@@ -1,5 +1,5 @@
-// Package storetest fills an orchestrator's database as months of traffic would, and tells how PostgreSQL finds what the store
-// asks it for. It is for the store's tests and for bench.
+// Package storetest fills an orchestrator's database as months of traffic would, and tells how PostgreSQL carries out the store's
+// queries. It is for the store's tests and for bench.
 package storetest
 
 import (
@@ -17,13 +17,13 @@ import (
 const (
 	// BigCustomer has one in fifty of all orders; the others are spread over 50,000 customers.
 	BigCustomer = "cus-big"
-	// Days is over how many days the orders are spread, evenly. The newest began 65 minutes ago.
+	// Days is the number of days over which the orders are spread, evenly. The newest began 65 minutes ago.
 	Days = 100
 	// SeedPrefix begins the order ids.
 	SeedPrefix = "seed-"
 )
 
-// fates are the ways a checkout can stand, with what its row then holds. The open ones are looked at by no sweeper today.
+// fates are the ways a checkout can end or stand, with its row's contents. No sweeper looks at the open ones today.
 const fates = `
 	CREATE TEMP TABLE fates (fate, until, phase, status, verdict, reason, reason_code, at_step, reserve, authorize, capture, commit, release, void) AS VALUES
 	    -- How it ended, up to which share of those that have.
@@ -43,7 +43,8 @@ const fates = `
 	    ('releasing',   1.95, 'undoing', 'COMPENSATING', 'REJECTED', 'authorize-payment: card_declined', 'card_declined', 'release-stock', 'done', 'rejected', 'skipped', 'skipped', 'running', 'not-needed'),
 	    ('stuck',       2.00, 'undoing', 'NEEDS_ATTENTION', 'CANCELLED', 'cancelled: ordered twice', 'cancelled', 'void-authorization', 'done', 'done', 'skipped', 'skipped', 'pending', 'failing')`
 
-// seeded draws who ordered what and when, and how it went: most amounts are small, few are large; one in two hundred is still open,
+// seeded draws who ordered what and when, and its fate: most amounts are small, few are large; one in two hundred is still open,
+// most of them among the newest.
 // most of them among the newest.
 const seeded = `
 	CREATE TEMP TABLE seeded AS
@@ -54,7 +55,7 @@ const seeded = `
 	       random() + CASE WHEN random() < CASE WHEN i > 0.96 * %[1]d THEN 0.1 ELSE 0.001 END THEN 1 ELSE 0 END AS fate
 	FROM generate_series(1, %[1]d) AS i`
 
-// withProgress adds the steps as such a row holds them, made once for each fate: to make them a million times takes minutes.
+// withProgress adds the steps as such a row has them, made once for each fate: making them a million times takes minutes.
 const withProgress = `
 	CREATE TEMP TABLE fates_with_progress AS
 	SELECT *, coalesce(lag(until) OVER (ORDER BY until), 0) AS above,
@@ -91,9 +92,9 @@ const insertSeeded = `
 	JOIN fates_with_progress AS f ON s.fate >= f.above AND s.fate < f.until
 	ORDER BY i`
 
-// SeedOrders draws count orders into the session's table "seeded" (i, order_id, customer_id, amount, started_at, fate), the same
-// in each database: fate is below 0.925 where it was confirmed, 1 or more where it is still open, and 1.55 or more where it is
-// beyond the pivot or on its way back.
+// SeedOrders draws count orders into the session's table "seeded" (i, order_id, customer_id, amount, started_at, fate), the same in
+// each database. fate is below 0.925 if the order was confirmed, 1 or more if it is still open, and 1.55 or more if it is beyond
+// the pivot or on its way back.
 func SeedOrders(ctx context.Context, conn *pgx.Conn, count int) error {
 	for _, sql := range []string{`SELECT setseed(0.5)`, fmt.Sprintf(seeded, count, Days)} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
@@ -132,8 +133,8 @@ func Seed(ctx context.Context, pool *pgxpool.Pool, count int) error {
 	return nil
 }
 
-// WithoutIndexes runs fill while a table has no indexes but those of its constraints, and makes the others again: sorted once they
-// are made several times as fast as row by row.
+// WithoutIndexes runs fill while a table has only the indexes of its constraints, and then makes the others again: sorted at the
+// end they are made several times as fast as row by row.
 func WithoutIndexes(ctx context.Context, pool *pgxpool.Pool, table string, fill func() error) error {
 	rows, err := pool.Query(ctx, `
 		SELECT indexname, indexdef FROM pg_indexes

@@ -8,8 +8,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// FailCommits returns a function that makes every commit in the database of pool fail that records an applied outcome, until
-// mend is called. It breaks them at the last moment, so that whatever was done outside of that transaction stays and is seen.
+// FailCommits returns a function that makes every commit fail that records an applied outcome in the database of pool, until mend
+// is called. It fails at the last moment, so that what was done outside of that transaction stays and is seen.
 func FailCommits(pool *pgxpool.Pool) func(ctx context.Context) (mend func(context.Context) error, err error) {
 	const on = `
 		CREATE FUNCTION fail_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'this commit was made to fail'; END $$;

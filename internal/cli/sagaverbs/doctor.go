@@ -1,11 +1,12 @@
-package main
+package sagaverbs
 
 import (
 	"fmt"
 
 	"github.com/spf13/cobra"
 
-	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
+	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
+	"github.com/checkoutsaga/orchestrator/gen/saga/v1/sagav1connect"
 	"github.com/checkoutsaga/orchestrator/internal/cli"
 	"github.com/checkoutsaga/orchestrator/internal/redact"
 )
@@ -27,41 +28,39 @@ type settingView struct {
 	Value string `json:"value"`
 }
 
-func newDoctor(c *cli.Client) *cobra.Command {
+// Doctor is the verb that asks what is wrong with a server. What it says of sagas is in the words of this kind. Looks is what is looked at.
+func (k *Kind) Doctor(looks string) *cobra.Command {
 	var replayed bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check what the orchestrator needs, and say how to mend what is wrong",
-		Long: `Asks the orchestrator to check its database, clock, engine, sidecar, participants and their outboxes, and whether dead
-letters or checkouts wait for somebody; and shows the settings it was started with, passwords left out. Of the sidecar's
-component files it names every setting that loses data, where ORCHESTRATOR_COMPONENTS names their folders.
+		Long: looks + fmt.Sprintf(`
 
 --replay asks another question, before a new build is deployed: run with the new build against the old one's server, it tells
-whether the new code fits every open checkout. A checkout that it does not fit would be stopped and need attention.
+whether the new code fits every open %[1]s. A %[1]s that it does not fit would be stopped and need attention.
 
-Exit status 8 if something is wrong, or does not fit.`,
-		Example: `  orchestrator doctor
-  orchestrator doctor --replay -o json`,
-		Args: cli.Takes(),
+Exit status 8 if something is wrong, or does not fit.`, k.One),
+		Example: "  " + k.Program + " doctor\n  " + k.Program + " doctor --replay -o json",
+		Args:    cli.Takes(),
 	}
-	cmd.Flags().BoolVar(&replayed, "replay", false, "instead of all other checks, run the histories of all open checkouts through this build's code")
-	out := cli.AddOutput(cmd, c.Surroundings)
+	cmd.Flags().BoolVar(&replayed, "replay", false, "instead of all other checks, run the histories of all open "+k.Many+" through this build's code")
+	out := cli.AddOutput(cmd, k.Surroundings)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := out.Validate(); err != nil {
 			return err
 		}
+		api, err := cli.Reach(cmd.Context(), k.Client, sagav1connect.NewSagaServiceClient)
+		if err != nil {
+			return err
+		}
 		if replayed {
-			return doctorReplay(cmd.Context(), c, out)
+			return k.replay(cmd.Context(), api, out)
 		}
-		address, source, err := c.Server()
+		address, source, err := k.Server()
 		if err != nil {
 			return err
 		}
-		api, err := checkoutService(cmd.Context(), c)
-		if err != nil {
-			return err
-		}
-		answer, err := cli.Call(cmd.Context(), api.Doctor, &checkoutv1.DoctorRequest{})
+		answer, err := cli.Call(cmd.Context(), api.Doctor, &sagav1.DoctorRequest{})
 		if err != nil {
 			return err
 		}

@@ -1,16 +1,15 @@
-package api
+package doctor
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
-	"connectrpc.com/connect"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
-	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/runs"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
@@ -20,19 +19,29 @@ import (
 const (
 	// historiesPage is how many histories are in memory at a time; they have some tens of kB each.
 	historiesPage = 50
-	// historiesAtOnce bounds the questions to the engine that are out at a time: it drives checkouts meanwhile.
+	// historiesAtOnce bounds the questions to the engine that are out at a time: it drives sagas meanwhile.
 	historiesAtOnce = 4
 	// historyTimeout bounds one of them.
 	historyTimeout = 5 * time.Second
 )
 
-// ListOpenHistories sends the engine's history of every open checkout's run, by order id. Only this process's engine is asked:
-// it does not know the runs of another.
-func (s *Service) ListOpenHistories(ctx context.Context, _ *connect.Request[checkoutv1.ListOpenHistoriesRequest],
-	stream *connect.ServerStream[checkoutv1.ListOpenHistoriesResponse]) error {
+// History is what the engine has of the run that drives an open saga.
+type History struct {
+	store.OpenRun
+	// InstanceID is the run's workflow.
+	InstanceID string
+	// Events are the history, each a durabletask HistoryEvent as protobuf; none where the engine knows no such instance.
+	Events [][]byte
+	// Unreadable says why the history could not be read; empty where it could.
+	Unreadable string
+}
+
+// Histories tells of every open saga's run, by definition and key. Only this process's engine is asked: it does not know the runs of
+// another.
+func (d *Doctor) Histories(ctx context.Context, tell func(History) error) error {
 	after := saga.ID{}
 	for {
-		page, err := s.store.OpenRuns(ctx, s.engine.Name(), after, historiesPage)
+		page, err := d.Store.OpenRuns(ctx, d.Engine.Name(), after, historiesPage)
 		if err != nil {
 			return err
 		}
@@ -41,31 +50,29 @@ func (s *Service) ListOpenHistories(ctx context.Context, _ *connect.Request[chec
 		}
 		after = page[len(page)-1].ID
 
-		answers := make([]*checkoutv1.ListOpenHistoriesResponse, len(page))
+		answers := make([]History, len(page))
 		var reading errgroup.Group
 		reading.SetLimit(historiesAtOnce)
 		for i, run := range page {
 			reading.Go(func() error {
-				answers[i] = s.historyOf(ctx, run)
+				answers[i] = d.history(ctx, run)
 				return nil
 			})
 		}
 		_ = reading.Wait() // Each says for itself what went wrong.
 		for _, answer := range answers {
-			if err := stream.Send(answer); err != nil {
+			if err := tell(answer); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-func (s *Service) historyOf(ctx context.Context, run store.OpenRun) *checkoutv1.ListOpenHistoriesResponse {
+func (d *Doctor) history(ctx context.Context, run store.OpenRun) History {
 	ctx, cancel := context.WithTimeout(ctx, historyTimeout)
 	defer cancel()
-	answer := &checkoutv1.ListOpenHistoriesResponse{
-		OrderId: run.Key, Run: int32(run.Run), InstanceId: runs.ID(run.ID, run.Run), Step: run.Step,
-	}
-	history, err := s.engine.History(ctx, answer.InstanceId)
+	answer := History{OpenRun: run, InstanceID: runs.ID(run.ID, run.Run)}
+	history, err := d.Engine.History(ctx, answer.InstanceID)
 	if errors.Is(err, engine.ErrGone) {
 		return answer // Not started yet, or lost: the sweeper sees to both.
 	}
@@ -78,7 +85,7 @@ func (s *Service) historyOf(ctx context.Context, run store.OpenRun) *checkoutv1.
 		answer.Events = append(answer.Events, event)
 	}
 	if err != nil {
-		answer.Events, answer.Unreadable = nil, oneLine(err)
+		answer.Events, answer.Unreadable = nil, strings.Join(strings.Fields(err.Error()), " ")
 	}
 	return answer
 }
