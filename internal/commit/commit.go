@@ -49,6 +49,8 @@ type Change struct {
 	What any
 	// Err is why nothing is written for this change; the others go on without it.
 	Err error
+	// Committed says that it was written and committed, to whoever did not call Do for it, as a Rider.
+	Committed bool
 }
 
 // Committer commits changes. Its methods may be called from many goroutines.
@@ -72,8 +74,8 @@ type party struct {
 	err        error
 }
 
-// Do commits the changes, in one transaction and with whoever else waits, in the order in which their tables are first named. It
-// returns the first Err of a change, when nothing of any of them is written, or why the transaction failed: then it is not known
+// Do commits the changes, in one transaction and with whoever else waits. Of two tables that any caller names one after the other, the
+// first is read, decided and written first. Do returns the first Err of a change, when nothing of any of them is written, or why the transaction failed: then it is not known
 // whether it was committed. It returns early when ctx ends before the transaction has begun.
 func (c *Committer) Do(ctx context.Context, changes ...*Change) error {
 	p := &party{changes: changes, lead: make(chan struct{}), done: make(chan struct{})}
@@ -230,6 +232,11 @@ func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool
 	if err := conn.SendBatch(ctx, end).Close(); err != nil {
 		return fmt.Errorf("write transaction: %w", err)
 	}
+	for _, p := range parties {
+		for _, change := range p.changes {
+			change.Committed = change.Err == nil
+		}
+	}
 	return nil
 }
 
@@ -248,13 +255,20 @@ func failTogether(parties []*party) {
 type tableChanges struct {
 	table   Table
 	changes []*Change
+	// rank is at which place a party names the table.
+	rank int
 }
 
-// tablesOf sorts changes by their tables; those that have failed are left out.
+// tablesOf sorts changes by their tables; those that have failed are left out. A table comes after all that a party names before it:
+// what it decides may follow from what they have decided.
 func tablesOf(parties []*party) []tableChanges {
 	var tables []tableChanges
 	for _, p := range parties {
+		var named []Table
 		for _, change := range p.changes {
+			if !slices.Contains(named, change.Of) {
+				named = append(named, change.Of)
+			}
 			if change.Err != nil {
 				continue
 			}
@@ -263,7 +277,9 @@ func tablesOf(parties []*party) []tableChanges {
 				i, tables = len(tables), append(tables, tableChanges{table: change.Of})
 			}
 			tables[i].changes = append(tables[i].changes, change)
+			tables[i].rank = max(tables[i].rank, len(named))
 		}
 	}
+	slices.SortStableFunc(tables, func(a, b tableChanges) int { return a.rank - b.rank })
 	return tables
 }
