@@ -159,7 +159,9 @@ func (c *Committer) commit(parties []*party) {
 	err := errors.New("a change of the same transaction panicked") // Unless it comes to an end.
 	defer func() {
 		for _, p := range parties {
-			p.err = err
+			if p.result() == nil { // Else nothing of it was written, whatever became of the others.
+				p.err = err
+			}
 			close(p.done)
 		}
 	}()
