@@ -66,6 +66,13 @@ type Committer struct {
 // New returns a committer for the database of pool, which stays the caller's.
 func New(pool *pgxpool.Pool) *Committer { return &Committer{pool: pool} }
 
+// Waiting is how many callers wait for a transaction to begin.
+func (c *Committer) Waiting() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.waiting)
+}
+
 // party is the changes of one caller: they are committed in one transaction, or none of them is.
 type party struct {
 	changes []*Change
@@ -156,8 +163,12 @@ func (c *Committer) handOver() {
 // commit commits the parties together. If that fails by something that one of them brought, each is committed by its own caller, so
 // that one that cannot be written fails alone.
 func (c *Committer) commit(parties []*party) {
-	err := errors.New("a change of the same transaction panicked") // Unless it comes to an end.
+	err := errPanicked
 	defer func() {
+		if len(parties) > 1 && errors.Is(err, errPanicked) {
+			_ = recover() // It panics again, in the goroutine of the caller that it belongs to.
+			err = ErrBusy
+		}
 		for _, p := range parties {
 			if p.result() == nil { // Else nothing of it was written, whatever became of the others.
 				p.err = err
@@ -172,6 +183,8 @@ func (c *Committer) commit(parties []*party) {
 		err = ErrBusy
 	}
 }
+
+var errPanicked = errors.New("the decision panicked")
 
 // alone is what a party's transaction came to; one that could not be decided with the others is first decided by itself.
 func (c *Committer) alone(ctx context.Context, p *party) error {
@@ -201,6 +214,14 @@ func (p *party) result() error {
 	return nil
 }
 
+// useIndexes has the statements over arrays planned for the tables that they will be: their plans are kept, and while a table is small
+// PostgreSQL would read all of it.
+const useIndexes = "SET LOCAL enable_seqscan = off"
+
+// waitForNobody bounds what a table could not avoid, such as waiting for somebody who inserts the same key: it fails, and each is
+// committed by itself.
+const waitForNobody = "SET LOCAL lock_timeout = '100ms'"
+
 // transaction reads, decides and writes what the parties change, in two round trips: begin with the reads, and commit with the writes.
 func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool) error {
 	// Released in the middle of a transaction, a connection is closed by the pool, and PostgreSQL rolls it back.
@@ -212,6 +233,10 @@ func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool
 
 	begin := &pgx.Batch{}
 	begin.Queue("BEGIN")
+	begin.Queue(useIndexes)
+	if !wait {
+		begin.Queue(waitForNobody)
+	}
 	for _, t := range tablesOf(parties) {
 		t.table.Read(begin, t.changes, wait)
 	}

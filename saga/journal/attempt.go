@@ -236,6 +236,23 @@ func (r *Row) Record(a Attempt, l Learned) Standing {
 	return r.recordDo(i, a, l)
 }
 
+// Next is the attempt that a's run makes after a, if that is the first at another step or compensation and nobody has to decide before.
+func (r *Row) Next(a Attempt) (next Attempt, has bool) {
+	next.Call = saga.Call{Definition: a.Definition, Key: a.Key, Run: a.Run, Round: 1}
+	for i := range r.Steps {
+		switch s := &r.Steps[i]; {
+		case r.Phase == Final || r.Run != a.Run || s.Decision:
+		case s.CompensationState == CompensationRunning && s.CompensationTries == 0:
+			next.Step, next.Participant, next.Undo = s.Name, s.Participant, true
+			return next, true
+		case s.State == StateRunning && s.Attempts == 0 && r.Phase != saga.Undoing && !r.awaitsApproval():
+			next.Step, next.Participant = s.Name, s.Participant
+			return next, true
+		}
+	}
+	return Attempt{}, false
+}
+
 // forgets tells whether an answer shows that the participant no longer knows what it once confirmed, as one that was restored from
 // a backup. Going on as if nothing had been held would leave whoever does remember, such as the card network, holding it.
 func (r *Row) forgets(s *Step, a Attempt, l Learned) bool {

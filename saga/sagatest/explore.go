@@ -225,9 +225,8 @@ func (p *exploring) attempt(call saga.Call, now time.Time) Answer {
 			pass, _ = p.row.Fence(a)
 		}
 	}
-	reply, mayGo := pass.Reply()
+	reply, mayGo := pass.Reply(a)
 	if !mayGo {
-		reply.Step = call.Step
 		p.tell(call, trouble, string(reply.Outcome)+" without a call")
 		return Answer{Reply: reply}
 	}
@@ -238,9 +237,7 @@ func (p *exploring) attempt(call saga.Call, now time.Time) Answer {
 	if trouble == Killed {
 		return Answer{Err: "killed"}
 	}
-	reply = p.row.Record(a, learned).Reply(learned)
-	reply.Step = call.Step
-	return Answer{Reply: reply}
+	return Answer{Reply: p.row.Record(a, learned).Reply(a, learned)}
 }
 
 // next counts a call, and is the trouble with it.

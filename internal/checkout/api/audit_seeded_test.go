@@ -28,6 +28,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/api"
 	checkoutorders "github.com/checkoutsaga/orchestrator/internal/checkout/orders"
+	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/events/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/events/eventrpc"
@@ -61,7 +62,7 @@ func newShop(t *testing.T) *shop {
 	f := &fixture{pool: pgtest.Pool(t), engine: &fakeEngine{}}
 	require.NoError(t, pg.Migrate(t.Context(), f.pool, checkouttest.Migrations()...))
 	own := outbox.New("orchestrator", f.pool, log)
-	f.store = store.New(f.pool, map[string]store.Guest{checkout.Definition: checkoutorders.New(f.pool, own)})
+	f.store = store.New(f.pool, commit.New(f.pool), map[string]store.Guest{checkout.Definition: checkoutorders.New(f.pool, own)})
 	s := &shop{fixture: f, pools: map[string]*pgxpool.Pool{"orchestrator": f.pool}, urls: make(map[string]string)}
 
 	carrier := embedded.New()
@@ -157,7 +158,7 @@ func (s *shop) step(t *testing.T, orderID, step string, undo bool, edits ...func
 	if ask {
 		s.call(t, o, step, undo)
 	}
-	_, err = s.store.Record(t.Context(), attempt, journal.Learned{Outcome: saga.Applied})
+	_, err = s.store.Record(t.Context(), attempt, journal.Learned{Outcome: saga.Applied}, nil)
 	require.NoError(t, err)
 }
 

@@ -100,7 +100,7 @@ func (f *fixture) start(t *testing.T, req *checkoutv1.StartRequest) *checkoutv1.
 }
 
 // do drives a step of the first run as the activities would, and keeps the participant's record of it.
-func (f *fixture) do(t *testing.T, orderID, step string, undo bool, outcome saga.Outcome, reason string) journal.Standing {
+func (f *fixture) do(t *testing.T, orderID, step string, undo bool, outcome saga.Outcome, reason string) saga.Reply {
 	t.Helper()
 	attempt := journal.Attempt{Call: saga.Call{Definition: checkout.Definition, Key: orderID, Run: 1, Step: step, Undo: undo, Round: 1}}
 	pass, err := f.store.Fence(t.Context(), attempt)
@@ -109,9 +109,9 @@ func (f *fixture) do(t *testing.T, orderID, step string, undo bool, outcome saga
 	asked, err := checkout.OrderOf(orderID, pass.Input)
 	require.NoError(t, err)
 	f.remember(asked, step, undo, outcome)
-	standing, err := f.store.Record(t.Context(), attempt, journal.Learned{Outcome: outcome, Reason: reason})
+	reply, err := f.store.Record(t.Context(), attempt, journal.Learned{Outcome: outcome, Reason: reason}, nil)
 	require.NoError(t, err)
-	return standing
+	return reply
 }
 
 func (f *fixture) remember(o checkout.Order, step string, undo bool, outcome saga.Outcome) {

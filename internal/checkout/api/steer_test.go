@@ -151,7 +151,7 @@ func TestWatchUntilSettledEndsWithAttention(t *testing.T) {
 	attempt := journal.Attempt{Call: saga.Call{Definition: checkout.Definition, Key: "ord-1", Run: 1, Step: checkout.ReserveStock, Round: 12, Stuck: true}}
 	_, err := f.store.Fence(t.Context(), attempt)
 	require.NoError(t, err)
-	_, err = f.store.Record(t.Context(), attempt, journal.Learned{Outcome: saga.Unknown, Detail: "no answer"})
+	_, err = f.store.Record(t.Context(), attempt, journal.Learned{Outcome: saga.Unknown, Detail: "no answer"}, nil)
 	require.NoError(t, err)
 	stream, err := f.api.Watch(t.Context(), connect.NewRequest(&checkoutv1.WatchRequest{OrderId: "ord-1", UntilSettled: true}))
 	require.NoError(t, err)
@@ -322,7 +322,7 @@ func TestTheRecordOfWhoeverForgotProvesNothing(t *testing.T) {
 	pass, err := f.store.Fence(t.Context(), journal.Attempt{Call: saga.Call{Definition: checkout.Definition, Key: "ord-1", Run: 1, Step: checkout.CapturePayment, Round: 1}})
 	require.NoError(t, err)
 	require.Equal(t, journal.TurnBack, pass.Leave)
-	require.Equal(t, journal.Doubted, f.do(t, "ord-1", checkout.AuthorizePayment, true, saga.Applied, "unseen"))
+	require.Equal(t, saga.Reply{Step: checkout.AuthorizePayment, Outcome: saga.Unknown, Reason: "unseen"}, f.do(t, "ord-1", checkout.AuthorizePayment, true, saga.Applied, "unseen"))
 	c := f.get(t, "ord-1")
 	require.Equal(t, "forgotten", c.Attention.Code)
 	require.Contains(t, c.Attention.Advice, "--as done --without-proof")

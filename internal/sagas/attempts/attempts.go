@@ -6,9 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"connectrpc.com/connect"
 	"github.com/dapr/durabletask-go/task"
@@ -33,8 +31,10 @@ type Journal interface {
 	Fence(ctx context.Context, a journal.Attempt) (journal.Pass, error)
 
 	// Record writes what an attempt taught and all that follows from it in one transaction: the step, the next step, the
-	// phase, attention, and with the last one the final status. Recording the same outcome again changes nothing.
-	Record(ctx context.Context, a journal.Attempt, l journal.Learned) (journal.Standing, error)
+	// phase, attention, and with the last one the final status. Recording the same outcome again changes nothing. The reply is
+	// what the run is told. Where mayCall says that the participant of the next step may be called, the transaction fences the
+	// first attempt at that too, which costs the fence no visit of its own.
+	Record(ctx context.Context, a journal.Attempt, l journal.Learned, mayCall func(participant string) bool) (saga.Reply, error)
 }
 
 // Gate keeps attempts away from a participant that answers nobody. Its methods may be called from many goroutines.
@@ -84,10 +84,7 @@ func (a *attempts) run(ctx task.ActivityContext) (any, error) {
 	if err := ctx.GetInput(&in); err != nil {
 		return nil, fmt.Errorf("read activity input: %w", err)
 	}
-	reply, err := a.attempt(ctx.Context(), journal.Attempt{Call: in})
-	reply.Step = in.Step
-	reply.Reason = cut(reply.Reason)
-	return reply, err
+	return a.attempt(ctx.Context(), journal.Attempt{Call: in})
 }
 
 func (a *attempts) attempt(ctx context.Context, at journal.Attempt) (saga.Reply, error) {
@@ -101,7 +98,7 @@ func (a *attempts) attempt(ctx context.Context, at journal.Attempt) (saga.Reply,
 	if err != nil {
 		return saga.Reply{}, err
 	}
-	if reply, mayGo := pass.Reply(); !mayGo {
+	if reply, mayGo := pass.Reply(at); !mayGo {
 		return reply, nil
 	}
 
@@ -112,11 +109,7 @@ func (a *attempts) attempt(ctx context.Context, at journal.Attempt) (saga.Reply,
 	defer span.End()
 	learned := a.ask(ctx, at, pass)
 	span.SetAttributes(attribute.String("outcome", string(learned.Outcome)), attribute.String("reason", learned.Reason))
-	standing, err := a.record(ctx, at, learned)
-	if err != nil {
-		return saga.Reply{}, err
-	}
-	return standing.Reply(learned), nil
+	return a.record(ctx, at, learned)
 }
 
 // name is what an attempt is called in traces.
@@ -133,10 +126,10 @@ func (a *attempts) fence(ctx context.Context, at journal.Attempt) (journal.Pass,
 	return a.journal.Fence(ctx, at)
 }
 
-func (a *attempts) record(ctx context.Context, at journal.Attempt, l journal.Learned) (journal.Standing, error) {
+func (a *attempts) record(ctx context.Context, at journal.Attempt, l journal.Learned) (saga.Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, journalBudget)
 	defer cancel()
-	return a.journal.Record(ctx, at, l)
+	return a.journal.Record(ctx, at, l, func(participant string) bool { return a.gate.HeldBack(participant) == "" })
 }
 
 // ask calls the participant, up to three times while it gets no answer and the participant is not held back.
@@ -159,10 +152,10 @@ func (a *attempts) try(ctx context.Context, at journal.Attempt, pass journal.Pas
 	result, err := a.callOnce(ctx, at, pass)
 	if err != nil {
 		attention, _ := understood(err)
-		return journal.Learned{Outcome: saga.Unknown, Detail: cut(err.Error()), Attention: attention}
+		return journal.Learned{Outcome: saga.Unknown, Detail: journal.Cut(err.Error()), Attention: attention}
 	}
 	learned := journal.Learned{
-		Reason: cut(result.Reason), Detail: cut(result.Detail), Reference: cut(result.Reference), ValidUntil: result.ValidUntil,
+		Reason: journal.Cut(result.Reason), Detail: journal.Cut(result.Detail), Reference: journal.Cut(result.Reference), ValidUntil: result.ValidUntil,
 		Output: result.Output,
 	}
 	switch result.Outcome {
@@ -241,17 +234,4 @@ func understood(err error) (attention journal.AttentionCode, ok bool) {
 		return "", connectErr.Code() == connect.CodeNotFound
 	}
 	return "", false
-}
-
-// cut shortens a text to journal.MaxDetail bytes of valid UTF-8, so that histories and rows stay small and storable.
-func cut(text string) string {
-	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), "")
-	if len(text) <= journal.MaxDetail {
-		return text
-	}
-	text = text[:journal.MaxDetail]
-	for !utf8.ValidString(text) {
-		text = text[:len(text)-1]
-	}
-	return text
 }

@@ -101,7 +101,7 @@ func (h *Host) open(ctx context.Context, config Config, extra Extra) (err error)
 		guests = extra.Guests(h.Pool)
 	}
 	h.committer = commit.New(h.Pool)
-	h.Store = store.New(h.Pool, guests)
+	h.Store = store.New(h.Pool, h.committer, guests)
 	names, err := h.participants(ctx, config)
 	if err != nil {
 		return err

@@ -1,14 +1,17 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
@@ -42,25 +45,33 @@ type NewSaga struct {
 // ID names the saga.
 func (n NewSaga) ID() saga.ID { return saga.ID{Definition: n.Plan.Definition, Key: n.Key} }
 
-const insertSaga = `
+const insertSagas = `
 	WITH accepted AS (
 	    INSERT INTO sagas (definition, key, idempotency_key, digest, request, input, engine, about, currency, amount, progress,
 	                       elsewhere, traceparent, deadline, approval_wait, at_step, plan, requests, check_at, touched_at)
-	    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, now() + $14::interval, nullif($16::interval, '0'), $17, $18, coalesce($19::jsonb, '{}'),
-	            -- Nobody starts one that is driven elsewhere, so it is looked at when its deadline has passed; and as soon as its
-	            -- event is out participants may act.
-	            now() + CASE WHEN $12 THEN $14::interval ELSE $15::interval END,
-	            CASE WHEN $12 THEN now() END)
+	    SELECT definition, key, idempotency_key, digest, request, input::jsonb, engine, about, currency, amount, progress::jsonb,
+	           elsewhere, traceparent, now() + deadline, nullif(approval, '0'), at_step, plan::jsonb, requests::jsonb,
+	           -- Nobody starts one that is driven elsewhere, so it is looked at when its deadline has passed; and as soon as its
+	           -- event is out participants may act.
+	           now() + CASE WHEN elsewhere THEN deadline ELSE $19::interval END, CASE WHEN elsewhere THEN now() END
+	    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[],
+	                $11::text[], $12::boolean[], $13::text[], $14::interval[], $15::interval[], $16::text[], $17::text[], $18::text[])
+	         AS w (definition, key, idempotency_key, digest, request, input, engine, about, currency, amount,
+	               progress, elsewhere, traceparent, deadline, approval, at_step, plan, requests)
 	    ON CONFLICT DO NOTHING
-	    RETURNING definition, key, deadline
+	    RETURNING definition, key, started_at, deadline
 	), told AS (
 	    INSERT INTO entries (definition, key, kind, outcome) SELECT definition, key, 'status', 'RUNNING' FROM accepted
 	)
-	SELECT deadline FROM accepted`
+	SELECT definition, key, started_at, deadline FROM accepted`
 
-// isForgotten is asked after the saga was inserted, never within the same statement: an insert that waited for Forget to remove the
+// areForgotten is asked after sagas were inserted, never within the same statement: an insert that waited for Forget to remove the
 // saga of the same key goes on with the snapshot from before, in which nothing was forgotten; the next statement sees it.
-const isForgotten = `SELECT EXISTS (SELECT FROM forgotten_sagas WHERE definition = $1 AND (key = $2 OR idempotency_key = $3))`
+const areForgotten = `
+	SELECT n
+	FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS w (definition, key, idempotency_key, n)
+	WHERE EXISTS (SELECT FROM forgotten_sagas f WHERE f.definition = w.definition AND f.key = w.key)
+	   OR EXISTS (SELECT FROM forgotten_sagas f WHERE f.definition = w.definition AND f.idempotency_key = w.idempotency_key)`
 
 // Conflict says why a start cannot be accepted: a key that is unique belongs to another start.
 type Conflict struct{ With ConflictWith }
@@ -85,57 +96,123 @@ func (c *Conflict) Error() string { return "conflict with " + string(c.With) }
 // Accept takes a saga in, or finds the one that was taken in before: the same start under the same key. A *Conflict says that a key
 // was used with another start; nothing is written then.
 func (s *Store) Accept(ctx context.Context, n NewSaga) (c Saga, created bool, err error) {
-	steps := journal.FirstSteps(n.Plan)
-	progress, err := storedSteps(steps)
-	if err != nil {
+	a := &acceptance{ctx: ctx, NewSaga: n, steps: journal.FirstSteps(n.Plan)}
+	if err := a.encode(); err != nil {
 		return Saga{}, false, fmt.Errorf("accept %s: %w", n.ID(), err)
 	}
-	if err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		var deadline time.Time
-		err := tx.QueryRow(ctx, insertSaga, n.Plan.Definition, n.Key, n.IdempotencyKey, n.Digest, n.Request, n.Input, n.Engine, n.About.Whom,
-			n.About.Money.Currency, n.About.Money.MinorUnits, progress, n.Elsewhere, event.TraceOf(ctx),
-			n.Deadline, journal.StartPatience, n.Approval, steps[0].Name, n.Plan, n.Requests).Scan(&deadline)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		told := &pgx.Batch{}
-		told.Queue(isForgotten, n.Plan.Definition, n.Key, n.IdempotencyKey).QueryRow(func(row pgx.Row) error {
-			var forgotten bool
-			if err := row.Scan(&forgotten); err != nil {
-				return err
-			}
-			if forgotten {
-				return &Conflict{With: WasForgotten}
-			}
-			return nil
-		})
-		if err := s.guest(n.Plan.Definition).Accepted(ctx, told, accepted(n, deadline)); err != nil {
-			return err
-		}
-		created = true
-		return tx.SendBatch(ctx, told).Close()
-	}); err != nil {
+	if err := s.committer.Do(ctx, &commit.Change{Of: s.rows, What: a}); err != nil {
 		return Saga{}, false, fmt.Errorf("accept %s: %w", n.ID(), err)
 	}
-	if created {
+	if a.created {
 		s.watchers.changed(n.ID(), AnyChange)
 		s.guest(n.Plan.Definition).Committed()
-	} else if err := s.sameStart(ctx, n); err != nil {
+		return a.saga(), true, nil
+	}
+	if err := s.sameStart(ctx, n); err != nil {
 		return Saga{}, false, fmt.Errorf("accept %s: %w", n.ID(), err)
 	}
 	c, err = s.Saga(ctx, n.ID())
-	return c, created, err
+	return c, false, err
 }
 
-// accepted is a saga that was just inserted, as far as its guest needs it.
-func accepted(n NewSaga, deadline time.Time) Saga {
-	return Saga{
-		Saga:      journal.Saga{Key: n.Key, Plan: n.Plan, Phase: saga.Forward, Status: journal.Running, Engine: n.Engine, Run: 1, Deadline: deadline},
-		Elsewhere: n.Elsewhere, About: n.About, Input: n.Input,
+// acceptance is a change that inserts a row.
+type acceptance struct {
+	// ctx is its caller's, for the trace that events are in.
+	ctx context.Context
+	NewSaga
+	steps []journal.Step
+	// As JSON.
+	progress, plan, requests string
+
+	created   bool // false: there is one with its key
+	forgotten bool
+	startedAt time.Time
+	deadline  time.Time
+}
+
+func (a *acceptance) encode() error {
+	progress, err := storedSteps(a.steps)
+	if err != nil {
+		return err
 	}
+	plan, err := json.Marshal(a.Plan)
+	if err != nil {
+		return err
+	}
+	requests := []byte("{}")
+	if a.Requests != nil {
+		if requests, err = json.Marshal(a.Requests); err != nil {
+			return err
+		}
+	}
+	a.progress, a.plan, a.requests = string(progress), string(plan), string(requests)
+	return nil
+}
+
+// saga is the one that was just inserted.
+func (a *acceptance) saga() Saga {
+	return Saga{
+		Saga: journal.Saga{
+			Key: a.Key, Plan: a.Plan, Steps: a.steps, Phase: saga.Forward, Status: journal.Running, Engine: a.Engine, Run: 1,
+			StartedAt: a.startedAt, UpdatedAt: a.startedAt, Deadline: a.deadline,
+		},
+		Elsewhere: a.Elsewhere, About: a.About, Input: a.Input,
+	}
+}
+
+// insert queues the insertion of sagas that are accepted. One that is there already is left alone.
+func (t *rows) insert(batch *pgx.Batch, changes []*commit.Change) {
+	if len(changes) == 0 {
+		return
+	}
+	all, byID := make([]*acceptance, len(changes)), make(map[saga.ID]*acceptance, len(changes))
+	for i, c := range changes {
+		a := c.What.(*acceptance)
+		a.created, a.forgotten = false, false
+		all[i], byID[a.ID()] = a, a
+	}
+	// In order of their keys, so that two processes that insert the same ones do not wait for each other.
+	slices.SortFunc(all, func(a, b *acceptance) int {
+		return cmp.Or(cmp.Compare(a.Plan.Definition, b.Plan.Definition), cmp.Compare(a.Key, b.Key))
+	})
+	definitions := column(all, func(a *acceptance) string { return a.Plan.Definition })
+	keys := column(all, func(a *acceptance) string { return a.Key })
+	idempotencyKeys := column(all, func(a *acceptance) string { return a.IdempotencyKey })
+	batch.Queue(insertSagas, definitions, keys, idempotencyKeys,
+		column(all, func(a *acceptance) string { return a.Digest }),
+		column(all, func(a *acceptance) []byte { return a.Request }),
+		column(all, func(a *acceptance) string { return string(a.Input) }),
+		column(all, func(a *acceptance) string { return a.Engine }),
+		column(all, func(a *acceptance) string { return a.About.Whom }),
+		column(all, func(a *acceptance) string { return a.About.Money.Currency }),
+		column(all, func(a *acceptance) int64 { return a.About.Money.MinorUnits }),
+		column(all, func(a *acceptance) string { return a.progress }),
+		column(all, func(a *acceptance) bool { return a.Elsewhere }),
+		column(all, func(a *acceptance) string { return event.TraceOf(a.ctx) }),
+		column(all, func(a *acceptance) time.Duration { return a.Deadline }),
+		column(all, func(a *acceptance) time.Duration { return a.Approval }),
+		column(all, func(a *acceptance) string { return a.steps[0].Name }),
+		column(all, func(a *acceptance) string { return a.plan }),
+		column(all, func(a *acceptance) string { return a.requests }),
+		journal.StartPatience,
+	).Query(func(inserted pgx.Rows) error {
+		var id saga.ID
+		var startedAt, deadline time.Time
+		_, err := pgx.ForEachRow(inserted, []any{&id.Definition, &id.Key, &startedAt, &deadline}, func() error {
+			a := byID[id]
+			a.created, a.startedAt, a.deadline = true, startedAt, deadline
+			return nil
+		})
+		return err
+	})
+	batch.Queue(areForgotten, definitions, keys, idempotencyKeys).Query(func(forgotten pgx.Rows) error {
+		var n int
+		_, err := pgx.ForEachRow(forgotten, []any{&n}, func() error {
+			all[n-1].forgotten = all[n-1].created
+			return nil
+		})
+		return err
+	})
 }
 
 // sameStart checks that what stands in the way of n is n itself.

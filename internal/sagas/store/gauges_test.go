@@ -44,7 +44,7 @@ func TestTheGaugesTellHowTheOpenCheckoutsStand(t *testing.T) {
 	undoing.record(checkout.AuthorizePayment, true, applied, journal.GoOn)
 	stuck := undoing.attempt(checkout.ReserveStock, true)
 	stuck.Stuck = true
-	_, err := undoing.store.Record(t.Context(), stuck, noAnswer("down"))
+	_, err := undoing.store.Record(t.Context(), stuck, noAnswer("down"), nil)
 	require.NoError(t, err)
 
 	undoing.exec(`UPDATE checkouts SET attention = jsonb_set(attention, '{since}', to_jsonb(now() - interval '1 hour'))

@@ -2,19 +2,21 @@ package store
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // Fence tells whether an attempt may call its participant now, and claims what the step claims.
 func (s *Store) Fence(ctx context.Context, a journal.Attempt) (journal.Pass, error) {
+	if pass, has := s.passes.take(a); has {
+		return pass, nil
+	}
 	var pass journal.Pass
 	if !a.Claims && a.HeldBack == "" {
 		// Most attempts claim nothing, so a look without a lock answers them; what changes right after it is caught by
@@ -37,17 +39,35 @@ func (s *Store) Fence(ctx context.Context, a journal.Attempt) (journal.Pass, err
 	return pass, nil
 }
 
-// Record writes what an attempt taught, and all that follows from it.
-func (s *Store) Record(ctx context.Context, a journal.Attempt, l journal.Learned) (journal.Standing, error) {
-	var standing journal.Standing
+// Record writes what an attempt taught, and all that follows from it, and returns what the run is told. Where mayCall says that the
+// participant of the next step may be called, the first attempt at that is fenced in the same transaction; mayCall may be nil.
+func (s *Store) Record(ctx context.Context, a journal.Attempt, l journal.Learned, mayCall func(participant string) bool) (saga.Reply, error) {
+	var riders []commit.Rider
+	if rider := commit.RiderOf(ctx); rider != nil {
+		riders = append(riders, rider)
+	}
+	var reply saga.Reply
+	var next journal.Attempt
+	var pass journal.Pass
 	if _, err := s.change(ctx, a.Saga(), func(r *row) bool {
 		before := r.Phase
-		standing = r.Record(a, l)
+		standing := r.Record(a, l)
+		reply = standing.Reply(a, l)
+		for _, rider := range riders {
+			rider.Answered(reply)
+		}
+		var has bool
+		if next, has = r.Next(a); has && mayCall != nil && mayCall(next.Participant) {
+			pass, _ = r.fence(next)
+		}
 		return standing != journal.Over || r.Phase != before
-	}); err != nil {
-		return "", fmt.Errorf("record %s of %s: %w", a.Step, a.Saga(), err)
+	}, riders...); err != nil {
+		return saga.Reply{}, fmt.Errorf("record %s of %s: %w", a.Step, a.Saga(), err)
 	}
-	return standing, nil
+	if pass.Leave == journal.Go {
+		s.passes.give(next, pass)
+	}
+	return reply, nil
 }
 
 // Observe lets decide look, under its lock and in the caller's transaction, at a saga of which something was heard; if decide says that
@@ -63,7 +83,7 @@ func (s *Store) Observe(ctx context.Context, tx pgx.Tx, id saga.ID, decide func(
 		return nil, nil
 	}
 	writes := &pgx.Batch{}
-	if err := s.queueSave(ctx, writes, r); err != nil {
+	if err := s.rows.save(writes, []*change{{ctx: ctx, row: r}}); err != nil {
 		return nil, err
 	}
 	if err := tx.SendBatch(ctx, writes).Close(); err != nil {
@@ -72,57 +92,28 @@ func (s *Store) Observe(ctx context.Context, tx pgx.Tx, id saga.ID, decide func(
 	return func() { s.committed(was, r) }, nil
 }
 
-// change lets decide look at a saga under its lock; if decide says that it changed the row, the row is written. It is a
-// transaction of two round trips: begin with the read, and commit with the writes.
-func (s *Store) change(ctx context.Context, id saga.ID, decide func(*row) (changed bool)) (Saga, error) {
-	// Released in the middle of a transaction, a connection is closed by the pool, and PostgreSQL rolls it back.
-	conn, err := s.pool.Acquire(ctx)
-	if err != nil {
+// change lets decide look at a saga under its lock, in a transaction that other changes share; if decide says that it changed the row,
+// the row is written. It may decide more than once, each time by the row as it is then. A rider that goes along must be nil or told by
+// decide what it waits for.
+func (s *Store) change(ctx context.Context, id saga.ID, decide func(*row) (changed bool), riders ...commit.Rider) (Saga, error) {
+	c := &change{ctx: ctx, id: id, decide: decide}
+	together := []*commit.Change{{Of: s.rows, What: c}}
+	for _, rider := range riders {
+		together = append(together, rider.Change())
+	}
+	if err := s.committer.Do(ctx, together...); err != nil {
 		return Saga{}, fmt.Errorf("change %s: %w", id, err)
 	}
-	defer conn.Release()
-
-	begin := &pgx.Batch{}
-	begin.Queue("BEGIN")
-	begin.Queue(selectSaga+" FOR UPDATE", id.Definition, id.Key)
-	results := conn.SendBatch(ctx, begin)
-	_, err = results.Exec()
-	if err != nil {
-		return Saga{}, errors.Join(fmt.Errorf("change %s: %w", id, err), results.Close())
+	if c.changed {
+		s.committed(c.was, c.row)
 	}
-	r, err := scanSaga(results.QueryRow())
-	if closed := results.Close(); err == nil {
-		err = closed
-	}
-	if err != nil {
-		_, _ = conn.Exec(ctx, "ROLLBACK") // Spares a connection where there is only no such row.
-		return Saga{}, notFound(err, id)
-	}
-
-	end := &pgx.Batch{}
-	was := pastOf(r)
-	changed := decide(r)
-	// Before what follows from them, so that a history tells them in this order.
-	for _, c := range r.Commands {
-		end.Queue(insertCommand, c.ID, id.Definition, id.Key, c.Kind, c.Step, c.Actor, c.Reason, c.Outcome, c.WithoutProof)
-	}
-	if changed {
-		if err := s.queueSave(ctx, end, r); err != nil {
-			return Saga{}, err
-		}
-	}
-	end.Queue("COMMIT")
-	if err := conn.SendBatch(ctx, end).Close(); err != nil {
-		return Saga{}, fmt.Errorf("write %s: %w", id, err)
-	}
-	if changed {
-		s.committed(was, r)
-	}
-	return r.saga(), nil
+	return c.row.saga(), nil
 }
 
 // committed tells of a changed row whose transaction has committed.
 func (s *Store) committed(was past, r *row) {
+	s.rows.know(r)
+	s.passes.drop(r.ID())
 	s.meter.committed(was, r)
 	s.watchers.changed(r.ID(), kindOf(r.Status))
 	if r.Ended {
@@ -152,135 +143,4 @@ func notFound(err error, id saga.ID) error {
 		return fmt.Errorf("%w: %s", ErrNotFound, id)
 	}
 	return fmt.Errorf("read %s: %w", id, err)
-}
-
-const selectSagas = `
-	SELECT key, elsewhere, engine, run, started_run, phase, status, coalesce(verdict, ''), reason, reason_code,
-	       about, currency, amount, input, requests,
-	       touched_at IS NOT NULL, cancelled_at IS NOT NULL, cancel_reason,
-	       deadline, deadline <= clock_timestamp(), clock_timestamp(),
-	       coalesce(approval_wait, '0'), approval_deadline, coalesce(approval_deadline <= clock_timestamp(), false),
-	       coalesce(check_at, 'epoch'), pokes, fruitless_runs, attention, progress, started_at, updated_at, ended_at,
-	       traceparent, plan
-	FROM sagas`
-
-const selectSaga = selectSagas + ` WHERE definition = $1 AND key = $2`
-
-// row is one saga as a transaction sees it. Which way it can go is for the rules of package journal to say.
-type row struct {
-	journal.Row
-	about    saga.About
-	input    json.RawMessage
-	requests map[string]json.RawMessage
-	trace    string // W3C trace context of the start
-}
-
-// saga is what readers see of the row.
-func (r *row) saga() Saga {
-	return Saga{Saga: r.Saga, Elsewhere: r.Elsewhere, About: r.about, Input: r.input}
-}
-
-// fence is the rule, with what the participant is asked with for whoever may go ahead.
-func (r *row) fence(a journal.Attempt) (pass journal.Pass, claimed bool) {
-	pass, claimed = r.Fence(a)
-	if pass.Leave == journal.Go {
-		pass.Input, pass.TraceParent = r.input, r.trace
-		if request, has := r.requests[a.Step]; has {
-			pass.Input = request
-		}
-	}
-	return pass, claimed
-}
-
-func scanSaga(from pgx.Row) (*row, error) {
-	r := &row{}
-	var steps []storedStep
-	if err := from.Scan(&r.Key, &r.Elsewhere, &r.Engine, &r.Run, &r.StartedRun, &r.Phase, &r.Status, &r.Verdict, &r.Reason, &r.ReasonCode,
-		&r.about.Whom, &r.about.Money.Currency, &r.about.Money.MinorUnits, &r.input, &r.requests,
-		&r.Touched, &r.Cancelled, &r.CancelReason, &r.Deadline, &r.PastDeadline, &r.Now,
-		&r.ApprovalWait, &r.ApprovalDeadline, &r.PastApproval,
-		&r.CheckAt, &r.Pokes, &r.FruitlessRuns, &r.Attention, &steps, &r.StartedAt, &r.UpdatedAt, &r.EndedAt, &r.trace, &r.Plan); err != nil {
-		return nil, err
-	}
-	r.Steps = progressOf(r.Plan, steps)
-	return r, nil
-}
-
-// storedStep is how far a step is, as the row keeps it: as many as the plan has, in its order.
-type storedStep struct {
-	Name         string          `json:"name"`
-	State        string          `json:"state"`
-	Attempts     int             `json:"attempts"`
-	StartedAt    *time.Time      `json:"started_at,omitempty"`
-	EndedAt      *time.Time      `json:"ended_at,omitempty"`
-	Error        string          `json:"error"`
-	Reference    string          `json:"reference"`
-	ValidUntil   *time.Time      `json:"valid_until,omitempty"`
-	Output       json.RawMessage `json:"output,omitempty"`
-	Compensation string          `json:"compensation"`
-	Tries        int             `json:"compensation_tries"`
-}
-
-// progressOf is how far each step of a plan is.
-func progressOf(plan saga.Plan, stored []storedStep) []journal.Step {
-	steps := make([]journal.Step, len(plan.Steps))
-	for i, s := range stored {
-		steps[i] = journal.Step{
-			Step: plan.Steps[i], State: s.State, Attempts: s.Attempts, StartedAt: s.StartedAt, EndedAt: s.EndedAt, Error: s.Error,
-			Reference: s.Reference, ValidUntil: s.ValidUntil, Output: s.Output, CompensationState: s.Compensation, CompensationTries: s.Tries,
-		}
-	}
-	return steps
-}
-
-const (
-	updateSaga = `
-	UPDATE sagas SET
-	    run = $2, started_run = $3, phase = $4, status = $5, verdict = nullif($6, ''), reason = $7,
-	    touched_at   = CASE WHEN $8 THEN coalesce(touched_at, clock_timestamp()) END,
-	    cancelled_at = CASE WHEN $9 THEN coalesce(cancelled_at, clock_timestamp()) END, cancel_reason = $10,
-	    check_at = $11, pokes = $12, fruitless_runs = $13, attention = $14, progress = $15, ended_at = $16,
-	    reason_code = $17, at_step = $18, deadline = $19, approval_deadline = $20, engine = $21,
-	    updated_at = clock_timestamp()
-	WHERE definition = $22 AND key = $1`
-
-	insertEntry = `
-	INSERT INTO entries (definition, key, kind, step, attempt, actor, reason, duration_ms, outcome, error)
-	VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
-
-	insertCommand = `
-	INSERT INTO commands (id, definition, key, kind, step, actor, reason, outcome, without_proof) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
-)
-
-// queueSave queues what writes a changed row, with what is told about it.
-func (s *Store) queueSave(ctx context.Context, batch *pgx.Batch, r *row) error {
-	var checkAt *time.Time
-	if r.Phase != journal.Final {
-		checkAt = &r.CheckAt
-	}
-	progress, err := storedSteps(r.Steps)
-	if err != nil {
-		return fmt.Errorf("write steps of %s: %w", r.Key, err)
-	}
-	batch.Queue(updateSaga, r.Key, r.Run, r.StartedRun, r.Phase, r.Status, string(r.Verdict), r.Reason,
-		r.Touched, r.Cancelled, r.CancelReason, checkAt, r.Pokes, r.FruitlessRuns, r.Attention, progress, r.EndedAt,
-		r.ReasonCode, r.AtStep(), r.Deadline, r.ApprovalDeadline, r.Engine, r.Plan.Definition)
-	for _, e := range r.Entries {
-		batch.Queue(insertEntry, r.Plan.Definition, r.Key, e.Kind, e.Step, e.Attempt, e.Actor, e.Reason, e.Duration.Milliseconds(), e.Outcome, e.Error)
-	}
-	if r.Ended {
-		return s.guest(r.Plan.Definition).Ended(ctx, batch, r.saga())
-	}
-	return nil
-}
-
-func storedSteps(steps []journal.Step) ([]byte, error) {
-	stored := make([]storedStep, len(steps))
-	for i, s := range steps {
-		stored[i] = storedStep{
-			Name: s.Name, State: s.State, Attempts: s.Attempts, StartedAt: s.StartedAt, EndedAt: s.EndedAt, Error: s.Error,
-			Reference: s.Reference, ValidUntil: s.ValidUntil, Output: s.Output, Compensation: s.CompensationState, Tries: s.CompensationTries,
-		}
-	}
-	return json.Marshal(stored)
 }

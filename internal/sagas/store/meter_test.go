@@ -81,12 +81,12 @@ func TestTheMeterCountsWhatTransactionsDid(t *testing.T) {
 			stuck.Stuck = true
 			s.fence(checkout.ReserveStock, false, journal.Go)
 			for range 3 {
-				_, err := s.store.Record(s.t.Context(), stuck, noAnswer("down"))
+				_, err := s.store.Record(s.t.Context(), stuck, noAnswer("down"), nil)
 				require.NoError(s.t, err)
 			}
 			s.record(checkout.ReserveStock, false, applied, journal.GoOn)
 			stuck.Step = checkout.AuthorizePayment
-			_, err := s.store.Record(s.t.Context(), stuck, noAnswer("down"))
+			_, err := s.store.Record(s.t.Context(), stuck, noAnswer("down"), nil)
 			require.NoError(s.t, err)
 		}, `
 			sagas_attention_total{code=failing} 2
@@ -161,7 +161,7 @@ func TestMetricsAreNamedAsPrometheusWantsThem(t *testing.T) {
 	stuck := s.attempt(checkout.ReserveStock, false)
 	stuck.Stuck = true
 	s.fence(checkout.ReserveStock, false, journal.Go)
-	_, err := s.store.Record(t.Context(), stuck, noAnswer("down"))
+	_, err := s.store.Record(t.Context(), stuck, noAnswer("down"), nil)
 	require.NoError(t, err)
 	s.record(checkout.ReserveStock, false, applied, journal.GoOn)
 	s.cancel(journal.CancelAccepted)

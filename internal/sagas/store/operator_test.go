@@ -419,7 +419,7 @@ func TestTheSweeperLooksRightAfterTheDeadlineHoweverLongTheRunMeansToWait(t *tes
 	a := s.attempt(checkout.AuthorizePayment, false)
 	a.WaitMS, a.Stuck = time.Hour.Milliseconds(), true
 	s.fence(checkout.AuthorizePayment, false, journal.Go)
-	_, err := s.store.Record(t.Context(), a, noAnswer("down"))
+	_, err := s.store.Record(t.Context(), a, noAnswer("down"), nil)
 	require.NoError(t, err)
 	var late time.Duration
 	require.NoError(t, s.pool.QueryRow(t.Context(), `SELECT check_at - deadline FROM checkouts`).Scan(&late))

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
@@ -33,10 +34,13 @@ func Migrations() pg.Migrations { return pg.EmbeddedMigrations(migrations, "") }
 
 // Store reads and changes sagas. Its methods may be called from many goroutines.
 type Store struct {
-	pool     *pgxpool.Pool
-	guests   map[string]Guest
-	watchers *watchers
-	meter    *meter
+	pool      *pgxpool.Pool
+	committer *commit.Committer
+	rows      *rows
+	passes    *passes
+	guests    map[string]Guest
+	watchers  *watchers
+	meter     *meter
 }
 
 // Guest is what a definition keeps beside its sagas, written in the transactions that accept and end them.
@@ -49,9 +53,11 @@ type Guest interface {
 }
 
 // New returns a store on a migrated database, with the guests of those definitions that have one, by name. The pool stays the
-// caller's.
-func New(pool *pgxpool.Pool, guests map[string]Guest) *Store {
-	return &Store{pool: pool, guests: guests, watchers: newWatchers(), meter: newMeter(pool)}
+// caller's. What the store changes is committed by the committer, together with what others commit by it.
+func New(pool *pgxpool.Pool, committer *commit.Committer, guests map[string]Guest) *Store {
+	s := &Store{pool: pool, committer: committer, guests: guests, watchers: newWatchers(), passes: &passes{bySaga: make(map[saga.ID]given)}, meter: newMeter(pool)}
+	s.rows = &rows{guest: s.guest, known: make(map[saga.ID]*fixed)}
+	return s
 }
 
 func (s *Store) guest(definition string) Guest {

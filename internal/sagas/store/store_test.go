@@ -303,7 +303,7 @@ func TestI3WhatFailsForLongCallsForAttentionAndStopsCallingWhenItWorks(t *testin
 
 	stuck := s.attempt(checkout.AuthorizePayment, true)
 	stuck.Round, stuck.Stuck, stuck.WaitMS = 12, true, time.Minute.Milliseconds()
-	_, err := s.store.Record(t.Context(), stuck, noAnswer("connection refused"))
+	_, err := s.store.Record(t.Context(), stuck, noAnswer("connection refused"), nil)
 	require.NoError(t, err)
 	c, err := s.store.Saga(t.Context(), s.id)
 	require.NoError(t, err)
@@ -523,9 +523,9 @@ func (s *scenario) fence(step string, undo bool, want journal.Leave) {
 
 func (s *scenario) record(step string, undo bool, l journal.Learned, want journal.Standing) {
 	s.t.Helper()
-	standing, err := s.store.Record(s.t.Context(), s.attempt(step, undo), l)
+	reply, err := s.store.Record(s.t.Context(), s.attempt(step, undo), l, nil)
 	require.NoError(s.t, err)
-	require.Equal(s.t, want, standing, "record of %s (undo %t)", step, undo)
+	require.Equal(s.t, want.Reply(s.attempt(step, undo), l), reply, "record of %s (undo %t)", step, undo)
 }
 
 func (s *scenario) cancel(want journal.CancelOutcome) {

@@ -12,6 +12,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/gen/warehouse/v1/warehousev1connect"
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/orders"
+	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/events/deadletter"
 	"github.com/checkoutsaga/orchestrator/internal/events/inbox"
@@ -44,7 +45,7 @@ func Migrations() []pg.Migrations {
 
 // Store is a store of checkouts whose events nobody publishes.
 func Store(pool *pgxpool.Pool) *store.Store {
-	return store.New(pool, map[string]store.Guest{checkout.Definition: Orders(pool)})
+	return store.New(pool, commit.New(pool), map[string]store.Guest{checkout.Definition: Orders(pool)})
 }
 
 // Orders are the orders of a database, whose events nobody publishes.
