@@ -28,7 +28,7 @@ const (
 	lookEvery = time.Second
 	// maxRings bounds how many instances whose timers fire are at it at once. Each may have to be read from the log.
 	maxRings = 16
-	// askAgain is the pause before the database is asked again after it could not answer.
+	// askAgain is the longest pause before the database is asked again after it could not answer.
 	askAgain = 200 * time.Millisecond
 )
 
@@ -385,7 +385,7 @@ func (r *runner) load(ctx context.Context, i *instance) error {
 // rebuild makes of an instance, which the caller holds, what the log says of it, when it is open whether a turn of it was committed. It
 // tells whether it has; else the engine stops.
 func (r *runner) rebuild(i *instance) bool {
-	for {
+	for wait := askAgain / 16; ; wait = min(2*wait, askAgain) {
 		h, err := r.readAfterAll(r.work, i.id)
 		if err == nil {
 			i.history = h
@@ -397,7 +397,7 @@ func (r *runner) rebuild(i *instance) bool {
 			return false
 		}
 		r.Log.Warn("embedded engine cannot read what became of a transaction", "workflow_id", i.id, "error", err)
-		if !pause.For(r.work, askAgain) {
+		if !pause.For(r.work, wait) {
 			return false
 		}
 	}
