@@ -73,8 +73,8 @@ func recording(to **commit.Committer) *task.TaskRegistry {
 			return nil, err
 		}
 		for i := range n {
-			if err := ctx.CallActivity("record", task.WithActivityInput(step{string(ctx.ID), i})).Await(nil); err != nil {
-				return nil, err
+			// What could not be recorded is tried again, as a saga does.
+			for ctx.CallActivity("record", task.WithActivityInput(step{string(ctx.ID), i})).Await(nil) != nil {
 			}
 		}
 		return nil, nil

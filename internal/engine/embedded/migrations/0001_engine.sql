@@ -7,8 +7,8 @@ CREATE SCHEMA IF NOT EXISTS engine;
 DROP TABLE IF EXISTS engine.newevents, engine.newtasks, engine.history, engine.instances CASCADE;
 
 -- Whoever takes over raises the epoch, and writes nothing unless it still stands.
-CREATE TABLE engine.owner (epoch bigint NOT NULL);
-INSERT INTO engine.owner VALUES (0);
+CREATE TABLE engine.owner (one boolean PRIMARY KEY CHECK (one), epoch bigint NOT NULL);
+INSERT INTO engine.owner VALUES (true, 0);
 
 CREATE TABLE engine.log (
     key    bigint   NOT NULL,  -- of the instance, in the order of their starts
@@ -21,8 +21,8 @@ CREATE TABLE engine.log (
 CREATE UNIQUE INDEX log_id ON engine.log (id) WHERE id IS NOT NULL;
 
 -- An instance that goes on has a key from here up, or stands in engine.lasting.
-CREATE TABLE engine.low_water (key bigint NOT NULL);
-INSERT INTO engine.low_water VALUES (1);
+CREATE TABLE engine.low_water (one boolean PRIMARY KEY CHECK (one), key bigint NOT NULL);
+INSERT INTO engine.low_water VALUES (true, 1);
 
 -- Instances that have gone on for some time. Most end long before they would come here.
 CREATE TABLE engine.lasting (
