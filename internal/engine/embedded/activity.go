@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/checkoutsaga/orchestrator/internal/commit"
+	"github.com/checkoutsaga/orchestrator/internal/pause"
 )
 
 // perform carries out an activity, commits its outcome with the turn that it causes, and returns the activities that follow. If the
@@ -32,7 +33,7 @@ func (r *runner) perform(j job) []job {
 		switch {
 		case ride.change.Committed:
 			return r.settle(ride.turn)
-		case r.work.Err() != nil, ride.change.Err == nil && !r.rebuild(i):
+		case r.work.Err() != nil, ride.turn.isOpen(ride.change) && !r.rebuild(i):
 			return nil
 		}
 	} else {
@@ -56,10 +57,10 @@ func (r *runner) record(j job, outcome *protos.HistoryEvent) []job {
 			return nil
 		}
 		isOpen, err := r.commit(r.work, t)
-		if err == nil {
+		switch {
+		case err == nil:
 			return r.settle(t)
-		}
-		if !isOpen || r.work.Err() != nil || !r.rebuild(j.instance) {
+		case errors.Is(err, ErrLost), r.work.Err() != nil, isOpen && !r.rebuild(j.instance), !isOpen && !pause.For(r.work, askAgain):
 			return nil
 		}
 	}

@@ -268,7 +268,7 @@ func (r *runner) commit(ctx context.Context, t *turn) (isOpen bool, err error) {
 	if errors.Is(err, ErrLost) {
 		r.lose(err)
 	}
-	return err != nil && change.Err == nil, err
+	return err != nil && t.isOpen(change), err
 }
 
 // settle makes a committed turn what is so, and returns the activities that it caused.
@@ -460,5 +460,6 @@ func (r *runner) ring(id string) {
 	}
 	if err := r.deliver(r.work, &turn{runner: r, instance: i, happened: due}); err != nil && r.work.Err() == nil {
 		r.Log.Warn("embedded engine cannot store that a timer fired", "workflow_id", id, "error", err)
+		r.wakes.set(id, time.Now().Add(askAgain))
 	}
 }

@@ -26,7 +26,13 @@ type turn struct {
 	// next is the history after the turn, row what it adds to the log.
 	next history
 	row  []byte
+	// written says that it was put into a transaction.
+	written bool
 }
+
+// isOpen tells whether it is not known if the turn was committed: change, of which nobody has heard that it was, is what it was put
+// into a transaction by.
+func (t *turn) isOpen(change *commit.Change) bool { return t.written && change.Err == nil }
 
 // take takes the turn, as far as it is known what happened.
 func (t *turn) take() (err error) {
@@ -162,6 +168,7 @@ func (*table) Write(_ context.Context, batch *pgx.Batch, changes []*commit.Chang
 			low = c.What.(*lowWater).key
 			continue
 		}
+		t.written = true
 		if t.row != nil {
 			id := ""
 			if t.next.rows == 1 {
