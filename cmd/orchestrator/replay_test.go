@@ -24,6 +24,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
 	"github.com/checkoutsaga/orchestrator/internal/checkout/api"
 	"github.com/checkoutsaga/orchestrator/internal/cli"
+	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
 	sagaapi "github.com/checkoutsaga/orchestrator/internal/sagas/api"
@@ -68,14 +69,12 @@ func deploy(t *testing.T, register func(*task.TaskRegistry, *store.Store) error)
 	pool, err := pgxpool.New(t.Context(), url)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	require.NoError(t, pg.Migrate(t.Context(), pool, checkouttest.Migrations()...))
+	require.NoError(t, pg.Migrate(t.Context(), pool, append(checkouttest.Migrations(), embedded.Migrations())...))
 	log := slog.New(slog.DiscardHandler)
 	s := checkouttest.Store(pool)
 	registry := task.NewTaskRegistry()
 	require.NoError(t, register(registry, s))
-	engine, err := embedded.Open(t.Context(), embedded.Config{DatabaseURL: url, Registry: registry, Log: log})
-	require.NoError(t, err)
-	t.Cleanup(engine.Close)
+	engine := embedded.New(embedded.Config{Pool: pool, Committer: commit.New(pool), Registry: registry, Log: log})
 	running, stop := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
 	go func() { stopped <- engine.Run(running) }()

@@ -96,8 +96,12 @@ var rules = []rule{
 		because: "a participant knows its contract, not who calls it: it must work for any saga",
 	},
 	{
-		packages: []string{"internal/engine"}, mayOnly: []string{"internal/engine", "internal/pause", "internal/pg", "internal/sidecar"},
+		packages: []string{"internal/engine"}, mayOnly: []string{"internal/engine", "internal/commit", "internal/pause", "internal/pg", "internal/sidecar"},
 		because: "the engine seam runs any workflow and knows no checkout",
+	},
+	{
+		packages: []string{"internal/commit"}, mayOnly: []string{"internal/pg"},
+		because: "it lets changes share a transaction and knows none of their tables",
 	},
 	{
 		packages: []string{"internal/events", "internal/invoke", "internal/pg", "internal/telemetry", "internal/rpcserver", "internal/localstack", "internal/process", "internal/sidecar", "internal/breaker", "internal/pause", "internal/money", "internal/redact", "internal/localenv", "internal/contract"},

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/checkoutsaga/orchestrator/internal/pg"
@@ -49,6 +50,8 @@ type Change struct {
 	What any
 	// Err is why nothing is written for this change; the others go on without it.
 	Err error
+	// Committed says that it was written and committed, to whoever did not call Do for it, as a Rider.
+	Committed bool
 }
 
 // Committer commits changes. Its methods may be called from many goroutines.
@@ -79,9 +82,9 @@ type party struct {
 	err        error
 }
 
-// Do commits the changes, in one transaction and with whoever else waits, in the order in which their tables are first named. It
-// returns the first Err of a change, when nothing of any of them is written, or why the transaction failed: then it is not known
-// whether it was committed. It returns early when ctx ends before the transaction has begun.
+// Do commits the changes, in one transaction and with whoever else waits. Of two tables that any caller names one after the other, the
+// first is read, decided and written first. Do returns the first Err of a change, when nothing of any of them is written, or why the
+// transaction failed: then it is not known whether it was committed. It returns early when ctx ends before the transaction has begun.
 func (c *Committer) Do(ctx context.Context, changes ...*Change) error {
 	p := &party{changes: changes, lead: make(chan struct{}), done: make(chan struct{})}
 	if !c.enter(p) {
@@ -168,16 +171,24 @@ func (c *Committer) commit(parties []*party) {
 			err = ErrBusy
 		}
 		for _, p := range parties {
-			p.err = err
+			if p.result() == nil { // Else nothing of it was written, whatever became of the others.
+				p.err = err
+			}
 			close(p.done)
 		}
 	}()
 	ctx, cancel := context.WithTimeout(context.Background(), budget)
 	defer cancel()
 	err = c.transaction(ctx, parties, false)
-	if err != nil && len(parties) > 1 && !pg.Away(err) && ctx.Err() == nil {
+	if err != nil && (len(parties) > 1 || hadToWait(err)) && !pg.Away(err) && ctx.Err() == nil {
 		err = ErrBusy
 	}
+}
+
+// hadToWait tells whether waitForNobody ended a transaction: PostgreSQL's lock_not_available.
+func hadToWait(err error) bool {
+	var told *pgconn.PgError
+	return errors.As(err, &told) && told.Code == "55P03"
 }
 
 var errPanicked = errors.New("the decision panicked")
@@ -214,6 +225,9 @@ func (p *party) result() error {
 // PostgreSQL would read all of it.
 const useIndexes = "SET LOCAL enable_seqscan = off"
 
+// neverCompile: a plan that has to read a whole table all the same looks so dear then that PostgreSQL would compile it, for some 40 ms.
+const neverCompile = "SET LOCAL jit = off"
+
 // waitForNobody bounds what a table could not avoid, such as waiting for somebody who inserts the same key: it fails, and each is
 // committed by itself.
 const waitForNobody = "SET LOCAL lock_timeout = '100ms'"
@@ -230,6 +244,7 @@ func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool
 	begin := &pgx.Batch{}
 	begin.Queue("BEGIN")
 	begin.Queue(useIndexes)
+	begin.Queue(neverCompile)
 	if !wait {
 		begin.Queue(waitForNobody)
 	}
@@ -255,6 +270,11 @@ func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool
 	if err := conn.SendBatch(ctx, end).Close(); err != nil {
 		return fmt.Errorf("write transaction: %w", err)
 	}
+	for _, p := range parties {
+		for _, change := range p.changes {
+			change.Committed = change.Err == nil
+		}
+	}
 	return nil
 }
 
@@ -273,13 +293,20 @@ func failTogether(parties []*party) {
 type tableChanges struct {
 	table   Table
 	changes []*Change
+	// rank is at which place a party names the table.
+	rank int
 }
 
-// tablesOf sorts changes by their tables; those that have failed are left out.
+// tablesOf sorts changes by their tables; those that have failed are left out. A table comes after all that a party names before it:
+// what it decides may follow from what they have decided.
 func tablesOf(parties []*party) []tableChanges {
 	var tables []tableChanges
 	for _, p := range parties {
+		var named []Table
 		for _, change := range p.changes {
+			if !slices.Contains(named, change.Of) {
+				named = append(named, change.Of)
+			}
 			if change.Err != nil {
 				continue
 			}
@@ -288,7 +315,9 @@ func tablesOf(parties []*party) []tableChanges {
 				i, tables = len(tables), append(tables, tableChanges{table: change.Of})
 			}
 			tables[i].changes = append(tables[i].changes, change)
+			tables[i].rank = max(tables[i].rank, len(named))
 		}
 	}
+	slices.SortStableFunc(tables, func(a, b tableChanges) int { return a.rank - b.rank })
 	return tables
 }

@@ -166,7 +166,7 @@ func requireOneEngineEach(t *testing.T, s system, r rows, ids []string) {
 // knows tells whether an engine has ever begun a workflow instance.
 func knows(ctx context.Context, s system, r rows, engine, instance string) (known bool, err error) {
 	if engine == "embedded" {
-		err = r.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM engine.instances WHERE instanceid = $1)`, instance).Scan(&known)
+		err = r.pool.QueryRow(ctx, `SELECT EXISTS (SELECT FROM engine.log WHERE id = $1)`, instance).Scan(&known)
 		return known, err
 	}
 	url := fmt.Sprintf("http://127.0.0.1:%d/v1.0/workflows/dapr/%s", s.Stack.Orchestrator.Sidecar.HTTPPort, instance)

@@ -209,14 +209,14 @@ func raceWithPivot(t *testing.T, s *harness.System, id string, wait time.Duratio
 	return want, nil
 }
 
-// holdEngine keeps the embedded engine from handing out activities until release is called.
+// holdEngine keeps the embedded engine from storing anything, and so from beginning activities, until release is called.
 func holdEngine(t *testing.T, databaseURL string) (release func()) {
 	t.Helper()
 	conn, err := pgx.Connect(t.Context(), databaseURL)
 	require.NoError(t, err)
 	tx, err := conn.Begin(t.Context())
 	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), `LOCK TABLE engine.newtasks IN ACCESS EXCLUSIVE MODE`)
+	_, err = tx.Exec(t.Context(), `SELECT FROM engine.owner FOR UPDATE`)
 	require.NoError(t, err)
 	release = sync.OnceFunc(func() { _ = conn.Close(context.Background()) })
 	t.Cleanup(release)

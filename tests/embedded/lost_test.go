@@ -2,18 +2,18 @@ package embedded_test
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
-	"github.com/dapr/durabletask-go/api"
 	"github.com/dapr/durabletask-go/api/protos"
-	"github.com/dapr/durabletask-go/backend"
-	"github.com/dapr/durabletask-go/backend/postgres"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	paymentv1 "github.com/checkoutsaga/orchestrator/gen/payment/v1"
@@ -88,7 +88,7 @@ func TestI3ARunThatTheEngineLostBehindOurBackGoesOnInTheNext(t *testing.T) {
 	s := harness.StartShop(t)
 	s.Config.ApprovalAbove = approvedInUSD
 	s.Config.Policy = saga.Policy{FirstWait: 20 * time.Millisecond, LongestWait: 500 * time.Millisecond, Patience: 1000}
-	s.Open(t)
+	stop := s.Open(t)
 	lost := map[string]func(e *engineTables, t *testing.T, id string){
 		"terminated": (*engineTables).terminate,
 		"purged":     (*engineTables).purge,
@@ -103,11 +103,16 @@ func TestI3ARunThatTheEngineLostBehindOurBackGoesOnInTheNext(t *testing.T) {
 		approved := startMany(t, s.System, name+"-approval", 1, inUSD)
 		all = append(all, approved...)
 		s.AwaitStatus(t, approved[0], checkoutv1.Status_STATUS_AWAITING_APPROVAL)
-		lose := lost[name]
-		lose(e, t, runs.ID(checkout.Saga(name+"-00"), 1))
-		lose(e, t, runs.ID(checkout.Saga(name+"-approval-00"), 1))
+	}
+	stop() // What the engine has in memory nobody takes from it.
+	for _, id := range all {
+		lose := lost[id[:strings.Index(id, "-")]]
+		lose(e, t, runs.ID(checkout.Saga(id), 1))
+	}
+	s.Open(t)
+	for name := range lost {
 		// The word does not reach a run that is gone; the row has it.
-		approve(t, s.System, approved[0])
+		approve(t, s.System, name+"-approval-00")
 	}
 	s.SetBehaviour(t, &paymentv1.SetBehaviourRequest{PaymentMethod: failing, Authorize: "works"})
 	began := time.Now()
@@ -122,7 +127,7 @@ func TestI3DeadlinesHoldThoughTheEngineLostItsTimers(t *testing.T) {
 	t.Parallel()
 	s := harness.StartShop(t)
 	s.Config.ApprovalAbove = approvedInUSD
-	s.Open(t)
+	stop := s.Open(t)
 	s.WatchSums(t)
 	s.SetBehaviour(t, &paymentv1.SetBehaviourRequest{PaymentMethod: failing, Authorize: "fails"})
 	const deadline = 12 * time.Second
@@ -151,10 +156,15 @@ func TestI3DeadlinesHoldThoughTheEngineLostItsTimers(t *testing.T) {
 				s.AwaitStatus(t, id, checkoutv1.Status_STATUS_AWAITING_APPROVAL)
 			}
 			e.awaitTimer(t, runs.ID(checkout.Saga(id), 1))
+		}
+	}
+	stop()
+	for name := range cases {
+		for _, id := range ids[name] {
 			cases[name].lose(e, t, runs.ID(checkout.Saga(id), 1))
 		}
 	}
-	require.Zero(t, e.timers(t), "there is no timer left that could wake anybody")
+	s.Open(t)
 	s.SetBehaviour(t, &paymentv1.SetBehaviourRequest{PaymentMethod: failing, Authorize: "works"})
 	var last time.Duration
 	for name, c := range cases {
@@ -176,141 +186,128 @@ func TestI3DeadlinesHoldThoughTheEngineLostItsTimers(t *testing.T) {
 	s.Audit(t)
 }
 
-// An activity of which the engine forgot that it was handed out is waited for by nobody who could tell: the run looks alive.
-func TestI3ARunWhoseActivityWasLostIsReplaced(t *testing.T) {
-	t.Parallel()
-	s := harness.StartShop(t)
-	s.Open(t)
-	e := openEngine(t, s.System)
-	held := s.Arm(t, harness.Fault{Kind: harness.HoldAfter, Procedure: "Authorize", OrderID: "forgotten", Times: 1})
-	s.Start(t, harness.Order{ID: "forgotten"})
-	held.Await(t)
-	e.dropActivity(t, runs.ID(checkout.Saga("forgotten"), 1))
-	held.Lift()
-	began := time.Now()
-	// 20 s until it is woken, and as long again until its silence tells that it never will.
-	c := s.AwaitEnd(t, "forgotten", harness.Confirmed)
-	t.Logf("it had ended in run %d after %s", c.Run, time.Since(began).Round(time.Millisecond))
-	require.EqualValues(t, 2, c.Run)
-	s.Audit(t)
-}
-
-// engineTables are the embedded engine's own tables, for tests that take from it what it needs.
-type engineTables struct {
-	conn   *pgx.Conn
-	client backend.TaskHubClient
-}
+// engineTables are the embedded engine's own tables, for tests that take from it what it needs while nobody runs it.
+type engineTables struct{ conn *pgx.Conn }
 
 func openEngine(t *testing.T, s *harness.System) *engineTables {
 	t.Helper()
-	config, err := pgxpool.ParseConfig(s.Databases["orchestrator"])
-	require.NoError(t, err)
-	config.MaxConns = 2
-	config.ConnConfig.RuntimeParams["search_path"] = "engine"
-	config.ConnConfig.RuntimeParams["timezone"] = "UTC"
-	conn, err := pgx.ConnectConfig(t.Context(), config.ConnConfig.Copy())
+	conn, err := pgx.Connect(t.Context(), s.Databases["orchestrator"])
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close(context.Background()) })
-	stock := postgres.NewPostgresBackend(&postgres.PostgresOptions{PgOptions: config}, backend.DefaultLogger())
-	// The tables are there already.
-	_ = stock.CreateTaskHub(t.Context())
-	return &engineTables{conn, backend.NewTaskHubClient(stock)}
+	return &engineTables{conn}
 }
 
-// terminate ends an instance as the engine's own tools do.
+// terminate ends an instance.
 func (e *engineTables) terminate(t *testing.T, id string) {
 	t.Helper()
-	require.NoError(t, e.client.TerminateWorkflow(t.Context(), api.InstanceID(id)))
-	harness.Eventually(t, id+" to be terminated", func(ctx context.Context) error {
-		m, err := e.client.FetchWorkflowMetadata(ctx, api.InstanceID(id))
-		if err == nil && !api.WorkflowMetadataIsComplete(m) {
-			err = fmt.Errorf("it is %s", m.RuntimeStatus)
-		}
-		return err
-	})
+	ended, err := proto.Marshal(&protos.GetInstanceHistoryResponse{Events: []*protos.HistoryEvent{{
+		EventId: -1, Timestamp: timestamppb.Now(), EventType: &protos.HistoryEvent_ExecutionCompleted{ExecutionCompleted: &protos.ExecutionCompletedEvent{
+			WorkflowStatus: protos.OrchestrationStatus_ORCHESTRATION_STATUS_TERMINATED,
+		}},
+	}}})
+	require.NoError(t, err)
+	const query = `
+		INSERT INTO engine.log (key, seq, status, events)
+		SELECT key, max(seq) + 1, 2, $2 FROM engine.log WHERE key = (SELECT key FROM engine.log WHERE id = $1) GROUP BY key`
+	tag, err := e.conn.Exec(t.Context(), query, id, ended)
+	require.NoError(t, err)
+	require.EqualValues(t, 1, tag.RowsAffected())
 }
 
 // purge lets nothing of an instance be left.
 func (e *engineTables) purge(t *testing.T, id string) {
 	t.Helper()
-	e.awaitUnlocked(t, id)
-	for _, table := range []string{"NewTasks", "NewEvents", "History", "Instances"} {
-		_, err := e.conn.Exec(t.Context(), `DELETE FROM `+table+` WHERE InstanceID = $1`, id)
-		require.NoError(t, err)
-	}
+	_, err := e.conn.Exec(t.Context(), `DELETE FROM engine.log WHERE key = (SELECT key FROM engine.log WHERE id = $1)`, id)
+	require.NoError(t, err)
+	_, err = e.conn.Exec(t.Context(), `DELETE FROM engine.lasting WHERE id = $1`, id)
+	require.NoError(t, err)
 }
 
 // rewrite lets an instance's history be that of a build that called an activity where this one waits for the first time.
 func (e *engineTables) rewrite(t *testing.T, id string) {
 	t.Helper()
-	type row struct {
-		Number  int
-		Payload []byte
-	}
-	rows, err := e.conn.Query(t.Context(), `SELECT SequenceNumber, EventPayload FROM History WHERE InstanceID = $1 ORDER BY SequenceNumber`, id)
-	require.NoError(t, err)
-	history, err := pgx.CollectRows(rows, pgx.RowToStructByPos[row])
-	require.NoError(t, err)
-	for _, r := range history {
-		event, err := backend.UnmarshalHistoryEvent(r.Payload)
-		require.NoError(t, err)
-		if event.GetTimerCreated() == nil {
-			continue
+	done := false
+	e.change(t, id, func(events []*protos.HistoryEvent) []*protos.HistoryEvent {
+		for _, event := range events {
+			if event.GetTimerCreated() != nil && !done {
+				done = true
+				event.EventType = &protos.HistoryEvent_TaskScheduled{TaskScheduled: &protos.TaskScheduledEvent{Name: "ask-the-fraud-desk"}}
+			}
 		}
-		event.EventType = &protos.HistoryEvent_TaskScheduled{TaskScheduled: &protos.TaskScheduledEvent{Name: "ask-the-fraud-desk"}}
-		payload, err := backend.MarshalHistoryEvent(event)
-		require.NoError(t, err)
-		_, err = e.conn.Exec(t.Context(), `UPDATE History SET EventPayload = $3 WHERE InstanceID = $1 AND SequenceNumber = $2`, id, r.Number, payload)
-		require.NoError(t, err)
-		return
-	}
-	require.Failf(t, "nothing to rewrite", "%s never waited", id)
+		return events
+	})
+	require.True(t, done, "%s never waited", id)
 }
 
+// dropTimers takes from an instance the timers that have not fired.
 func (e *engineTables) dropTimers(t *testing.T, id string) {
 	t.Helper()
-	tag, err := e.conn.Exec(t.Context(), `DELETE FROM NewEvents WHERE InstanceID = $1 AND VisibleTime IS NOT NULL`, id)
+	fired, dropped := map[int32]bool{}, 0
+	e.change(t, id, func(events []*protos.HistoryEvent) []*protos.HistoryEvent {
+		for _, event := range events {
+			if f := event.GetTimerFired(); f != nil {
+				fired[f.TimerId] = true
+			}
+		}
+		return events
+	})
+	e.change(t, id, func(events []*protos.HistoryEvent) []*protos.HistoryEvent {
+		return slices.DeleteFunc(events, func(event *protos.HistoryEvent) bool {
+			drop := event.GetTimerCreated() != nil && !fired[event.EventId]
+			if drop {
+				dropped++
+			}
+			return drop
+		})
+	})
+	require.NotZero(t, dropped, "%s has no timer", id)
+	_, err := e.conn.Exec(t.Context(), `UPDATE engine.lasting SET wake = NULL WHERE id = $1`, id)
 	require.NoError(t, err)
-	require.NotZero(t, tag.RowsAffected(), "%s has no timer", id)
 }
 
-func (e *engineTables) dropActivity(t *testing.T, id string) {
+// change changes the rows of an instance's history.
+func (e *engineTables) change(t *testing.T, id string, change func([]*protos.HistoryEvent) []*protos.HistoryEvent) {
 	t.Helper()
-	tag, err := e.conn.Exec(t.Context(), `DELETE FROM NewTasks WHERE InstanceID = $1`, id)
+	for _, r := range e.rows(t, id) {
+		r.history.Events = change(r.history.Events)
+		row, err := proto.Marshal(r.history)
+		require.NoError(t, err)
+		_, err = e.conn.Exec(t.Context(), `UPDATE engine.log SET events = $3 WHERE key = $1 AND seq = $2`, r.key, r.seq, row)
+		require.NoError(t, err)
+	}
+}
+
+type logRow struct {
+	key     int64
+	seq     int32
+	history *protos.GetInstanceHistoryResponse
+}
+
+func (e *engineTables) rows(t *testing.T, id string) (found []logRow) {
+	t.Helper()
+	rows, err := e.conn.Query(t.Context(), `SELECT key, seq, events FROM engine.log WHERE key = (SELECT key FROM engine.log WHERE id = $1) ORDER BY seq`, id)
 	require.NoError(t, err)
-	require.EqualValues(t, 1, tag.RowsAffected(), "%s waits for no activity", id)
+	var r logRow
+	var events []byte
+	_, err = pgx.ForEachRow(rows, []any{&r.key, &r.seq, &events}, func() error {
+		r.history = &protos.GetInstanceHistoryResponse{}
+		found = append(found, r)
+		return proto.Unmarshal(events, r.history)
+	})
+	require.NoError(t, err)
+	return found
 }
 
 // awaitTimer waits until an instance waits for nothing but a timer that is some time away.
 func (e *engineTables) awaitTimer(t *testing.T, id string) {
 	t.Helper()
-	harness.Eventually(t, id+" to wait for a timer", func(ctx context.Context) error {
-		var waits bool
-		err := e.conn.QueryRow(ctx, `
-			SELECT EXISTS (SELECT FROM NewEvents WHERE InstanceID = $1 AND VisibleTime > (now() AT TIME ZONE 'UTC') + interval '300 milliseconds')
-			   AND NOT EXISTS (SELECT FROM NewTasks WHERE InstanceID = $1)`, id).Scan(&waits)
-		if err == nil && !waits {
-			err = fmt.Errorf("it does not")
+	harness.Eventually(t, id+" to wait for a timer", func(context.Context) error {
+		rows := e.rows(t, id)
+		events := rows[len(rows)-1].history.Events
+		last := events[len(events)-1].GetTimerCreated()
+		if last == nil || time.Until(last.FireAt.AsTime()) < 300*time.Millisecond {
+			return errors.New("it does not")
 		}
-		return err
+		return nil
 	})
-}
-
-// awaitUnlocked waits until no turn of an instance is in hand.
-func (e *engineTables) awaitUnlocked(t *testing.T, id string) {
-	t.Helper()
-	harness.Eventually(t, id+" to be at rest", func(ctx context.Context) error {
-		var atRest bool
-		err := e.conn.QueryRow(ctx, `SELECT LockExpiration IS NULL FROM Instances WHERE InstanceID = $1`, id).Scan(&atRest)
-		if err == nil && !atRest {
-			err = fmt.Errorf("it is not")
-		}
-		return err
-	})
-}
-
-func (e *engineTables) timers(t *testing.T) (n int) {
-	t.Helper()
-	require.NoError(t, e.conn.QueryRow(t.Context(), `SELECT count(*) FROM NewEvents WHERE VisibleTime IS NOT NULL`).Scan(&n))
-	return n
 }

@@ -73,7 +73,7 @@ func TestI7WhatEndedLongAgoIsForgottenEverywhereAndNothingOpenIs(t *testing.T) {
 		require.Equal(t, len(old), count(participant, `SELECT count(*) FROM forgotten_sagas`), participant)
 		require.NotZero(t, count(participant, `SELECT count(*) FROM operations`), "%s keeps what is open", participant)
 	}
-	require.Equal(t, len(open), count("orchestrator", `SELECT count(*) FROM engine.instances`), "the engine keeps the open ones alone")
+	require.Equal(t, len(open), count("orchestrator", `SELECT count(*) FROM engine.log WHERE seq = 0`), "the engine keeps the open ones alone")
 
 	for _, id := range open {
 		approve(t, s.System, id)

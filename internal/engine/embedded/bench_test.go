@@ -25,10 +25,9 @@ func BenchmarkAfter10000Instances(b *testing.B) {
 	conn, err := pgx.Connect(b.Context(), url)
 	require.NoError(b, err)
 	_, err = conn.Exec(b.Context(), `
-		INSERT INTO engine.Instances (InstanceID, ExecutionID, Name, RuntimeStatus)
-		SELECT 'old-' || n, n, 'bench', 'COMPLETED' FROM generate_series(1, 10000) n;
-		INSERT INTO engine.History (InstanceID, SequenceNumber, EventPayload)
-		SELECT 'old-' || n, s, repeat('x', 300)::bytea FROM generate_series(1, 10000) n, generate_series(1, 20) s`)
+		INSERT INTO engine.log (key, seq, id, status, events)
+		SELECT n, s, CASE WHEN s = 0 THEN 'old-' || n END, s / 4, repeat('x', 1500)::bytea FROM generate_series(1, 10000) n, generate_series(0, 4) s;
+		UPDATE engine.low_water SET key = 10001`)
 	require.NoError(b, err)
 	require.NoError(b, conn.Close(b.Context()))
 	enginetest.Bench(b, func(b *testing.B, registry *task.TaskRegistry) engine.Engine { return open(b, url, registry) })

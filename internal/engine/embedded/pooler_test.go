@@ -3,20 +3,17 @@ package embedded_test
 import (
 	"testing"
 
-	"github.com/dapr/durabletask-go/task"
 	"github.com/stretchr/testify/require"
 
-	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
+	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
-func TestAPoolerThatIgnoresTheSchemaIsRefused(t *testing.T) {
+// A pooler that lends sessions for a transaction only is refused when the pool is opened (internal/pg).
+func TestTheEngineNeedsNothingOfAPoolerButSessions(t *testing.T) {
 	t.Parallel()
-	for settings, want := range map[string]string{
-		"pool_mode = session\nignore_startup_parameters = search_path,synchronous_commit": "begin in schema engine (they begin in",
-		"pool_mode = session": "unsupported startup parameter",
-	} {
-		_, err := embedded.Open(t.Context(), embedded.Config{DatabaseURL: pgtest.PgBouncer(t, settings), Registry: task.NewTaskRegistry()})
-		require.ErrorContains(t, err, want)
-	}
+	o := openRecording(t, pgtest.PgBouncer(t, "pool_mode = session\nignore_startup_parameters = search_path,synchronous_commit"))
+	run(t, o)
+	require.NoError(t, o.Start(t.Context(), "steps", "i", 2))
+	await(t, o, "i", engine.Completed)
 }

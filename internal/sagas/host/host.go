@@ -60,6 +60,7 @@ type Host struct {
 	// Keeper keeps the parts going and knows what is missing.
 	Keeper *process.Keeper
 
+	committer   *commit.Committer
 	caller      *invoke.Caller
 	closeEngine func()
 	sweeper     *sweeper.Sweeper
@@ -89,7 +90,9 @@ func Open(ctx context.Context, config Config, extra Extra, log *slog.Logger) (*H
 }
 
 // Migrations are those of every host's database.
-func Migrations() []pg.Migrations { return []pg.Migrations{store.Migrations(), outbox.Migrations()} }
+func Migrations() []pg.Migrations {
+	return []pg.Migrations{store.Migrations(), outbox.Migrations(), embedded.Migrations()}
+}
 
 func (h *Host) open(ctx context.Context, config Config, extra Extra) (err error) {
 	if h.Pool, err = pg.OpenMigrated(ctx, config.DatabaseURL, maxConns, append(Migrations(), config.Migrations...)...); err != nil {
@@ -99,7 +102,8 @@ func (h *Host) open(ctx context.Context, config Config, extra Extra) (err error)
 	if extra.Guests != nil {
 		guests = extra.Guests(h.Pool)
 	}
-	h.Store = store.New(h.Pool, commit.New(h.Pool), guests)
+	h.committer = commit.New(h.Pool)
+	h.Store = store.New(h.Pool, h.committer, guests)
 	names, err := h.participants(ctx, config)
 	if err != nil {
 		return err
@@ -121,7 +125,7 @@ func (h *Host) open(ctx context.Context, config Config, extra Extra) (err error)
 	if err := attempts.Register(registry, h.Store, h.Participants, h.Breakers); err != nil {
 		return err
 	}
-	if err := h.openEngine(ctx, config, registry); err != nil {
+	if err := h.openEngine(config, registry); err != nil {
 		return err
 	}
 	h.sweeper = sweeper.New(h.Pool, h.Store, h.Engine, h.log)
@@ -246,7 +250,7 @@ func (h *Host) wake(ctx context.Context, participant string) error {
 	return h.sweeper.Wake(ctx, participant)
 }
 
-func (h *Host) openEngine(ctx context.Context, config Config, registry *task.TaskRegistry) error {
+func (h *Host) openEngine(config Config, registry *task.TaskRegistry) error {
 	if config.Engine == Dapr {
 		opened, err := dapr.New(dapr.Config{
 			Address: "127.0.0.1:" + config.DaprGRPCPort, Token: config.DaprAPIToken, Registry: registry, Log: h.log,
@@ -256,11 +260,8 @@ func (h *Host) openEngine(ctx context.Context, config Config, registry *task.Tas
 		}
 		return err
 	}
-	opened, err := embedded.Open(ctx, embedded.Config{DatabaseURL: config.DatabaseURL, Registry: registry, Log: h.log})
-	if err == nil {
-		h.Engine, h.closeEngine = opened, opened.Close
-	}
-	return err
+	h.Engine = embedded.New(embedded.Config{Pool: h.Pool, Committer: h.committer, Registry: registry, Log: h.log})
+	return nil
 }
 
 // ready says what keeps this process from driving sagas: what has been missing for a while, and since when; or what is so now.

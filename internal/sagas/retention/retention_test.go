@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/checkoutsaga/orchestrator/internal/checkout"
+	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/engine"
 	"github.com/checkoutsaga/orchestrator/internal/engine/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/pg"
@@ -246,7 +247,7 @@ type fixture struct {
 func setup(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{url: pgtest.URL(t), engine: &fakeEngine{}, warehouse: &keeper{}, payment: &keeper{}}
-	pool, err := pg.OpenMigrated(t.Context(), f.url, 4, checkouttest.Migrations()...)
+	pool, err := pg.OpenMigrated(t.Context(), f.url, 4, append(checkouttest.Migrations(), embedded.Migrations())...)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	f.pool, f.store = pool, checkouttest.Store(pool)
@@ -274,15 +275,13 @@ func (f *fixture) embedded(t *testing.T) engine.Engine {
 	require.NoError(t, registry.AddWorkflowN(saga.WorkflowName, func(ctx *task.WorkflowContext) (any, error) {
 		return nil, ctx.WaitForSingleEvent(saga.CommandEvent, -1).Await(nil)
 	}))
-	e, err := embedded.Open(t.Context(), embedded.Config{DatabaseURL: f.url, Registry: registry, Log: slog.New(slog.DiscardHandler)})
-	require.NoError(t, err)
+	e := embedded.New(embedded.Config{Pool: f.pool, Committer: commit.New(f.pool), Registry: registry, Log: slog.New(slog.DiscardHandler)})
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- e.Run(ctx) }()
 	t.Cleanup(func() {
 		stop()
 		require.NoError(t, <-ended)
-		e.Close()
 	})
 	return e
 }

@@ -85,6 +85,69 @@ func Run(t *testing.T, open Open) {
 		require.Equal(t, "[0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19]", result(history))
 	})
 
+	t.Run("an event that comes before it is waited for is kept, each name for itself", func(t *testing.T) {
+		s := newScript()
+		e := start(t, open, s)
+		id := newID()
+		require.NoError(t, e.Start(t.Context(), "hold and wait", id, nil))
+		<-s.holding
+		for _, event := range []string{"second", "first", "second"} {
+			require.NoError(t, e.Raise(t.Context(), id, event, event))
+		}
+		close(s.release)
+		e.await(t, id, engine.Completed)
+		require.Equal(t, `["first","second","second"]`, e.result(t, id))
+	})
+
+	t.Run("a timer that lost against its event disturbs no later wait", func(t *testing.T) {
+		e := start(t, open, newScript())
+		id := newID()
+		require.NoError(t, e.Start(t.Context(), "two waits", id, nil))
+		require.NoError(t, e.Raise(t.Context(), id, "go", "on"))
+		e.awaitTimers(t, id, 1)
+		require.NoError(t, e.Raise(t.Context(), id, "go", "further"))
+		e.await(t, id, engine.Completed)
+		require.Equal(t, `["on","further"]`, e.result(t, id))
+	})
+
+	t.Run("timers fire in their order, whatever that of their creation", func(t *testing.T) {
+		e := start(t, open, newScript())
+		id := newID()
+		require.NoError(t, e.Start(t.Context(), "three timers", id, nil))
+		e.await(t, id, engine.Completed)
+		var fired []int32
+		history, err := e.History(t.Context(), id)
+		require.NoError(t, err)
+		for _, event := range history {
+			if f := event.GetTimerFired(); f != nil {
+				fired = append(fired, f.GetTimerId())
+			}
+		}
+		require.Equal(t, []int32{2, 1, 0}, fired)
+	})
+
+	t.Run("activities run side by side and their outcomes reach who called them", func(t *testing.T) {
+		s := newScript()
+		e := start(t, open, s)
+		id := newID()
+		require.NoError(t, e.Start(t.Context(), "fan out", id, 5))
+		for range 5 {
+			<-s.holding // All before any of them may end.
+		}
+		close(s.release)
+		e.await(t, id, engine.Completed)
+		require.Equal(t, "[0,2,4,6,8]", e.result(t, id))
+	})
+
+	t.Run("the workflow learns why an activity failed, though it panicked or nobody knows it", func(t *testing.T) {
+		e := start(t, open, newScript())
+		for activity, want := range map[string]string{"refuse": "not today", "panic": "out of its mind", "unheard of": "unheard of"} {
+			id := newID()
+			require.NoError(t, e.Start(t.Context(), "try", id, activity))
+			require.Contains(t, e.await(t, id, engine.Failed).Failure, want)
+		}
+	})
+
 	t.Run("an unknown instance is gone", func(t *testing.T) {
 		e := start(t, open, newScript())
 		id := newID()
@@ -275,6 +338,52 @@ func (s *script) registry(t *testing.T) *task.TaskRegistry {
 		}
 		return got, nil
 	})
+	workflow("hold and wait", func(ctx *task.WorkflowContext) (any, error) {
+		if err := ctx.CallActivity("hold").Await(nil); err != nil {
+			return nil, err
+		}
+		return waits(ctx, -1, "first", "second", "second")
+	})
+	workflow("two waits", func(ctx *task.WorkflowContext) (any, error) {
+		first, err := waits(ctx, timeout, "go")
+		if err != nil {
+			return nil, err
+		}
+		second, err := waits(ctx, time.Minute, "go")
+		return append(first, second...), err
+	})
+	workflow("three timers", func(ctx *task.WorkflowContext) (any, error) {
+		timers := []task.Task{ctx.CreateTimer(900 * time.Millisecond), ctx.CreateTimer(600 * time.Millisecond), ctx.CreateTimer(300 * time.Millisecond)}
+		for _, timer := range timers {
+			if err := timer.Await(nil); err != nil {
+				return nil, err
+			}
+		}
+		return nil, nil
+	})
+	workflow("fan out", func(ctx *task.WorkflowContext) (any, error) {
+		var n int
+		if err := ctx.GetInput(&n); err != nil {
+			return nil, err
+		}
+		calls, got := make([]task.Task, n), make([]int, n)
+		for i := range calls {
+			calls[i] = ctx.CallActivity("hold and double", task.WithActivityInput(i))
+		}
+		for i := range calls {
+			if err := calls[i].Await(&got[i]); err != nil {
+				return nil, err
+			}
+		}
+		return got, nil
+	})
+	workflow("try", func(ctx *task.WorkflowContext) (any, error) {
+		var activity string
+		if err := ctx.GetInput(&activity); err != nil {
+			return nil, err
+		}
+		return nil, ctx.CallActivity(activity).Await(nil)
+	})
 	workflow("timeout", func(ctx *task.WorkflowContext) (any, error) {
 		err := ctx.WaitForSingleEvent("never", timeout).Await(nil)
 		if errors.Is(err, task.ErrTaskCanceled) {
@@ -300,17 +409,38 @@ func (s *script) registry(t *testing.T) *task.TaskRegistry {
 		err := ctx.GetInput(&n)
 		return 2 * n, err
 	}))
-	require.NoError(t, r.AddActivityN("hold", func(ctx task.ActivityContext) (any, error) {
-		s.held.Add(1)
-		s.holding <- struct{}{}
-		select {
-		case <-s.release:
-			return nil, nil
-		case <-ctx.Context().Done():
-			return nil, ctx.Context().Err()
-		}
+	require.NoError(t, r.AddActivityN("hold", func(ctx task.ActivityContext) (any, error) { return nil, s.hold(ctx) }))
+	require.NoError(t, r.AddActivityN("hold and double", func(ctx task.ActivityContext) (any, error) {
+		var n int
+		err := errors.Join(ctx.GetInput(&n), s.hold(ctx))
+		return 2 * n, err
 	}))
+	require.NoError(t, r.AddActivityN("refuse", func(task.ActivityContext) (any, error) { return nil, errors.New("not today") }))
+	require.NoError(t, r.AddActivityN("panic", func(task.ActivityContext) (any, error) { panic("out of its mind") }))
 	return r
+}
+
+// hold holds an activity until it is released.
+func (s *script) hold(ctx task.ActivityContext) error {
+	s.held.Add(1)
+	s.holding <- struct{}{}
+	select {
+	case <-s.release:
+		return nil
+	case <-ctx.Context().Done():
+		return ctx.Context().Err()
+	}
+}
+
+// waits waits for events one after the other and returns their payloads.
+func waits(ctx *task.WorkflowContext, timeout time.Duration, events ...string) ([]string, error) {
+	got := make([]string, len(events))
+	for i, event := range events {
+		if err := ctx.WaitForSingleEvent(event, timeout).Await(&got[i]); err != nil {
+			return nil, err
+		}
+	}
+	return got, nil
 }
 
 // running is an engine whose Run goes on.
@@ -365,6 +495,35 @@ func (e *running) await(t *testing.T, id string, state engine.State) engine.Inst
 		return err
 	})
 	return last
+}
+
+// awaitTimers waits until so many timers of an instance have fired.
+func (e *running) awaitTimers(t *testing.T, id string, n int) {
+	t.Helper()
+	eventually(t, 20*time.Second, func() error {
+		history, err := e.History(t.Context(), id)
+		if err != nil {
+			return err
+		}
+		fired := 0
+		for _, event := range history {
+			if event.GetTimerFired() != nil {
+				fired++
+			}
+		}
+		if fired < n {
+			return fmt.Errorf("%d timers of %s have fired", fired, id)
+		}
+		return nil
+	})
+}
+
+// result is what a completed instance returned, as JSON.
+func (e *running) result(t *testing.T, id string) string {
+	t.Helper()
+	history, err := e.History(t.Context(), id)
+	require.NoError(t, err)
+	return result(history)
 }
 
 func eventually(t *testing.T, limit time.Duration, check func() error) {
