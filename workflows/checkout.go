@@ -8,9 +8,9 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga"
 )
 
-// Checkout is the checkout saga, first step first. A step stands with who does it, what undoes it, and what it is asked with. The saga turns back when a
-// step is refused, or when its activity finds the checkout cancelled or its deadline passed; it then undoes what was begun, last
-// step first, until all of it is known to be gone.
+// Checkout is the checkout saga, first step first. A step stands with who does it, what undoes it, and what it is asked with. The
+// saga turns back when a step is refused, or when its activity finds the checkout cancelled or its deadline passed; it then undoes
+// what was begun, last step first, until all of it is known to be gone.
 //
 // A checkout keeps the list with which it was accepted. Whoever changes the list gives it the next version.
 func Checkout() (*saga.Definition, error) {
