@@ -247,7 +247,7 @@ func (r *Row) Next(a Attempt) (next Attempt, has bool) {
 			next.Step, next.Participant, next.Undo = s.Name, s.Participant, true
 			return next, true
 		case s.State == StateRunning && s.Attempts == 0 && r.Phase != saga.Undoing && !r.awaitsApproval():
-			next.Step, next.Participant = s.Name, s.Participant
+			next.Step, next.Participant, next.Claims = s.Name, s.Participant, s.Pivot
 			return next, true
 		}
 	}

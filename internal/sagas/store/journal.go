@@ -40,7 +40,8 @@ func (s *Store) Fence(ctx context.Context, a journal.Attempt) (journal.Pass, err
 }
 
 // Record writes what an attempt taught, and all that follows from it, and returns what the run is told. Where mayCall says that the
-// participant of the next step may be called, the first attempt at that is fenced in the same transaction; mayCall may be nil.
+// participant of the next step may be called, the first attempt at that is fenced in the same transaction, unless it claims the pivot:
+// as long as nobody has asked for that, a cancel may win. mayCall may be nil.
 func (s *Store) Record(ctx context.Context, a journal.Attempt, l journal.Learned, mayCall func(participant string) bool) (saga.Reply, error) {
 	var riders []commit.Rider
 	if rider := commit.RiderOf(ctx); rider != nil {
@@ -57,7 +58,7 @@ func (s *Store) Record(ctx context.Context, a journal.Attempt, l journal.Learned
 			rider.Answered(reply)
 		}
 		var has bool
-		if next, has = r.Next(a); has && mayCall != nil && mayCall(next.Participant) {
+		if next, has = r.Next(a); has && !next.Claims && mayCall != nil && mayCall(next.Participant) {
 			pass, _ = r.fence(next)
 		}
 		return standing != journal.Over || r.Phase != before
