@@ -67,13 +67,6 @@ type Committer struct {
 // New returns a committer for the database of pool, which stays the caller's.
 func New(pool *pgxpool.Pool) *Committer { return &Committer{pool: pool} }
 
-// Waiting is how many callers wait for a transaction to begin.
-func (c *Committer) Waiting() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.waiting)
-}
-
 // party is the changes of one caller: they are committed in one transaction, or none of them is.
 type party struct {
 	changes []*Change

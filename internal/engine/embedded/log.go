@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/checkoutsaga/orchestrator/internal/engine"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 const sqlHistory = `
@@ -19,13 +20,8 @@ FROM engine.log s JOIN engine.log l ON l.key = s.key
 WHERE s.id = $1
 ORDER BY l.key, l.seq`
 
-// querier is a pool or a transaction.
-type querier interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}
-
 // read reads what has happened to an instance; one that is not in the log has no rows.
-func read(ctx context.Context, from querier, id string) (history, error) {
+func read(ctx context.Context, from pg.Querier, id string) (history, error) {
 	h := history{id: id}
 	err := readAll(ctx, from, func(found history) { h = found }, sqlHistory, id)
 	if err != nil {
@@ -35,7 +31,7 @@ func read(ctx context.Context, from querier, id string) (history, error) {
 }
 
 // readAll reads histories by a query of keys, ids and events in the order of the log. The id may stand in the first row alone.
-func readAll(ctx context.Context, from querier, each func(history), query string, args ...any) error {
+func readAll(ctx context.Context, from pg.Querier, each func(history), query string, args ...any) error {
 	rows, err := from.Query(ctx, query, args...)
 	if err != nil {
 		return err

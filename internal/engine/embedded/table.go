@@ -2,7 +2,6 @@ package embedded
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/dapr/durabletask-go/api/protos"
@@ -213,6 +212,3 @@ func nullable(t time.Time) *time.Time {
 	}
 	return &t
 }
-
-// errUnanswered means that a transaction took a rider along and decided no answer.
-var errUnanswered = errors.New("the transaction has no answer for the workflow")

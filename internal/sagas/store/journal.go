@@ -52,6 +52,7 @@ func (s *Store) Record(ctx context.Context, a journal.Attempt, l journal.Learned
 	var pass journal.Pass
 	if _, err := s.change(ctx, a.Saga(), func(r *row) bool {
 		before := r.Phase
+		pass = journal.Pass{} // An earlier decision, of which nothing was committed, may have handed one out.
 		standing := r.Record(a, l)
 		reply = standing.Reply(a, l)
 		for _, rider := range riders {
@@ -94,8 +95,8 @@ func (s *Store) Observe(ctx context.Context, tx pgx.Tx, id saga.ID, decide func(
 }
 
 // change lets decide look at a saga under its lock, in a transaction that other changes share; if decide says that it changed the row,
-// the row is written. It may decide more than once, each time by the row as it is then. A rider that goes along must be nil or told by
-// decide what it waits for.
+// the row is written. It may decide more than once, each time by the row as it is then. Riders go along; decide tells them the answer
+// that they wait for.
 func (s *Store) change(ctx context.Context, id saga.ID, decide func(*row) (changed bool), riders ...commit.Rider) (Saga, error) {
 	c := &change{ctx: ctx, id: id, decide: decide}
 	together := []*commit.Change{{Of: s.rows, What: c}}
