@@ -214,13 +214,6 @@ func (p *party) result() error {
 	return nil
 }
 
-// useIndexes has the statements over arrays planned for the tables that they will be: their plans are kept, and while a table is small
-// PostgreSQL would read all of it.
-const useIndexes = "SET LOCAL enable_seqscan = off"
-
-// neverCompile: a plan that has to read a whole table all the same looks so dear then that PostgreSQL would compile it, for some 40 ms.
-const neverCompile = "SET LOCAL jit = off"
-
 // waitForNobody bounds what a table could not avoid, such as waiting for somebody who inserts the same key: it fails, and each is
 // committed by itself.
 const waitForNobody = "SET LOCAL lock_timeout = '100ms'"
@@ -236,8 +229,6 @@ func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool
 
 	begin := &pgx.Batch{}
 	begin.Queue("BEGIN")
-	begin.Queue(useIndexes)
-	begin.Queue(neverCompile)
 	if !wait {
 		begin.Queue(waitForNobody)
 	}
