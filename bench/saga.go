@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
@@ -102,25 +103,20 @@ func postAt(url string) func(ctx context.Context, id string) error {
 	}
 }
 
-// sagaAt runs sagas at a program of this engine: it starts one, and waits on a quiet watch that hears of the end.
+// longest is how long a start may wait for the end.
+var longest = durationpb.New(20 * time.Second)
+
+// sagaAt runs sagas at a program of this engine, each by one request, whose answer is the end.
 func sagaAt(url string) func(ctx context.Context, id string) error {
 	sagas := sagav1connect.NewSagaServiceClient(newClient(), url)
 	input := structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{"amount": structpb.NewNumberValue(4999)}})
 	return func(ctx context.Context, id string) error {
-		if _, err := sagas.Start(ctx, connect.NewRequest(&sagav1.StartRequest{Definition: "bench", Key: id, Input: input})); err != nil {
-			return fmt.Errorf("start %s: %w", id, err)
-		}
-		stream, err := sagas.Watch(ctx, connect.NewRequest(&sagav1.WatchRequest{Definition: "bench", Key: id, UntilSettled: true, OnlySettled: true}))
+		answer, err := sagas.Start(ctx, connect.NewRequest(&sagav1.StartRequest{Definition: "bench", Key: id, Input: input, Wait: longest}))
 		if err != nil {
-			return fmt.Errorf("watch %s: %w", id, err)
+			return fmt.Errorf("run %s: %w", id, err)
 		}
-		defer stream.Close()
-		status := sagav1.Status_STATUS_UNSPECIFIED
-		for stream.Receive() {
-			status = stream.Msg().Saga.Status
-		}
-		if status != sagav1.Status_STATUS_CONFIRMED {
-			return fmt.Errorf("%s ended %s: %w", id, status, errors.Join(stream.Err(), errors.New("want confirmed")))
+		if status := answer.Msg.Saga.Status; status != sagav1.Status_STATUS_CONFIRMED {
+			return fmt.Errorf("%s ended %s, want confirmed", id, status)
 		}
 		return nil
 	}

@@ -41,7 +41,7 @@ func (e *edge) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		ctx, cancel := context.WithTimeoutCause(ctx, e.timeFor(ctx), errCallTimeout)
 		defer cancel()
 		began := time.Now()
-		res, err := next(ctx, req)
+		res, err := next(context.WithValue(ctx, stoppingKey{}, e.server.stopping), req)
 		return res, e.finish(ctx, req.Spec().Procedure, began, err)
 	}
 }
@@ -58,6 +58,18 @@ func (e *edge) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 		}
 		return e.finish(ctx, conn.Spec().Procedure, began, err)
 	}
+}
+
+type stoppingKey struct{}
+
+// Stopping returns, within a call that has one answer, a context that ends when its server is told to stop: a call that waits for
+// something answers then.
+func Stopping(ctx context.Context) context.Context {
+	stopping, is := ctx.Value(stoppingKey{}).(context.Context)
+	if !is {
+		return context.Background()
+	}
+	return stopping
 }
 
 // timeFor is how long a call may take: the caller's own time less a tenth (at most a second), so that the answer arrives and says

@@ -27,6 +27,9 @@ func (s Status) IsFinal() bool {
 	return s == Confirmed || s == Rejected || s == Cancelled || s == Expired
 }
 
+// IsSettled tells whether the saga has ended or waits for a person: it does not go on by itself.
+func (s Status) IsSettled() bool { return s.IsFinal() || s == NeedsAttention }
+
 // Kinds of commands.
 const (
 	CommandCancel  = "cancel"

@@ -49,6 +49,12 @@ var (
 // Check tells what of a request breaks the contract, as an ErrBadRequest. Handler and Client check it; a caller in the same process
 // must do so itself.
 func (r Request) Check() error {
+	_, err := r.checked()
+	return err
+}
+
+// checked is Check, and returns the input as it goes over the wire.
+func (r Request) checked() (input *structpb.Value, err error) {
 	bad := r.ID().problems()
 	if r.Attempt < 0 {
 		bad = append(bad, errors.New("attempt: must not be negative"))
@@ -59,10 +65,10 @@ func (r Request) Check() error {
 	if !isWord(r.Digest, maxReference) {
 		bad = append(bad, fmt.Errorf("digest: must be at most %d bytes without spaces or control characters", maxReference))
 	}
-	if _, err := toValue(r.Input, MaxInput); err != nil {
+	if input, err = toValue(r.Input, MaxInput); err != nil {
 		bad = append(bad, fmt.Errorf("input: %w", err))
 	}
-	return badRequest(bad)
+	return input, badRequest(bad)
 }
 
 // Check tells what of a name breaks the contract, as an ErrBadRequest.
@@ -146,6 +152,10 @@ func cut(s string) string {
 	return strings.ToValidUTF8(line[:min(len(line), MaxDetail)], "")
 }
 
+// maxGrowth is how many times longer JSON may get when it is written anew: 1e20 becomes a one and twenty zeros. What is that much
+// shorter than it may be need not be written to know that it is short enough.
+const maxGrowth = 6
+
 // toValue reads JSON for the wire; nil for none, and for null. It refuses what would not arrive as it was sent, or could not be
 // kept.
 func toValue(text json.RawMessage, most int) (*structpb.Value, error) {
@@ -163,12 +173,14 @@ func toValue(text json.RawMessage, most int) (*structpb.Value, error) {
 	if err := protojson.Unmarshal(text, v); err != nil {
 		return nil, errors.New("is not JSON: a name stands in it twice, or a text is not UTF-8") // The rest was seen above.
 	}
-	compact, err := fromValue(v)
-	if err != nil {
-		return nil, err
-	}
-	if size := len(compact); size > most {
-		return nil, fmt.Errorf("must be at most %d bytes, not %d", most, size)
+	if len(text) > most/maxGrowth {
+		compact, err := fromValue(v)
+		if err != nil {
+			return nil, err
+		}
+		if size := len(compact); size > most {
+			return nil, fmt.Errorf("must be at most %d bytes, not %d", most, size)
+		}
 	}
 	if _, isNull := v.Kind.(*structpb.Value_NullValue); isNull {
 		return nil, nil

@@ -53,12 +53,9 @@ func (c answerJSON) Unmarshal(text []byte, message any) error {
 }
 
 func (r Request) message() (*participantv1.Request, error) {
-	if err := r.Check(); err != nil {
-		return nil, err
-	}
-	input, err := toValue(r.Input, MaxInput)
+	input, err := r.checked()
 	if err != nil {
-		return nil, fmt.Errorf("%w: input: %w", ErrBadRequest, err)
+		return nil, err
 	}
 	return &participantv1.Request{
 		Definition: r.Definition, Key: r.Key, Step: r.Step, Attempt: int32(min(r.Attempt, 1<<31-1)),

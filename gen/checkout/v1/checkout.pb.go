@@ -274,8 +274,11 @@ type StartRequest struct {
 	Coordination string `protobuf:"bytes,7,opt,name=coordination,proto3" json:"coordination,omitempty"`
 	// How long it may await approval, where it needs one, before it is undone; unset means 24 hours, at most 30 days.
 	ApprovalDeadline *durationpb.Duration `protobuf:"bytes,8,opt,name=approval_deadline,json=approvalDeadline,proto3" json:"approval_deadline,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How long the answer may wait until the checkout is final or needs attention, at most 20 seconds; it tells how the checkout stands
+	// then. Unset means that a start is answered once it is accepted.
+	Wait          *durationpb.Duration `protobuf:"bytes,9,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StartRequest) Reset() {
@@ -360,6 +363,13 @@ func (x *StartRequest) GetCoordination() string {
 func (x *StartRequest) GetApprovalDeadline() *durationpb.Duration {
 	if x != nil {
 		return x.ApprovalDeadline
+	}
+	return nil
+}
+
+func (x *StartRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
 	}
 	return nil
 }
@@ -3411,7 +3421,7 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\aproblem\x18\x02 \x01(\tR\aproblem\"J\n" +
 	"\x04Item\x12\x1b\n" +
 	"\x03sku\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\x03sku\x12%\n" +
-	"\bquantity\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\xc8\xc1\x18\x01R\bquantity\"\xbc\x03\n" +
+	"\bquantity\x18\x02 \x01(\x05B\t\xbaH\x06\x1a\x04\xc8\xc1\x18\x01R\bquantity\"\xf7\x03\n" +
 	"\fStartRequest\x12'\n" +
 	"\border_id\x18\x01 \x01(\tB\f\xbaH\t\xd8\x01\x01r\x04\xc8\xc1\x18\x01R\aorderId\x12*\n" +
 	"\vcustomer_id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\xd0\xc1\x18\x01R\n" +
@@ -3423,7 +3433,9 @@ const file_checkout_v1_checkout_proto_rawDesc = "" +
 	"\xbaH\a\xaa\x01\x04\xc8\xc1\x18\x01R\bdeadline\x12-\n" +
 	"\fcoordination\x18\a \x01(\tB\t\xbaH\x06r\x04\x88\xc2\x18\x01R\fcoordination\x12R\n" +
 	"\x11approval_deadline\x18\b \x01(\v2\x19.google.protobuf.DurationB\n" +
-	"\xbaH\a\xaa\x01\x04\xc8\xc1\x18\x01R\x10approvalDeadline\"\\\n" +
+	"\xbaH\a\xaa\x01\x04\xc8\xc1\x18\x01R\x10approvalDeadline\x129\n" +
+	"\x04wait\x18\t \x01(\v2\x19.google.protobuf.DurationB\n" +
+	"\xbaH\a\xaa\x01\x04\xd8\xc1\x18\x01R\x04wait\"\\\n" +
 	"\rStartResponse\x121\n" +
 	"\bcheckout\x18\x01 \x01(\v2\x15.checkout.v1.CheckoutR\bcheckout\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\"\xf1\x05\n" +
@@ -3784,97 +3796,98 @@ var file_checkout_v1_checkout_proto_depIdxs = []int32{
 	3,  // 0: checkout.v1.StartRequest.items:type_name -> checkout.v1.Item
 	49, // 1: checkout.v1.StartRequest.deadline:type_name -> google.protobuf.Duration
 	49, // 2: checkout.v1.StartRequest.approval_deadline:type_name -> google.protobuf.Duration
-	6,  // 3: checkout.v1.StartResponse.checkout:type_name -> checkout.v1.Checkout
-	0,  // 4: checkout.v1.Checkout.status:type_name -> checkout.v1.Status
-	50, // 5: checkout.v1.Checkout.amount:type_name -> operation.v1.Money
-	51, // 6: checkout.v1.Checkout.started_at:type_name -> google.protobuf.Timestamp
-	51, // 7: checkout.v1.Checkout.updated_at:type_name -> google.protobuf.Timestamp
-	51, // 8: checkout.v1.Checkout.ended_at:type_name -> google.protobuf.Timestamp
-	51, // 9: checkout.v1.Checkout.deadline:type_name -> google.protobuf.Timestamp
-	7,  // 10: checkout.v1.Checkout.held:type_name -> checkout.v1.Held
-	8,  // 11: checkout.v1.Checkout.attention:type_name -> checkout.v1.Attention
-	9,  // 12: checkout.v1.Checkout.steps:type_name -> checkout.v1.Step
-	51, // 13: checkout.v1.Checkout.approval_deadline:type_name -> google.protobuf.Timestamp
-	3,  // 14: checkout.v1.Held.stock:type_name -> checkout.v1.Item
-	50, // 15: checkout.v1.Held.authorized:type_name -> operation.v1.Money
-	50, // 16: checkout.v1.Held.captured:type_name -> operation.v1.Money
-	51, // 17: checkout.v1.Held.authorized_until:type_name -> google.protobuf.Timestamp
-	51, // 18: checkout.v1.Attention.since:type_name -> google.protobuf.Timestamp
-	51, // 19: checkout.v1.Attention.next:type_name -> google.protobuf.Timestamp
-	51, // 20: checkout.v1.Step.started_at:type_name -> google.protobuf.Timestamp
-	51, // 21: checkout.v1.Step.ended_at:type_name -> google.protobuf.Timestamp
-	6,  // 22: checkout.v1.GetResponse.checkout:type_name -> checkout.v1.Checkout
-	0,  // 23: checkout.v1.ListRequest.statuses:type_name -> checkout.v1.Status
-	49, // 24: checkout.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
-	51, // 25: checkout.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
-	6,  // 26: checkout.v1.ListResponse.checkouts:type_name -> checkout.v1.Checkout
-	4,  // 27: checkout.v1.HistoryResponse.request:type_name -> checkout.v1.StartRequest
-	18, // 28: checkout.v1.HistoryResponse.prices:type_name -> checkout.v1.Price
-	19, // 29: checkout.v1.HistoryResponse.entries:type_name -> checkout.v1.Entry
-	20, // 30: checkout.v1.HistoryResponse.operations:type_name -> checkout.v1.ParticipantOperation
-	6,  // 31: checkout.v1.HistoryResponse.checkout:type_name -> checkout.v1.Checkout
-	19, // 32: checkout.v1.FollowHistoryResponse.entries:type_name -> checkout.v1.Entry
-	50, // 33: checkout.v1.Price.unit_price:type_name -> operation.v1.Money
-	51, // 34: checkout.v1.Entry.at:type_name -> google.protobuf.Timestamp
-	50, // 35: checkout.v1.ParticipantOperation.amount:type_name -> operation.v1.Money
-	51, // 36: checkout.v1.ParticipantOperation.created_at:type_name -> google.protobuf.Timestamp
-	51, // 37: checkout.v1.ParticipantOperation.updated_at:type_name -> google.protobuf.Timestamp
-	6,  // 38: checkout.v1.WatchResponse.checkout:type_name -> checkout.v1.Checkout
-	6,  // 39: checkout.v1.CancelResponse.checkout:type_name -> checkout.v1.Checkout
-	6,  // 40: checkout.v1.ApproveResponse.checkout:type_name -> checkout.v1.Checkout
-	6,  // 41: checkout.v1.RejectResponse.checkout:type_name -> checkout.v1.Checkout
-	1,  // 42: checkout.v1.ResolveRequest.as:type_name -> checkout.v1.Resolution
-	6,  // 43: checkout.v1.ResolveResponse.checkout:type_name -> checkout.v1.Checkout
-	6,  // 44: checkout.v1.RedriveResponse.checkout:type_name -> checkout.v1.Checkout
-	51, // 45: checkout.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
-	36, // 46: checkout.v1.AuditResponse.violations:type_name -> checkout.v1.Violation
-	35, // 47: checkout.v1.AuditResponse.accepted:type_name -> checkout.v1.Accepted
-	51, // 48: checkout.v1.Accepted.at:type_name -> google.protobuf.Timestamp
-	52, // 49: checkout.v1.ListEventsRequest.selection:type_name -> event.v1.Selection
-	39, // 50: checkout.v1.ListEventsResponse.events:type_name -> checkout.v1.TracedEvent
-	53, // 51: checkout.v1.TracedEvent.event:type_name -> event.v1.Event
-	40, // 52: checkout.v1.TracedEvent.deliveries:type_name -> checkout.v1.Delivery
-	51, // 53: checkout.v1.Delivery.received_at:type_name -> google.protobuf.Timestamp
-	52, // 54: checkout.v1.RepublishEventsRequest.selection:type_name -> event.v1.Selection
-	46, // 55: checkout.v1.DoctorResponse.findings:type_name -> checkout.v1.Finding
-	45, // 56: checkout.v1.DoctorResponse.settings:type_name -> checkout.v1.Setting
-	4,  // 57: checkout.v1.CheckoutService.Start:input_type -> checkout.v1.StartRequest
-	10, // 58: checkout.v1.CheckoutService.Get:input_type -> checkout.v1.GetRequest
-	12, // 59: checkout.v1.CheckoutService.List:input_type -> checkout.v1.ListRequest
-	14, // 60: checkout.v1.CheckoutService.History:input_type -> checkout.v1.HistoryRequest
-	21, // 61: checkout.v1.CheckoutService.Watch:input_type -> checkout.v1.WatchRequest
-	16, // 62: checkout.v1.CheckoutService.FollowHistory:input_type -> checkout.v1.FollowHistoryRequest
-	23, // 63: checkout.v1.CheckoutService.Cancel:input_type -> checkout.v1.CancelRequest
-	25, // 64: checkout.v1.CheckoutService.Approve:input_type -> checkout.v1.ApproveRequest
-	27, // 65: checkout.v1.CheckoutService.Reject:input_type -> checkout.v1.RejectRequest
-	29, // 66: checkout.v1.CheckoutService.Resolve:input_type -> checkout.v1.ResolveRequest
-	31, // 67: checkout.v1.CheckoutService.Redrive:input_type -> checkout.v1.RedriveRequest
-	33, // 68: checkout.v1.CheckoutService.Audit:input_type -> checkout.v1.AuditRequest
-	43, // 69: checkout.v1.CheckoutService.Doctor:input_type -> checkout.v1.DoctorRequest
-	47, // 70: checkout.v1.CheckoutService.ListOpenHistories:input_type -> checkout.v1.ListOpenHistoriesRequest
-	37, // 71: checkout.v1.CheckoutService.ListEvents:input_type -> checkout.v1.ListEventsRequest
-	41, // 72: checkout.v1.CheckoutService.RepublishEvents:input_type -> checkout.v1.RepublishEventsRequest
-	5,  // 73: checkout.v1.CheckoutService.Start:output_type -> checkout.v1.StartResponse
-	11, // 74: checkout.v1.CheckoutService.Get:output_type -> checkout.v1.GetResponse
-	13, // 75: checkout.v1.CheckoutService.List:output_type -> checkout.v1.ListResponse
-	15, // 76: checkout.v1.CheckoutService.History:output_type -> checkout.v1.HistoryResponse
-	22, // 77: checkout.v1.CheckoutService.Watch:output_type -> checkout.v1.WatchResponse
-	17, // 78: checkout.v1.CheckoutService.FollowHistory:output_type -> checkout.v1.FollowHistoryResponse
-	24, // 79: checkout.v1.CheckoutService.Cancel:output_type -> checkout.v1.CancelResponse
-	26, // 80: checkout.v1.CheckoutService.Approve:output_type -> checkout.v1.ApproveResponse
-	28, // 81: checkout.v1.CheckoutService.Reject:output_type -> checkout.v1.RejectResponse
-	30, // 82: checkout.v1.CheckoutService.Resolve:output_type -> checkout.v1.ResolveResponse
-	32, // 83: checkout.v1.CheckoutService.Redrive:output_type -> checkout.v1.RedriveResponse
-	34, // 84: checkout.v1.CheckoutService.Audit:output_type -> checkout.v1.AuditResponse
-	44, // 85: checkout.v1.CheckoutService.Doctor:output_type -> checkout.v1.DoctorResponse
-	48, // 86: checkout.v1.CheckoutService.ListOpenHistories:output_type -> checkout.v1.ListOpenHistoriesResponse
-	38, // 87: checkout.v1.CheckoutService.ListEvents:output_type -> checkout.v1.ListEventsResponse
-	42, // 88: checkout.v1.CheckoutService.RepublishEvents:output_type -> checkout.v1.RepublishEventsResponse
-	73, // [73:89] is the sub-list for method output_type
-	57, // [57:73] is the sub-list for method input_type
-	57, // [57:57] is the sub-list for extension type_name
-	57, // [57:57] is the sub-list for extension extendee
-	0,  // [0:57] is the sub-list for field type_name
+	49, // 3: checkout.v1.StartRequest.wait:type_name -> google.protobuf.Duration
+	6,  // 4: checkout.v1.StartResponse.checkout:type_name -> checkout.v1.Checkout
+	0,  // 5: checkout.v1.Checkout.status:type_name -> checkout.v1.Status
+	50, // 6: checkout.v1.Checkout.amount:type_name -> operation.v1.Money
+	51, // 7: checkout.v1.Checkout.started_at:type_name -> google.protobuf.Timestamp
+	51, // 8: checkout.v1.Checkout.updated_at:type_name -> google.protobuf.Timestamp
+	51, // 9: checkout.v1.Checkout.ended_at:type_name -> google.protobuf.Timestamp
+	51, // 10: checkout.v1.Checkout.deadline:type_name -> google.protobuf.Timestamp
+	7,  // 11: checkout.v1.Checkout.held:type_name -> checkout.v1.Held
+	8,  // 12: checkout.v1.Checkout.attention:type_name -> checkout.v1.Attention
+	9,  // 13: checkout.v1.Checkout.steps:type_name -> checkout.v1.Step
+	51, // 14: checkout.v1.Checkout.approval_deadline:type_name -> google.protobuf.Timestamp
+	3,  // 15: checkout.v1.Held.stock:type_name -> checkout.v1.Item
+	50, // 16: checkout.v1.Held.authorized:type_name -> operation.v1.Money
+	50, // 17: checkout.v1.Held.captured:type_name -> operation.v1.Money
+	51, // 18: checkout.v1.Held.authorized_until:type_name -> google.protobuf.Timestamp
+	51, // 19: checkout.v1.Attention.since:type_name -> google.protobuf.Timestamp
+	51, // 20: checkout.v1.Attention.next:type_name -> google.protobuf.Timestamp
+	51, // 21: checkout.v1.Step.started_at:type_name -> google.protobuf.Timestamp
+	51, // 22: checkout.v1.Step.ended_at:type_name -> google.protobuf.Timestamp
+	6,  // 23: checkout.v1.GetResponse.checkout:type_name -> checkout.v1.Checkout
+	0,  // 24: checkout.v1.ListRequest.statuses:type_name -> checkout.v1.Status
+	49, // 25: checkout.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
+	51, // 26: checkout.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
+	6,  // 27: checkout.v1.ListResponse.checkouts:type_name -> checkout.v1.Checkout
+	4,  // 28: checkout.v1.HistoryResponse.request:type_name -> checkout.v1.StartRequest
+	18, // 29: checkout.v1.HistoryResponse.prices:type_name -> checkout.v1.Price
+	19, // 30: checkout.v1.HistoryResponse.entries:type_name -> checkout.v1.Entry
+	20, // 31: checkout.v1.HistoryResponse.operations:type_name -> checkout.v1.ParticipantOperation
+	6,  // 32: checkout.v1.HistoryResponse.checkout:type_name -> checkout.v1.Checkout
+	19, // 33: checkout.v1.FollowHistoryResponse.entries:type_name -> checkout.v1.Entry
+	50, // 34: checkout.v1.Price.unit_price:type_name -> operation.v1.Money
+	51, // 35: checkout.v1.Entry.at:type_name -> google.protobuf.Timestamp
+	50, // 36: checkout.v1.ParticipantOperation.amount:type_name -> operation.v1.Money
+	51, // 37: checkout.v1.ParticipantOperation.created_at:type_name -> google.protobuf.Timestamp
+	51, // 38: checkout.v1.ParticipantOperation.updated_at:type_name -> google.protobuf.Timestamp
+	6,  // 39: checkout.v1.WatchResponse.checkout:type_name -> checkout.v1.Checkout
+	6,  // 40: checkout.v1.CancelResponse.checkout:type_name -> checkout.v1.Checkout
+	6,  // 41: checkout.v1.ApproveResponse.checkout:type_name -> checkout.v1.Checkout
+	6,  // 42: checkout.v1.RejectResponse.checkout:type_name -> checkout.v1.Checkout
+	1,  // 43: checkout.v1.ResolveRequest.as:type_name -> checkout.v1.Resolution
+	6,  // 44: checkout.v1.ResolveResponse.checkout:type_name -> checkout.v1.Checkout
+	6,  // 45: checkout.v1.RedriveResponse.checkout:type_name -> checkout.v1.Checkout
+	51, // 46: checkout.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
+	36, // 47: checkout.v1.AuditResponse.violations:type_name -> checkout.v1.Violation
+	35, // 48: checkout.v1.AuditResponse.accepted:type_name -> checkout.v1.Accepted
+	51, // 49: checkout.v1.Accepted.at:type_name -> google.protobuf.Timestamp
+	52, // 50: checkout.v1.ListEventsRequest.selection:type_name -> event.v1.Selection
+	39, // 51: checkout.v1.ListEventsResponse.events:type_name -> checkout.v1.TracedEvent
+	53, // 52: checkout.v1.TracedEvent.event:type_name -> event.v1.Event
+	40, // 53: checkout.v1.TracedEvent.deliveries:type_name -> checkout.v1.Delivery
+	51, // 54: checkout.v1.Delivery.received_at:type_name -> google.protobuf.Timestamp
+	52, // 55: checkout.v1.RepublishEventsRequest.selection:type_name -> event.v1.Selection
+	46, // 56: checkout.v1.DoctorResponse.findings:type_name -> checkout.v1.Finding
+	45, // 57: checkout.v1.DoctorResponse.settings:type_name -> checkout.v1.Setting
+	4,  // 58: checkout.v1.CheckoutService.Start:input_type -> checkout.v1.StartRequest
+	10, // 59: checkout.v1.CheckoutService.Get:input_type -> checkout.v1.GetRequest
+	12, // 60: checkout.v1.CheckoutService.List:input_type -> checkout.v1.ListRequest
+	14, // 61: checkout.v1.CheckoutService.History:input_type -> checkout.v1.HistoryRequest
+	21, // 62: checkout.v1.CheckoutService.Watch:input_type -> checkout.v1.WatchRequest
+	16, // 63: checkout.v1.CheckoutService.FollowHistory:input_type -> checkout.v1.FollowHistoryRequest
+	23, // 64: checkout.v1.CheckoutService.Cancel:input_type -> checkout.v1.CancelRequest
+	25, // 65: checkout.v1.CheckoutService.Approve:input_type -> checkout.v1.ApproveRequest
+	27, // 66: checkout.v1.CheckoutService.Reject:input_type -> checkout.v1.RejectRequest
+	29, // 67: checkout.v1.CheckoutService.Resolve:input_type -> checkout.v1.ResolveRequest
+	31, // 68: checkout.v1.CheckoutService.Redrive:input_type -> checkout.v1.RedriveRequest
+	33, // 69: checkout.v1.CheckoutService.Audit:input_type -> checkout.v1.AuditRequest
+	43, // 70: checkout.v1.CheckoutService.Doctor:input_type -> checkout.v1.DoctorRequest
+	47, // 71: checkout.v1.CheckoutService.ListOpenHistories:input_type -> checkout.v1.ListOpenHistoriesRequest
+	37, // 72: checkout.v1.CheckoutService.ListEvents:input_type -> checkout.v1.ListEventsRequest
+	41, // 73: checkout.v1.CheckoutService.RepublishEvents:input_type -> checkout.v1.RepublishEventsRequest
+	5,  // 74: checkout.v1.CheckoutService.Start:output_type -> checkout.v1.StartResponse
+	11, // 75: checkout.v1.CheckoutService.Get:output_type -> checkout.v1.GetResponse
+	13, // 76: checkout.v1.CheckoutService.List:output_type -> checkout.v1.ListResponse
+	15, // 77: checkout.v1.CheckoutService.History:output_type -> checkout.v1.HistoryResponse
+	22, // 78: checkout.v1.CheckoutService.Watch:output_type -> checkout.v1.WatchResponse
+	17, // 79: checkout.v1.CheckoutService.FollowHistory:output_type -> checkout.v1.FollowHistoryResponse
+	24, // 80: checkout.v1.CheckoutService.Cancel:output_type -> checkout.v1.CancelResponse
+	26, // 81: checkout.v1.CheckoutService.Approve:output_type -> checkout.v1.ApproveResponse
+	28, // 82: checkout.v1.CheckoutService.Reject:output_type -> checkout.v1.RejectResponse
+	30, // 83: checkout.v1.CheckoutService.Resolve:output_type -> checkout.v1.ResolveResponse
+	32, // 84: checkout.v1.CheckoutService.Redrive:output_type -> checkout.v1.RedriveResponse
+	34, // 85: checkout.v1.CheckoutService.Audit:output_type -> checkout.v1.AuditResponse
+	44, // 86: checkout.v1.CheckoutService.Doctor:output_type -> checkout.v1.DoctorResponse
+	48, // 87: checkout.v1.CheckoutService.ListOpenHistories:output_type -> checkout.v1.ListOpenHistoriesResponse
+	38, // 88: checkout.v1.CheckoutService.ListEvents:output_type -> checkout.v1.ListEventsResponse
+	42, // 89: checkout.v1.CheckoutService.RepublishEvents:output_type -> checkout.v1.RepublishEventsResponse
+	74, // [74:90] is the sub-list for method output_type
+	58, // [58:74] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_checkout_v1_checkout_proto_init() }

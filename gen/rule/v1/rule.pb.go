@@ -188,6 +188,14 @@ var file_rule_v1_rule_proto_extTypes = []protoimpl.ExtensionInfo{
 		Filename:      "rule/v1/rule.proto",
 	},
 	{
+		ExtendedType:  (*validate.DurationRules)(nil),
+		ExtensionType: (*bool)(nil),
+		Field:         50203,
+		Name:          "rule.v1.wait",
+		Tag:           "varint,50203,opt,name=wait",
+		Filename:      "rule/v1/rule.proto",
+	},
+	{
 		ExtendedType:  (*validate.TimestampRules)(nil),
 		ExtensionType: (*bool)(nil),
 		Field:         50201,
@@ -295,6 +303,10 @@ var (
 	E_Deadline = &file_rule_v1_rule_proto_extTypes[18]
 	// optional bool age = 50202;
 	E_Age = &file_rule_v1_rule_proto_extTypes[19]
+	// How long an answer may wait for what it tells. It stays below the time that a server gives a call.
+	//
+	// optional bool wait = 50203;
+	E_Wait = &file_rule_v1_rule_proto_extTypes[20]
 )
 
 // Extension fields to validate.TimestampRules.
@@ -302,7 +314,7 @@ var (
 	// A time that every part can write down.
 	//
 	// optional bool time = 50201;
-	E_Time = &file_rule_v1_rule_proto_extTypes[20]
+	E_Time = &file_rule_v1_rule_proto_extTypes[21]
 )
 
 // Extension fields to validate.RepeatedRules.
@@ -310,7 +322,7 @@ var (
 	// The lines of an order. Two for one article are refused and not added up: they are as likely a slip as a wish.
 	//
 	// optional bool one_line_an_article = 50201;
-	E_OneLineAnArticle = &file_rule_v1_rule_proto_extTypes[21]
+	E_OneLineAnArticle = &file_rule_v1_rule_proto_extTypes[22]
 )
 
 var File_rule_v1_rule_proto protoreflect.FileDescriptor
@@ -380,7 +392,10 @@ const file_rule_v1_rule_proto_rawDesc = "" +
 	"\bdeadline\x12\x1bmust be 1 second to 30 days\x1a2this >= duration('1s') && this <= duration('720h')R\bdeadline:i\n" +
 	"\x03age\x12\x1b.buf.validate.DurationRules\x18\x9a\x88\x03 \x01(\bB8\xc2H5\n" +
 	"3\n" +
-	"\x03age\x12\x14must not be negative\x1a\x16this >= duration('0s')R\x03age:\xc1\x01\n" +
+	"\x03age\x12\x14must not be negative\x1a\x16this >= duration('0s')R\x03age:\x8a\x01\n" +
+	"\x04wait\x12\x1b.buf.validate.DurationRules\x18\x9b\x88\x03 \x01(\bBW\xc2HT\n" +
+	"R\n" +
+	"\x04wait\x12\x17must be 0 to 20 seconds\x1a1this >= duration('0s') && this <= duration('20s')R\x04wait:\xc1\x01\n" +
 	"\x04time\x12\x1c.buf.validate.TimestampRules\x18\x99\x88\x03 \x01(\bB\x8c\x01\xc2H\x88\x01\n" +
 	"\x85\x01\n" +
 	"\x04time\x12%must be a time in the years 1 to 9999\x1aVthis >= timestamp('0001-01-01T00:00:00Z') && this <= timestamp('9999-12-31T23:59:59Z')R\x04time:\xaa\x02\n" +
@@ -417,12 +432,13 @@ var file_rule_v1_rule_proto_depIdxs = []int32{
 	2,  // 17: rule.v1.not_negative:extendee -> buf.validate.Int64Rules
 	3,  // 18: rule.v1.deadline:extendee -> buf.validate.DurationRules
 	3,  // 19: rule.v1.age:extendee -> buf.validate.DurationRules
-	4,  // 20: rule.v1.time:extendee -> buf.validate.TimestampRules
-	5,  // 21: rule.v1.one_line_an_article:extendee -> buf.validate.RepeatedRules
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	0,  // [0:22] is the sub-list for extension extendee
+	3,  // 20: rule.v1.wait:extendee -> buf.validate.DurationRules
+	4,  // 21: rule.v1.time:extendee -> buf.validate.TimestampRules
+	5,  // 22: rule.v1.one_line_an_article:extendee -> buf.validate.RepeatedRules
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	0,  // [0:23] is the sub-list for extension extendee
 	0,  // [0:0] is the sub-list for field type_name
 }
 
@@ -438,7 +454,7 @@ func file_rule_v1_rule_proto_init() {
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_rule_v1_rule_proto_rawDesc), len(file_rule_v1_rule_proto_rawDesc)),
 			NumEnums:      0,
 			NumMessages:   0,
-			NumExtensions: 22,
+			NumExtensions: 23,
 			NumServices:   0,
 		},
 		GoTypes:           file_rule_v1_rule_proto_goTypes,

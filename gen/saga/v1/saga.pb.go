@@ -919,8 +919,11 @@ type StartRequest struct {
 	Deadline *durationpb.Duration `protobuf:"bytes,4,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	// How long it may await approval, where it needs one, until it is undone; unset means 24 hours, at most 30 days.
 	ApprovalDeadline *durationpb.Duration `protobuf:"bytes,5,opt,name=approval_deadline,json=approvalDeadline,proto3" json:"approval_deadline,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// How long the answer may wait until the saga is final or needs attention, at most 20 seconds; it tells how the saga stands then.
+	// Unset means that a start is answered once it is accepted.
+	Wait          *durationpb.Duration `protobuf:"bytes,6,opt,name=wait,proto3" json:"wait,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StartRequest) Reset() {
@@ -984,6 +987,13 @@ func (x *StartRequest) GetDeadline() *durationpb.Duration {
 func (x *StartRequest) GetApprovalDeadline() *durationpb.Duration {
 	if x != nil {
 		return x.ApprovalDeadline
+	}
+	return nil
+}
+
+func (x *StartRequest) GetWait() *durationpb.Duration {
+	if x != nil {
+		return x.Wait
 	}
 	return nil
 }
@@ -3177,7 +3187,7 @@ const file_saga_v1_saga_proto_rawDesc = "" +
 	" \x01(\v2\x16.google.protobuf.ValueR\x06output\"\x18\n" +
 	"\x16ListDefinitionsRequest\"P\n" +
 	"\x17ListDefinitionsResponse\x125\n" +
-	"\vdefinitions\x18\x01 \x03(\v2\x13.saga.v1.DefinitionR\vdefinitions\"\x9e\x02\n" +
+	"\vdefinitions\x18\x01 \x03(\v2\x13.saga.v1.DefinitionR\vdefinitions\"\xd9\x02\n" +
 	"\fStartRequest\x12)\n" +
 	"\n" +
 	"definition\x18\x01 \x01(\tB\t\xbaH\x06r\x04\xb8\xc3\x18\x01R\n" +
@@ -3187,7 +3197,9 @@ const file_saga_v1_saga_proto_rawDesc = "" +
 	"\bdeadline\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\n" +
 	"\xbaH\a\xaa\x01\x04\xc8\xc1\x18\x01R\bdeadline\x12R\n" +
 	"\x11approval_deadline\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\n" +
-	"\xbaH\a\xaa\x01\x04\xc8\xc1\x18\x01R\x10approvalDeadline\"L\n" +
+	"\xbaH\a\xaa\x01\x04\xc8\xc1\x18\x01R\x10approvalDeadline\x129\n" +
+	"\x04wait\x18\x06 \x01(\v2\x19.google.protobuf.DurationB\n" +
+	"\xbaH\a\xaa\x01\x04\xd8\xc1\x18\x01R\x04wait\"L\n" +
 	"\rStartResponse\x12!\n" +
 	"\x04saga\x18\x01 \x01(\v2\r.saga.v1.SagaR\x04saga\x12\x18\n" +
 	"\acreated\x18\x02 \x01(\bR\acreated\"T\n" +
@@ -3499,66 +3511,67 @@ var file_saga_v1_saga_proto_depIdxs = []int32{
 	46, // 19: saga.v1.StartRequest.input:type_name -> google.protobuf.Value
 	44, // 20: saga.v1.StartRequest.deadline:type_name -> google.protobuf.Duration
 	44, // 21: saga.v1.StartRequest.approval_deadline:type_name -> google.protobuf.Duration
-	5,  // 22: saga.v1.StartResponse.saga:type_name -> saga.v1.Saga
-	5,  // 23: saga.v1.GetResponse.saga:type_name -> saga.v1.Saga
-	3,  // 24: saga.v1.GetResponse.plan:type_name -> saga.v1.Plan
-	0,  // 25: saga.v1.ListRequest.statuses:type_name -> saga.v1.Status
-	44, // 26: saga.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
-	45, // 27: saga.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
-	5,  // 28: saga.v1.ListResponse.sagas:type_name -> saga.v1.Saga
-	5,  // 29: saga.v1.HistoryResponse.saga:type_name -> saga.v1.Saga
-	21, // 30: saga.v1.HistoryResponse.entries:type_name -> saga.v1.Entry
-	22, // 31: saga.v1.HistoryResponse.operations:type_name -> saga.v1.ParticipantOperation
-	21, // 32: saga.v1.FollowHistoryResponse.entries:type_name -> saga.v1.Entry
-	45, // 33: saga.v1.Entry.at:type_name -> google.protobuf.Timestamp
-	45, // 34: saga.v1.ParticipantOperation.created_at:type_name -> google.protobuf.Timestamp
-	45, // 35: saga.v1.ParticipantOperation.updated_at:type_name -> google.protobuf.Timestamp
-	5,  // 36: saga.v1.WatchResponse.saga:type_name -> saga.v1.Saga
-	5,  // 37: saga.v1.CancelResponse.saga:type_name -> saga.v1.Saga
-	5,  // 38: saga.v1.ApproveResponse.saga:type_name -> saga.v1.Saga
-	5,  // 39: saga.v1.RejectResponse.saga:type_name -> saga.v1.Saga
-	1,  // 40: saga.v1.ResolveRequest.as:type_name -> saga.v1.Resolution
-	5,  // 41: saga.v1.ResolveResponse.saga:type_name -> saga.v1.Saga
-	5,  // 42: saga.v1.RedriveResponse.saga:type_name -> saga.v1.Saga
-	45, // 43: saga.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
-	37, // 44: saga.v1.AuditResponse.violations:type_name -> saga.v1.Violation
-	41, // 45: saga.v1.DoctorResponse.findings:type_name -> saga.v1.Finding
-	40, // 46: saga.v1.DoctorResponse.settings:type_name -> saga.v1.Setting
-	9,  // 47: saga.v1.SagaService.ListDefinitions:input_type -> saga.v1.ListDefinitionsRequest
-	11, // 48: saga.v1.SagaService.Start:input_type -> saga.v1.StartRequest
-	13, // 49: saga.v1.SagaService.Get:input_type -> saga.v1.GetRequest
-	15, // 50: saga.v1.SagaService.List:input_type -> saga.v1.ListRequest
-	17, // 51: saga.v1.SagaService.History:input_type -> saga.v1.HistoryRequest
-	19, // 52: saga.v1.SagaService.FollowHistory:input_type -> saga.v1.FollowHistoryRequest
-	23, // 53: saga.v1.SagaService.Watch:input_type -> saga.v1.WatchRequest
-	25, // 54: saga.v1.SagaService.Cancel:input_type -> saga.v1.CancelRequest
-	27, // 55: saga.v1.SagaService.Approve:input_type -> saga.v1.ApproveRequest
-	29, // 56: saga.v1.SagaService.Reject:input_type -> saga.v1.RejectRequest
-	31, // 57: saga.v1.SagaService.Resolve:input_type -> saga.v1.ResolveRequest
-	33, // 58: saga.v1.SagaService.Redrive:input_type -> saga.v1.RedriveRequest
-	35, // 59: saga.v1.SagaService.Audit:input_type -> saga.v1.AuditRequest
-	38, // 60: saga.v1.SagaService.Doctor:input_type -> saga.v1.DoctorRequest
-	42, // 61: saga.v1.SagaService.ListOpenHistories:input_type -> saga.v1.ListOpenHistoriesRequest
-	10, // 62: saga.v1.SagaService.ListDefinitions:output_type -> saga.v1.ListDefinitionsResponse
-	12, // 63: saga.v1.SagaService.Start:output_type -> saga.v1.StartResponse
-	14, // 64: saga.v1.SagaService.Get:output_type -> saga.v1.GetResponse
-	16, // 65: saga.v1.SagaService.List:output_type -> saga.v1.ListResponse
-	18, // 66: saga.v1.SagaService.History:output_type -> saga.v1.HistoryResponse
-	20, // 67: saga.v1.SagaService.FollowHistory:output_type -> saga.v1.FollowHistoryResponse
-	24, // 68: saga.v1.SagaService.Watch:output_type -> saga.v1.WatchResponse
-	26, // 69: saga.v1.SagaService.Cancel:output_type -> saga.v1.CancelResponse
-	28, // 70: saga.v1.SagaService.Approve:output_type -> saga.v1.ApproveResponse
-	30, // 71: saga.v1.SagaService.Reject:output_type -> saga.v1.RejectResponse
-	32, // 72: saga.v1.SagaService.Resolve:output_type -> saga.v1.ResolveResponse
-	34, // 73: saga.v1.SagaService.Redrive:output_type -> saga.v1.RedriveResponse
-	36, // 74: saga.v1.SagaService.Audit:output_type -> saga.v1.AuditResponse
-	39, // 75: saga.v1.SagaService.Doctor:output_type -> saga.v1.DoctorResponse
-	43, // 76: saga.v1.SagaService.ListOpenHistories:output_type -> saga.v1.ListOpenHistoriesResponse
-	62, // [62:77] is the sub-list for method output_type
-	47, // [47:62] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	44, // 22: saga.v1.StartRequest.wait:type_name -> google.protobuf.Duration
+	5,  // 23: saga.v1.StartResponse.saga:type_name -> saga.v1.Saga
+	5,  // 24: saga.v1.GetResponse.saga:type_name -> saga.v1.Saga
+	3,  // 25: saga.v1.GetResponse.plan:type_name -> saga.v1.Plan
+	0,  // 26: saga.v1.ListRequest.statuses:type_name -> saga.v1.Status
+	44, // 27: saga.v1.ListRequest.older_than:type_name -> google.protobuf.Duration
+	45, // 28: saga.v1.ListRequest.since:type_name -> google.protobuf.Timestamp
+	5,  // 29: saga.v1.ListResponse.sagas:type_name -> saga.v1.Saga
+	5,  // 30: saga.v1.HistoryResponse.saga:type_name -> saga.v1.Saga
+	21, // 31: saga.v1.HistoryResponse.entries:type_name -> saga.v1.Entry
+	22, // 32: saga.v1.HistoryResponse.operations:type_name -> saga.v1.ParticipantOperation
+	21, // 33: saga.v1.FollowHistoryResponse.entries:type_name -> saga.v1.Entry
+	45, // 34: saga.v1.Entry.at:type_name -> google.protobuf.Timestamp
+	45, // 35: saga.v1.ParticipantOperation.created_at:type_name -> google.protobuf.Timestamp
+	45, // 36: saga.v1.ParticipantOperation.updated_at:type_name -> google.protobuf.Timestamp
+	5,  // 37: saga.v1.WatchResponse.saga:type_name -> saga.v1.Saga
+	5,  // 38: saga.v1.CancelResponse.saga:type_name -> saga.v1.Saga
+	5,  // 39: saga.v1.ApproveResponse.saga:type_name -> saga.v1.Saga
+	5,  // 40: saga.v1.RejectResponse.saga:type_name -> saga.v1.Saga
+	1,  // 41: saga.v1.ResolveRequest.as:type_name -> saga.v1.Resolution
+	5,  // 42: saga.v1.ResolveResponse.saga:type_name -> saga.v1.Saga
+	5,  // 43: saga.v1.RedriveResponse.saga:type_name -> saga.v1.Saga
+	45, // 44: saga.v1.AuditRequest.since:type_name -> google.protobuf.Timestamp
+	37, // 45: saga.v1.AuditResponse.violations:type_name -> saga.v1.Violation
+	41, // 46: saga.v1.DoctorResponse.findings:type_name -> saga.v1.Finding
+	40, // 47: saga.v1.DoctorResponse.settings:type_name -> saga.v1.Setting
+	9,  // 48: saga.v1.SagaService.ListDefinitions:input_type -> saga.v1.ListDefinitionsRequest
+	11, // 49: saga.v1.SagaService.Start:input_type -> saga.v1.StartRequest
+	13, // 50: saga.v1.SagaService.Get:input_type -> saga.v1.GetRequest
+	15, // 51: saga.v1.SagaService.List:input_type -> saga.v1.ListRequest
+	17, // 52: saga.v1.SagaService.History:input_type -> saga.v1.HistoryRequest
+	19, // 53: saga.v1.SagaService.FollowHistory:input_type -> saga.v1.FollowHistoryRequest
+	23, // 54: saga.v1.SagaService.Watch:input_type -> saga.v1.WatchRequest
+	25, // 55: saga.v1.SagaService.Cancel:input_type -> saga.v1.CancelRequest
+	27, // 56: saga.v1.SagaService.Approve:input_type -> saga.v1.ApproveRequest
+	29, // 57: saga.v1.SagaService.Reject:input_type -> saga.v1.RejectRequest
+	31, // 58: saga.v1.SagaService.Resolve:input_type -> saga.v1.ResolveRequest
+	33, // 59: saga.v1.SagaService.Redrive:input_type -> saga.v1.RedriveRequest
+	35, // 60: saga.v1.SagaService.Audit:input_type -> saga.v1.AuditRequest
+	38, // 61: saga.v1.SagaService.Doctor:input_type -> saga.v1.DoctorRequest
+	42, // 62: saga.v1.SagaService.ListOpenHistories:input_type -> saga.v1.ListOpenHistoriesRequest
+	10, // 63: saga.v1.SagaService.ListDefinitions:output_type -> saga.v1.ListDefinitionsResponse
+	12, // 64: saga.v1.SagaService.Start:output_type -> saga.v1.StartResponse
+	14, // 65: saga.v1.SagaService.Get:output_type -> saga.v1.GetResponse
+	16, // 66: saga.v1.SagaService.List:output_type -> saga.v1.ListResponse
+	18, // 67: saga.v1.SagaService.History:output_type -> saga.v1.HistoryResponse
+	20, // 68: saga.v1.SagaService.FollowHistory:output_type -> saga.v1.FollowHistoryResponse
+	24, // 69: saga.v1.SagaService.Watch:output_type -> saga.v1.WatchResponse
+	26, // 70: saga.v1.SagaService.Cancel:output_type -> saga.v1.CancelResponse
+	28, // 71: saga.v1.SagaService.Approve:output_type -> saga.v1.ApproveResponse
+	30, // 72: saga.v1.SagaService.Reject:output_type -> saga.v1.RejectResponse
+	32, // 73: saga.v1.SagaService.Resolve:output_type -> saga.v1.ResolveResponse
+	34, // 74: saga.v1.SagaService.Redrive:output_type -> saga.v1.RedriveResponse
+	36, // 75: saga.v1.SagaService.Audit:output_type -> saga.v1.AuditResponse
+	39, // 76: saga.v1.SagaService.Doctor:output_type -> saga.v1.DoctorResponse
+	43, // 77: saga.v1.SagaService.ListOpenHistories:output_type -> saga.v1.ListOpenHistoriesResponse
+	63, // [63:78] is the sub-list for method output_type
+	48, // [48:63] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_saga_v1_saga_proto_init() }

@@ -51,6 +51,9 @@ func (s *Service) StartSaga(ctx context.Context, req *sagav1.StartRequest, input
 	if req.ApprovalDeadline != nil {
 		order.ApprovalDeadline = req.ApprovalDeadline
 	}
+	if req.Wait != nil {
+		order.Wait = req.Wait
+	}
 	if err := contract.BadInput(contract.Check(order)...); err != nil {
 		return store.Saga{}, false, err
 	}
@@ -70,7 +73,7 @@ func (s *Service) start(ctx context.Context, req *checkoutv1.StartRequest, key s
 		return store.Saga{}, false, connect.NewError(connect.CodeFailedPrecondition,
 			errors.New("this process has no bus, so participants would not hear of the order: only orchestrated checkouts can be started"))
 	}
-	accepted, created, err = sagaapi.Accept(ctx, s.desk, order, sagaapi.StartWords{This: "order id " + order.Key, Key: "order id", Input: "order", One: "checkout"})
+	accepted, created, err = sagaapi.Accept(ctx, s.desk, order, sagaapi.StartWords{This: "order id " + order.Key, Key: "order id", Input: "order", One: "checkout"}, req.Wait.AsDuration())
 	if err == nil && created {
 		s.accepted.Inc()
 	}
@@ -93,6 +96,7 @@ func (s *Service) priceBy(list priceList, req *checkoutv1.StartRequest, key stri
 	}
 
 	named := proto.CloneOf(req)
+	named.Wait = nil // It says nothing about the order.
 	if named.OrderId == "" {
 		named.OrderId = sagaapi.KeyFrom(key)
 	}

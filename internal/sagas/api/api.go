@@ -154,7 +154,7 @@ func Watch[M proto.Message](ctx context.Context, from *store.Store, id saga.ID, 
 		if err != nil {
 			return false, err
 		}
-		settled := status.IsFinal() || status == journal.NeedsAttention
+		settled := status.IsSettled()
 		wanted := sent == nil || settled || !wishes.GetOnlySettled()
 		if wanted && !proto.Equal(now, sent) {
 			if err := send(now); err != nil {

@@ -21,6 +21,7 @@ import (
 
 	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
 	"github.com/checkoutsaga/orchestrator/internal/contract"
+	"github.com/checkoutsaga/orchestrator/internal/rpcserver"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
@@ -58,23 +59,55 @@ func (s *Service) start(ctx context.Context, req *sagav1.StartRequest, key strin
 	if err != nil {
 		return store.Saga{}, false, err
 	}
-	return Accept(ctx, s.desk, n, StartWords{This: n.ID().String(), Key: "key", Input: "input", One: n.Plan.Definition})
+	return Accept(ctx, s.desk, n, StartWords{This: n.ID().String(), Key: "key", Input: "input", One: n.Plan.Definition}, req.Wait.AsDuration())
 }
 
 // StartWords are how a start is spoken of in a conflict: it, its key, what it was started with, and what it is.
 type StartWords struct{ This, Key, Input, One string }
 
-// Accept accepts a saga of any kind and, unless it is driven elsewhere, begins it.
-func Accept(ctx context.Context, desk operator.Desk, n store.NewSaga, words StartWords) (accepted store.Saga, created bool, err error) {
+// Accept accepts a saga of any kind and, unless it is driven elsewhere, begins it. It waits so long until the saga is final or needs
+// attention, and returns it as it is then.
+func Accept(ctx context.Context, desk operator.Desk, n store.NewSaga, words StartWords, wait time.Duration) (accepted store.Saga, created bool, err error) {
 	accepted, created, err = desk.Store.Accept(ctx, n)
 	conflict := new(store.Conflict)
 	if errors.As(err, &conflict) {
 		return store.Saga{}, false, connect.NewError(connect.CodeAlreadyExists, words.whatDiffers(conflict, n))
 	}
-	if err == nil && created && !accepted.Elsewhere {
-		desk.Runs.Begin(ctx, accepted)
+	if err != nil {
+		return store.Saga{}, false, err
 	}
+	begin := func() {
+		if created && !accepted.Elsewhere {
+			desk.Runs.Begin(ctx, accepted)
+		}
+	}
+	if wait == 0 {
+		begin()
+		return accepted, created, nil
+	}
+	accepted, err = settle(ctx, desk.Store, accepted, begin, wait)
 	return accepted, created, err
+}
+
+// settle begins a saga and waits until it is settled, ctx ends, or the server stops.
+func settle(ctx context.Context, from *store.Store, s store.Saga, begin func(), wait time.Duration) (store.Saga, error) {
+	waiting, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	defer context.AfterFunc(rpcserver.Stopping(ctx), cancel)()
+	isNew := true
+	err := from.Watch(waiting, s.ID(), store.Settled, lookAgain, func() (done bool, err error) {
+		if isNew { // Begun once its changes are heard of, it need not be read until there is one.
+			isNew = false
+			begin()
+		} else if s, err = from.Saga(waiting, s.ID()); err != nil {
+			return false, err
+		}
+		return s.Status.IsSettled(), nil
+	})
+	if waiting.Err() != nil && ctx.Err() == nil {
+		return from.Saga(ctx, s.ID())
+	}
+	return s, err
 }
 
 // CheckKey tells what is wrong with the key of a start, or with the Idempotency-Key that may stand for it. Field is the key's.

@@ -125,7 +125,7 @@ func (s *Store) committed(was past, r *row) {
 
 // kindOf is the kind of a change to this status.
 func kindOf(status journal.Status) Interest {
-	if status.IsFinal() || status == journal.NeedsAttention {
+	if status.IsSettled() {
 		return Settled
 	}
 	return AnyChange
