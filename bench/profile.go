@@ -57,8 +57,14 @@ func (g *ground) countStatements(ctx context.Context) (err error) {
 	if g.server, err = pgx.Connect(ctx, g.postgres.SuperuserURL("postgres")); err != nil {
 		return err
 	}
-	_, err = g.server.Exec(ctx, `CREATE EXTENSION pg_stat_statements`)
-	return err
+	for _, statement := range []string{
+		`CREATE EXTENSION pg_stat_statements`, `ALTER SYSTEM SET pg_stat_statements.track_planning = on`, `SELECT pg_reload_conf()`,
+	} {
+		if _, err := g.server.Exec(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // profileAll gives each program that tells of itself one turn at each concurrency.
@@ -122,20 +128,20 @@ func download(ctx context.Context, url, file string) error {
 // tellStatements tells of the statements that came to the system's databases for each of n sagas, those that took the most first.
 func (g *ground) tellStatements(ctx context.Context, s *system, n int, to io.Writer) error {
 	rows, err := g.server.Query(ctx, `
-		SELECT datname, query, calls::float8 / $2, rows::float8 / $2, total_exec_time * 1000 / $2, wal_bytes::float8 / $2
+		SELECT datname, query, calls::float8 / $2, rows::float8 / $2, total_exec_time * 1000 / $2, total_plan_time * 1000 / $2, wal_bytes::float8 / $2
 		FROM pg_stat_statements JOIN pg_database ON pg_database.oid = dbid
 		WHERE split_part(datname, '_', 1) = ANY ($1) AND calls * 100 >= $2
-		ORDER BY total_exec_time DESC`, s.owners, n)
+		ORDER BY total_exec_time + total_plan_time DESC`, s.owners, n)
 	if err != nil {
 		return err
 	}
 	w := tabwriter.NewWriter(to, 0, 0, 3, ' ', 0)
-	fmt.Fprintln(w, "database\tcalls each\trows each\tmicroseconds each\tWAL bytes each\tstatement")
+	fmt.Fprintln(w, "database\tcalls each\trows each\tmicroseconds each\tplanning\tWAL bytes each\tstatement")
 	var database, query string
-	var calls, touched, micros, bytes float64
-	if _, err := pgx.ForEachRow(rows, []any{&database, &query, &calls, &touched, &micros, &bytes}, func() error {
+	var calls, touched, micros, planning, bytes float64
+	if _, err := pgx.ForEachRow(rows, []any{&database, &query, &calls, &touched, &micros, &planning, &bytes}, func() error {
 		text := strings.Join(strings.Fields(query), " ")
-		_, err := fmt.Fprintf(w, "%s\t%.2f\t%.2f\t%.0f\t%.0f\t%s\n", database, calls, touched, micros, bytes, text[:min(len(text), 160)])
+		_, err := fmt.Fprintf(w, "%s\t%.2f\t%.2f\t%.0f\t%.0f\t%.0f\t%s\n", database, calls, touched, micros, planning, bytes, text[:min(len(text), 160)])
 		return err
 	}); err != nil {
 		return err

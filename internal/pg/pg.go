@@ -43,12 +43,13 @@ func Open(ctx context.Context, url string, maxConns int32) (*pgxpool.Pool, error
 	return pool, nil
 }
 
-// planForGrowth has statements planned for the tables that they will be. Their plans are kept: one that was made while a table was
-// small would read all of it, until PostgreSQL looks at the table's size, a minute or more later. A plan that has to read a whole table
-// all the same looks so dear then that PostgreSQL would compile it, for some 40 ms; hence no jit. (A startup parameter would be
-// refused by PgBouncer.)
+// planForGrowth has each statement planned once, and for the tables that there will be. PostgreSQL plans a statement over arrays anew each
+// time that it is executed, because it guesses that a plan for just these arrays is cheaper; that takes as long as the execution. A plan
+// that was made while a table was small would read all of it, until PostgreSQL looks at the table's size, a minute or more later. A plan
+// that has to read a whole table all the same looks so dear then that PostgreSQL would compile it, for some 40 ms; hence no jit. (A
+// startup parameter would be refused by PgBouncer.)
 func planForGrowth(ctx context.Context, conn *pgx.Conn) error {
-	_, err := conn.Exec(ctx, `SET enable_seqscan = off; SET jit = off`, pgx.QueryExecModeSimpleProtocol)
+	_, err := conn.Exec(ctx, `SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off`, pgx.QueryExecModeSimpleProtocol)
 	return err
 }
 

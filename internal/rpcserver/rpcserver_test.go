@@ -165,6 +165,27 @@ func TestRunFinishesWhatIsInHand(t *testing.T) {
 	}
 }
 
+func TestACallThatWaitsHearsThatTheServerStops(t *testing.T) {
+	t.Parallel()
+	begun := make(chan struct{})
+	s := start(t, func(ctx context.Context) error {
+		close(begun)
+		<-Stopping(ctx).Done()
+		return ctx.Err()
+	})
+	answered := make(chan error, 1)
+	go func() {
+		_, err := warehousev1connect.NewWarehouseServiceClient(http.DefaultClient, s.URL()).
+			GetStock(context.WithoutCancel(t.Context()), connect.NewRequest(&warehousev1.GetStockRequest{Sku: "A"}))
+		answered <- err
+	}()
+	<-begun
+	s.stop()
+	require.NoError(t, <-answered)
+	require.NoError(t, <-s.ran)
+	s.ran <- nil
+}
+
 func TestRunEndsStreams(t *testing.T) {
 	t.Parallel()
 	s := start(t, nil)

@@ -170,14 +170,19 @@ func (s *Service) toFilter(req *checkoutv1.ListRequest) (store.Filter, error) {
 
 // find reads a checkout, or says that there is none.
 func (s *Service) find(ctx context.Context, orderID string) (orders.Checkout, error) {
-	found, err := s.store.Saga(ctx, checkout.Saga(orderID))
-	if errors.Is(err, store.ErrNotFound) {
-		return orders.Checkout{}, noSuchCheckout(orderID)
-	}
+	found, err := s.findSaga(ctx, checkout.Saga(orderID))
 	if err != nil {
 		return orders.Checkout{}, err
 	}
 	return orders.Of(found)
+}
+
+func (s *Service) findSaga(ctx context.Context, id saga.ID) (store.Saga, error) {
+	found, err := s.store.Saga(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return found, noSuchCheckout(id.Key)
+	}
+	return found, err
 }
 
 func noSuchCheckout(orderID string) error {

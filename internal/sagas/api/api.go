@@ -22,7 +22,6 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/sagas/operator"
 	"github.com/checkoutsaga/orchestrator/internal/sagas/store"
 	"github.com/checkoutsaga/orchestrator/saga"
-	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
 
 // Service answers saga.v1.SagaService. Its methods may be called from many goroutines.
@@ -129,32 +128,37 @@ func (s *Service) noSuchDefinition(name string) error {
 // Watch sends the saga now and after each change, until it is final or, where the caller wishes, needs attention.
 func (s *Service) Watch(ctx context.Context, req *connect.Request[sagav1.WatchRequest], stream *connect.ServerStream[sagav1.WatchResponse]) error {
 	id := saga.ID{Definition: req.Msg.Definition, Key: req.Msg.Key}
-	return Watch(ctx, s.desk.Store, id, req.Msg, func() (*sagav1.Saga, journal.Status, error) {
-		found, err := s.find(ctx, id)
-		return s.toWire(found), found.Status, err
-	}, func(now *sagav1.Saga) error { return stream.Send(&sagav1.WatchResponse{Saga: now}) })
+	return Watch(ctx, s.desk.Store, id, req.Msg, func() (store.Saga, error) { return s.find(ctx, id) },
+		func(now store.Saga) (*sagav1.Saga, error) { return s.toWire(now), nil },
+		func(now *sagav1.Saga) error { return stream.Send(&sagav1.WatchResponse{Saga: now}) })
 }
 
 // lookAgain bounds how late a watcher learns of a change whose notification was lost with a database connection.
 const lookAgain = 5 * time.Second
 
-// Watch sends a saga of any kind, as look finds it, now and after each change, until it is final or, where the caller wishes, needs
+// Watch sends a saga of any kind, as find finds it, now and after each change, until it is final or, where the caller wishes, needs
 // attention.
 func Watch[M proto.Message](ctx context.Context, from *store.Store, id saga.ID, wishes interface {
 	GetUntilSettled() bool
 	GetOnlySettled() bool
-}, look func() (M, journal.Status, error), send func(M) error) error {
+}, find func() (store.Saga, error), toWire func(store.Saga) (M, error), send func(M) error) error {
 	interest := store.AnyChange
 	if wishes.GetOnlySettled() {
 		interest = store.Settled
 	}
 	var sent proto.Message
-	return from.Watch(ctx, id, interest, lookAgain, func() (done bool, err error) {
-		now, status, err := look()
+	return from.Watch(ctx, id, interest, lookAgain, func(ended *store.Saga) (done bool, err error) {
+		var found store.Saga
+		if ended != nil {
+			found = *ended
+		} else if found, err = find(); err != nil {
+			return false, err
+		}
+		now, err := toWire(found)
 		if err != nil {
 			return false, err
 		}
-		settled := status.IsSettled()
+		settled := found.Status.IsSettled()
 		wanted := sent == nil || settled || !wishes.GetOnlySettled()
 		if wanted && !proto.Equal(now, sent) {
 			if err := send(now); err != nil {
@@ -162,6 +166,6 @@ func Watch[M proto.Message](ctx context.Context, from *store.Store, id saga.ID, 
 			}
 			sent = now
 		}
-		return status.IsFinal() || wishes.GetUntilSettled() && settled, nil
+		return found.Status.IsFinal() || wishes.GetUntilSettled() && settled, nil
 	})
 }

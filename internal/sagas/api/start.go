@@ -95,14 +95,17 @@ func settle(ctx context.Context, from *store.Store, s store.Saga, begin func(), 
 	defer cancel()
 	defer context.AfterFunc(rpcserver.Stopping(ctx), cancel)()
 	isNew := true
-	err := from.Watch(waiting, s.ID(), store.Settled, lookAgain, func() (done bool, err error) {
-		if isNew { // Begun once its changes are heard of, it need not be read until there is one.
+	err := from.Watch(waiting, s.ID(), store.Settled, lookAgain, func(ended *store.Saga) (done bool, err error) {
+		switch {
+		case isNew: // Begun once its changes are heard of, it need not be read until there is one.
 			isNew = false
 			begin()
-		} else if s, err = from.Saga(waiting, s.ID()); err != nil {
-			return false, err
+		case ended != nil:
+			s = *ended
+		default:
+			s, err = from.Saga(waiting, s.ID())
 		}
-		return s.Status.IsSettled(), nil
+		return s.Status.IsSettled(), err
 	})
 	if waiting.Err() != nil && ctx.Err() == nil {
 		return from.Saga(ctx, s.ID())

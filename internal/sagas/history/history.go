@@ -45,7 +45,7 @@ type Followed[E any] struct {
 func (f Followed[E]) Follow(ctx context.Context) error {
 	sent := make(map[string]bool)
 	quiet := 0
-	return f.Store.Watch(ctx, f.Saga, store.AnyChange, f.Again, func() (done bool, err error) {
+	return f.Store.Watch(ctx, f.Saga, store.AnyChange, f.Again, func(*store.Saga) (done bool, err error) {
 		all, final, err := f.Look()
 		if err != nil {
 			return false, err

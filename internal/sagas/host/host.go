@@ -42,9 +42,9 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
-// maxConns bounds the connections to the process's database: about one for each activity that runs at once. Fewer make activities wait
-// for each other, many more press PostgreSQL.
-const maxConns = 30
+// maxConns bounds the connections to the process's database. What activities change shares transactions, so that most of the time one or
+// two work; the rest is for rows that somebody holds and for reading. Each has plans and caches of its own in PostgreSQL.
+const maxConns = 16
 
 // Host is one process for sagas: open it, run it, close it. What it is made of is for whoever adds to it before it runs.
 type Host struct {

@@ -3,9 +3,13 @@ package host_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
+	"github.com/google/go-cmp/cmp"
 	"github.com/stretchr/testify/require"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	sagav1 "github.com/checkoutsaga/orchestrator/gen/saga/v1"
@@ -48,6 +52,34 @@ func TestARefusalUndoesWhatWasDone(t *testing.T) {
 	}
 	s.auditFindsNothing("trip", 3)
 	s.auditFindsNothing("tour", 1)
+}
+
+func TestAStartMayWaitForTheEnd(t *testing.T) {
+	s := newSystem(t, trips)
+	wait := func(key string, most time.Duration) *sagav1.StartResponse {
+		answer, err := s.sagas.Start(s.ctx(), connect.NewRequest(&sagav1.StartRequest{
+			Definition: "trip", Key: key, Input: value(t, ada), Wait: durationpb.New(most),
+		}))
+		require.NoError(t, err)
+		return answer.Msg
+	}
+	final := wait("t-1", 20*time.Second)
+	require.True(t, final.Created)
+	require.Equal(t, sagav1.Status_STATUS_CONFIRMED, final.Saga.Status)
+	if diff := cmp.Diff(s.get("trip", "t-1"), final.Saga, protocmp.Transform()); diff != "" {
+		t.Errorf("what was waited for is not what is read (-read +waited for):\n%s", diff)
+	}
+	again := wait("t-1", 20*time.Second)
+	require.False(t, again.Created)
+	require.Equal(t, sagav1.Status_STATUS_CONFIRMED, again.Saga.Status)
+
+	release := s.crew.hang("do charge-card")
+	defer release()
+	require.Equal(t, sagav1.Status_STATUS_RUNNING, wait("t-2", 100*time.Millisecond).Saga.Status, "the wait is over")
+	release()
+
+	_, err := s.sagas.Start(s.ctx(), connect.NewRequest(&sagav1.StartRequest{Definition: "trip", Key: "t-3", Input: value(t, ada), Wait: durationpb.New(21 * time.Second)}))
+	require.ErrorContains(t, err, "wait: must be 0 to 20 seconds")
 }
 
 func TestTheSameStartIsTheSameSaga(t *testing.T) {

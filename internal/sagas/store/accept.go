@@ -104,7 +104,7 @@ func (s *Store) Accept(ctx context.Context, n NewSaga) (c Saga, created bool, er
 		return Saga{}, false, fmt.Errorf("accept %s: %w", n.ID(), err)
 	}
 	if a.created {
-		s.watchers.changed(n.ID(), AnyChange)
+		s.watchers.changed(n.ID(), AnyChange, nil)
 		s.guest(n.Plan.Definition).Committed()
 		return a.saga(), true, nil
 	}

@@ -117,7 +117,7 @@ func (s *Store) committed(was past, r *row) {
 	s.rows.know(r)
 	s.passes.drop(r.ID())
 	s.meter.committed(was, r)
-	s.watchers.changed(r.ID(), kindOf(r.Status))
+	s.watchers.changed(r.ID(), kindOf(r.Status), r.ended())
 	if r.Ended {
 		s.guest(r.Plan.Definition).Committed()
 	}

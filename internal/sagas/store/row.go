@@ -48,6 +48,14 @@ func (r *row) saga() Saga {
 	return Saga{Saga: r.Saga, Elsewhere: r.Elsewhere, About: r.about, Input: r.input}
 }
 
+// ended is the saga where it has ended, after which nothing of it changes; else nil.
+func (r *row) ended() *Saga {
+	if r.Phase != journal.Final {
+		return nil
+	}
+	return new(r.saga())
+}
+
 // fence is the rule, with what the participant is asked with for whoever may go ahead.
 func (r *row) fence(a journal.Attempt) (pass journal.Pass, claimed bool) {
 	pass, claimed = r.Fence(a)

@@ -189,13 +189,13 @@ const updateSagas = `
 	    cancelled_at = CASE WHEN w.cancelled THEN coalesce(s.cancelled_at, clock_timestamp()) END, cancel_reason = w.cancel_reason,
 	    check_at = w.check_at, pokes = w.pokes, fruitless_runs = w.fruitless_runs, attention = w.attention::jsonb,
 	    progress = w.progress::jsonb, ended_at = w.ended_at, reason_code = w.reason_code, at_step = w.at_step, deadline = w.deadline,
-	    approval_deadline = w.approval_deadline, engine = w.engine, updated_at = clock_timestamp()
+	    approval_deadline = w.approval_deadline, engine = w.engine, updated_at = w.updated_at
 	FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::text[], $7::text[], $8::text[],
 	            $9::boolean[], $10::boolean[], $11::text[], $12::timestamptz[], $13::integer[], $14::integer[], $15::text[], $16::text[],
-	            $17::timestamptz[], $18::text[], $19::text[], $20::timestamptz[], $21::timestamptz[], $22::text[])
+	            $17::timestamptz[], $18::text[], $19::text[], $20::timestamptz[], $21::timestamptz[], $22::text[], $23::timestamptz[])
 	     AS w (definition, key, run, started_run, phase, status, verdict, reason,
 	           touched, cancelled, cancel_reason, check_at, pokes, fruitless_runs, attention, progress,
-	           ended_at, reason_code, at_step, deadline, approval_deadline, engine)
+	           ended_at, reason_code, at_step, deadline, approval_deadline, engine, updated_at)
 	WHERE s.definition = w.definition AND s.key = w.key`
 
 const insertEntries = `
@@ -210,6 +210,7 @@ func (t *rows) save(batch *pgx.Batch, changed []*change) error {
 	progress, attention := make([]string, len(changed)), make([]*string, len(changed))
 	var entries []entry
 	for i, c := range changed {
+		c.row.UpdatedAt = c.row.Now
 		text, err := storedSteps(c.row.Steps)
 		if err != nil {
 			return fmt.Errorf("write steps of %s: %w", c.row.ID(), err)
@@ -248,7 +249,8 @@ func (t *rows) save(batch *pgx.Batch, changed []*change) error {
 		column(changed, func(c *change) string { return c.row.AtStep() }),
 		column(changed, func(c *change) time.Time { return c.row.Deadline }),
 		column(changed, func(c *change) *time.Time { return c.row.ApprovalDeadline }),
-		column(changed, func(c *change) string { return c.row.Engine }))
+		column(changed, func(c *change) string { return c.row.Engine }),
+		column(changed, func(c *change) time.Time { return c.row.UpdatedAt }))
 	if len(entries) > 0 {
 		batch.Queue(insertEntries,
 			column(entries, func(e entry) string { return e.of.Plan.Definition }),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,9 +33,17 @@ type watchers struct {
 	self string
 
 	mu          sync.Mutex
-	bySaga      map[saga.ID]map[chan struct{}]Interest
+	bySaga      map[saga.ID]map[*subscription]bool
 	unannounced map[saga.ID]Interest
 	announce    chan struct{}
+}
+
+// subscription is one who waits.
+type subscription struct {
+	interest Interest
+	changed  chan struct{}
+	// ended is the saga at its end, where this process has ended it.
+	ended atomic.Pointer[Saga]
 }
 
 // Interest says which changes of a saga somebody wants to hear of, or of which kind a change was.
@@ -49,7 +58,7 @@ const (
 
 func newWatchers() *watchers {
 	return &watchers{
-		self: uuid.NewString(), bySaga: make(map[saga.ID]map[chan struct{}]Interest),
+		self: uuid.NewString(), bySaga: make(map[saga.ID]map[*subscription]bool),
 		unannounced: make(map[saga.ID]Interest), announce: make(chan struct{}, 1),
 	}
 }
@@ -57,18 +66,22 @@ func newWatchers() *watchers {
 // Subscribe returns a channel that has a value after each change of interest; several changes may leave one value. It hears changes
 // by other processes while Listen runs. The caller calls cancel when done.
 func (s *Store) Subscribe(id saga.ID, interest Interest) (changed <-chan struct{}, cancel func()) {
-	w := s.watchers
-	ch := make(chan struct{}, 1)
+	sub, cancel := s.watchers.subscribe(id, interest)
+	return sub.changed, cancel
+}
+
+func (w *watchers) subscribe(id saga.ID, interest Interest) (sub *subscription, cancel func()) {
+	sub = &subscription{interest: interest, changed: make(chan struct{}, 1)}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.bySaga[id] == nil {
-		w.bySaga[id] = make(map[chan struct{}]Interest)
+		w.bySaga[id] = make(map[*subscription]bool)
 	}
-	w.bySaga[id][ch] = interest
-	return ch, func() {
+	w.bySaga[id][sub] = true
+	return sub, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		delete(w.bySaga[id], ch)
+		delete(w.bySaga[id], sub)
 		if len(w.bySaga[id]) == 0 {
 			delete(w.bySaga, id)
 		}
@@ -76,19 +89,20 @@ func (s *Store) Subscribe(id saga.ID, interest Interest) (changed <-chan struct{
 }
 
 // Watch calls look now and after each change of interest, until look says that it is done, or fails, or ctx ends. It also looks
-// every now and then, because a notification may be lost with a connection.
-func (s *Store) Watch(ctx context.Context, id saga.ID, interest Interest, again time.Duration, look func() (done bool, err error)) error {
+// every now and then, because a notification may be lost with a connection. Where this process has ended the saga meanwhile, look is
+// given it as it ended, and need not read it.
+func (s *Store) Watch(ctx context.Context, id saga.ID, interest Interest, again time.Duration, look func(ended *Saga) (done bool, err error)) error {
 	// Subscribed before the first look: a change between the two is seen twice rather than never.
-	changed, unsubscribe := s.Subscribe(id, interest)
+	sub, unsubscribe := s.watchers.subscribe(id, interest)
 	defer unsubscribe()
 	ticker := time.NewTicker(again)
 	defer ticker.Stop()
 	for {
-		if done, err := look(); done || err != nil {
+		if done, err := look(sub.ended.Load()); done || err != nil {
 			return err
 		}
 		select {
-		case <-changed:
+		case <-sub.changed:
 		case <-ticker.C:
 		case <-ctx.Done():
 			return ctx.Err()
@@ -156,10 +170,15 @@ func (s *Store) announce(ctx context.Context) error {
 	}
 }
 
-// changed wakes the saga's watchers here, and notes the change for the next announcement.
-func (w *watchers) changed(id saga.ID, kind Interest) {
+// changed wakes the saga's watchers here, with the saga where it has ended, and notes the change for the next announcement.
+func (w *watchers) changed(id saga.ID, kind Interest, ended *Saga) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if ended != nil {
+		for sub := range w.bySaga[id] {
+			sub.ended.Store(ended)
+		}
+	}
 	wake(w.bySaga[id], kind)
 	if w.unannounced[id] != Settled && len(w.unannounced) < maxUnannounced {
 		w.unannounced[id] = kind
@@ -193,10 +212,10 @@ func (w *watchers) wakeAll() {
 	}
 }
 
-func wake(waiting map[chan struct{}]Interest, kind Interest) {
-	for ch, interest := range waiting {
-		if interest == AnyChange || interest == kind {
-			signal(ch)
+func wake(waiting map[*subscription]bool, kind Interest) {
+	for sub := range waiting {
+		if sub.interest == AnyChange || sub.interest == kind {
+			signal(sub.changed)
 		}
 	}
 }
