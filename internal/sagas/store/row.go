@@ -98,15 +98,15 @@ func scanKnown(from pgx.Row, known func() *fixed, also ...any) (*row, error) {
 type storedStep struct {
 	Name         string          `json:"name"`
 	State        string          `json:"state"`
-	Attempts     int             `json:"attempts"`
+	Attempts     int             `json:"attempts,omitempty"`
 	StartedAt    *time.Time      `json:"started_at,omitempty"`
 	EndedAt      *time.Time      `json:"ended_at,omitempty"`
-	Error        string          `json:"error"`
-	Reference    string          `json:"reference"`
+	Error        string          `json:"error,omitempty"`
+	Reference    string          `json:"reference,omitempty"`
 	ValidUntil   *time.Time      `json:"valid_until,omitempty"`
 	Output       json.RawMessage `json:"output,omitempty"`
 	Compensation string          `json:"compensation"`
-	Tries        int             `json:"compensation_tries"`
+	Tries        int             `json:"compensation_tries,omitempty"`
 }
 
 // progressOf is how far each step of a plan is.

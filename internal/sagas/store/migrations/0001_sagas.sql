@@ -47,8 +47,10 @@ CREATE TABLE sagas (
     updated_at      timestamptz NOT NULL DEFAULT now(),
     ended_at        timestamptz,
 
+    -- Not the other way round: in a new database, which has no statistics, that would look as good for a look-up by the key, and read all
+    -- sagas of the definition.
+    UNIQUE (idempotency_key, definition),
     PRIMARY KEY (definition, key),
-    UNIQUE (definition, idempotency_key),
     CHECK ((phase = 'final') = (ended_at IS NOT NULL)),
     CHECK ((phase = 'final') = (check_at IS NULL)),
     CHECK ((phase = 'final') = (status IN ('CONFIRMED', 'REJECTED', 'CANCELLED', 'EXPIRED'))),
@@ -85,13 +87,13 @@ SELECT definition, key,
        (ordinal - 1)::smallint                 AS position,
        step ->> 'name'                         AS name,
        step ->> 'state'                        AS state,
-       (step ->> 'attempts')::integer          AS attempts,
+       coalesce((step ->> 'attempts')::integer, 0) AS attempts,
        (step ->> 'started_at')::timestamptz    AS started_at,
        (step ->> 'ended_at')::timestamptz      AS ended_at,
-       step ->> 'error'                        AS error,
-       step ->> 'reference'                    AS reference,
+       coalesce(step ->> 'error', '')          AS error,
+       coalesce(step ->> 'reference', '')      AS reference,
        step ->> 'compensation'                 AS compensation,
-       (step ->> 'compensation_tries')::integer AS compensation_tries
+       coalesce((step ->> 'compensation_tries')::integer, 0) AS compensation_tries
 FROM sagas, jsonb_array_elements(progress) WITH ORDINALITY AS element (step, ordinal);
 
 -- What happened to a saga, for people; nothing is decided by it.
@@ -107,10 +109,9 @@ CREATE TABLE entries (
     reason      text        NOT NULL DEFAULT '',
     duration_ms bigint      NOT NULL DEFAULT 0,
     outcome     text        NOT NULL DEFAULT '',
-    error       text        NOT NULL DEFAULT '',
-
-    FOREIGN KEY (definition, key) REFERENCES sagas
+    error       text        NOT NULL DEFAULT ''
 );
+-- No foreign key: whoever writes an entry holds the saga's lock, and PostgreSQL would look each one's saga up.
 CREATE INDEX entries_saga ON entries (key, definition, id);
 
 -- What people and the sweeper asked of a saga, kept for ever, also when the saga no longer is.
@@ -138,8 +139,8 @@ CREATE TABLE forgotten_sagas (
     ended_at        timestamptz NOT NULL,
     forgotten_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
 
-    PRIMARY KEY (definition, key),
-    UNIQUE (definition, idempotency_key)
+    UNIQUE (idempotency_key, definition),
+    PRIMARY KEY (definition, key)
 );
 
 -- Which list each version of a definition is. Sagas carry their own lists; this is so that one number never means two.
