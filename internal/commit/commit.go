@@ -266,6 +266,7 @@ func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool
 
 // In makes the changes in a transaction that the caller has begun, and waits for whoever holds what they need. It returns the first Err of
 // a change, when nothing of any of them is written, or why the database failed. The caller commits, or rolls back if there was an error.
+// A transaction calls it once, with all its changes: a second call might wait for somebody who waits for what the first has locked.
 func In(ctx context.Context, tx pgx.Tx, changes ...*Change) error {
 	p := newParty(changes)
 	parties := []*party{p}

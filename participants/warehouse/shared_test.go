@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,6 +18,7 @@ import (
 	warehousev1 "github.com/checkoutsaga/orchestrator/gen/warehouse/v1"
 	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/events/bus"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 func TestI4OrdersInOneTransactionNeverOversell(t *testing.T) {
@@ -91,6 +93,20 @@ func TestI2AReleaseAndAShipmentOfOneOrderAreNotDecidedInOneTransaction(t *testin
 		assert.NoError(t, err)
 	})
 	require.Len(t, w.told(t, "ord-1"), 2, "it is reserved, and then either released or shipped")
+	w.requireBooksBalance(t)
+}
+
+func TestI2AReleaseAndAShipmentOfOneOrderAreNotDecidedInOneChangeEither(t *testing.T) {
+	t.Parallel()
+	w := open(t)
+	w.call(t.Context(), t, "ord-1", pieces("CHAIR-OAK", 1))
+	w.call(t.Context(), t, "ord-2", pieces("CHAIR-OAK", 5)) // So that no count would come below zero.
+	store := w.service.store
+	release, ship := store.releasing(t.Context(), order("ord-1"), ""), store.committing(t.Context(), order("ord-1"), "")
+	require.ErrorIs(t, pg.InTx(t.Context(), w.pool, func(tx pgx.Tx) error {
+		return commit.In(t.Context(), tx, slices.Concat(release.changes, ship.changes)...)
+	}), commit.ErrBusy)
+	require.Equal(t, "reserved CHAIR-OAK×1", w.effect(t, "ord-1"))
 	w.requireBooksBalance(t)
 }
 

@@ -24,11 +24,17 @@ type table struct{ outbox *outbox.Outbox }
 
 // Read implements commit.Table.
 func (t *table) Read(batch *pgx.Batch, changes []*commit.Change, _ bool) {
-	of := whats(changes)
 	have := make(map[string]stock)
 	var skus, owners []string
 	var holders []*changed
-	for _, c := range of {
+	seen := make(map[owner]bool, len(changes))
+	for _, change := range changes {
+		c := change.What.(*changed)
+		if seen[c.owner] {
+			change.Err = commit.ErrBusy // It would not see what the one before it makes of the reservation.
+			continue
+		}
+		seen[c.owner] = true
 		c.held, c.stock = nil, have
 		if c.asked == nil {
 			holders, owners = append(holders, c), append(owners, c.owner.name())

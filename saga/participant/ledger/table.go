@@ -23,7 +23,7 @@ func NewTable() *Table { return new(Table) }
 // Change is one operation in a shared transaction. Tables that are named after the ledger's find in Op what is recorded, put the effect in
 // place unless Known is true, and set Op's sides. What differs then from what was read is written.
 type Change struct {
-	// Op is the operation; but for its ID it is zero until somebody has asked for it.
+	// Op is the operation. Its sides are None where nobody has asked for it before.
 	Op Operation
 	// Known says that Op has the answer, so that there is nothing to do.
 	Known bool
