@@ -41,7 +41,7 @@ func (s *Service) Do(ctx context.Context, r participant.Request) (participant.Re
 		op, err = s.doReserve(ctx, r)
 	case stepCommit:
 		if err = r.Read(&struct{}{}); err == nil {
-			op, err = s.store.commit(ctx, ownerOf(r), r.Digest)
+			op, err = s.store.do(ctx, s.store.committing(ctx, ownerOf(r), r.Digest))
 		}
 	default:
 		err = fmt.Errorf("%w: there is no step %s here", participant.ErrBadRequest, r.Step)
@@ -75,7 +75,7 @@ func (s *Service) Undo(ctx context.Context, r participant.Request) (participant.
 	if r.Step != stepReserve {
 		return participant.Result{}, fmt.Errorf("%w: there is no step %s here that can be undone", participant.ErrBadRequest, r.Step)
 	}
-	op, err := s.store.release(ctx, ownerOf(r))
+	op, err := s.store.do(ctx, s.store.releasing(ctx, ownerOf(r), ""))
 	if err != nil {
 		return participant.Result{}, err
 	}

@@ -34,7 +34,7 @@ func (s *Service) onOrderCreated(ctx context.Context, tx pgx.Tx, m *checkoutv1.O
 		w.lines = append(w.lines, line{sku: item.GetSku(), quantity: item.GetQuantity()})
 	}
 	w.lines = inOrder(w.lines)
-	op, err := s.store.reserveIn(ctx, tx, w)
+	op, err := doIn(ctx, tx, s.store.reserving(ctx, w))
 	if err != nil {
 		return inbox.Result{}, final(err)
 	}
@@ -47,7 +47,7 @@ func (s *Service) onOrderCreated(ctx context.Context, tx pgx.Tx, m *checkoutv1.O
 // onPaymentCompleted ships what is paid. That there is nothing to ship is no outcome to record: the reservation may be on its
 // way, and if it is not, the money was taken for nothing and a person has to know.
 func (s *Service) onPaymentCompleted(ctx context.Context, tx pgx.Tx, m *paymentv1.PaymentCompleted) (inbox.Result, error) {
-	op, err := s.store.commitIn(ctx, tx, order(m.Header.OrderId), "")
+	op, err := doIn(ctx, tx, s.store.committing(ctx, order(m.Header.OrderId), ""))
 	if err != nil {
 		return inbox.Result{}, final(err)
 	}
@@ -59,7 +59,7 @@ func (s *Service) onPaymentCompleted(ctx context.Context, tx pgx.Tx, m *paymentv
 
 // onPaymentFailed gives up what will not be paid. A person has to know if it was shipped already.
 func (s *Service) onPaymentFailed(ctx context.Context, tx pgx.Tx, m *paymentv1.PaymentFailed) (inbox.Result, error) {
-	op, err := s.store.releaseIn(ctx, tx, order(m.Header.OrderId), m.GetReason())
+	op, err := doIn(ctx, tx, s.store.releasing(ctx, order(m.Header.OrderId), m.GetReason()))
 	if err != nil {
 		return inbox.Result{}, final(err)
 	}

@@ -70,7 +70,7 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	}
 	s := &Service{
 		Records: ledger.NewRecords(pool, checkout, openWhy),
-		store:   &store{pool: pool, outbox: outbox.New(app, pool, log)},
+		store:   newStore(pool, outbox.New(app, pool, log)),
 		inbox:   inbox.New(app, pool, log),
 	}
 	s.subscribe()
@@ -115,12 +115,12 @@ func (s *Service) reserve(ctx context.Context, o owner, asked []*warehousev1.Lin
 	for _, l := range asked {
 		lines = append(lines, line{sku: l.GetSku(), quantity: l.GetQuantity()})
 	}
-	return s.store.reserve(ctx, wanted{owner: o, lines: inOrder(lines), digest: digest, coordination: event.Orchestrated})
+	return s.store.do(ctx, s.store.reserving(ctx, wanted{owner: o, lines: inOrder(lines), digest: digest, coordination: event.Orchestrated}))
 }
 
 // Release makes the reservation be gone, also one that is still to arrive.
 func (s *Service) Release(ctx context.Context, req *connect.Request[warehousev1.ReleaseRequest]) (*connect.Response[warehousev1.ReleaseResponse], error) {
-	op, err := s.store.release(ctx, order(req.Msg.OrderId))
+	op, err := s.store.do(ctx, s.store.releasing(ctx, order(req.Msg.OrderId), ""))
 	if err != nil {
 		return nil, connectError(err)
 	}
@@ -129,7 +129,7 @@ func (s *Service) Release(ctx context.Context, req *connect.Request[warehousev1.
 
 // Commit turns the reservation into a shipment.
 func (s *Service) Commit(ctx context.Context, req *connect.Request[warehousev1.CommitRequest]) (*connect.Response[warehousev1.CommitResponse], error) {
-	op, err := s.store.commit(ctx, order(req.Msg.OrderId), "")
+	op, err := s.store.do(ctx, s.store.committing(ctx, order(req.Msg.OrderId), ""))
 	if err != nil {
 		return nil, connectError(err)
 	}

@@ -64,6 +64,22 @@ type stock struct {
 	onHand, reserved, committed int32
 }
 
+// movement says with which sign the quantities of lines are added to each count.
+type movement struct{ onHand, reserved, committed int32 }
+
+func (m movement) plus(n movement) movement {
+	return movement{m.onHand + n.onHand, m.reserved + n.reserved, m.committed + n.committed}
+}
+
+// of is a movement of so many pieces.
+func (m movement) of(quantity int32) movement {
+	return movement{m.onHand * quantity, m.reserved * quantity, m.committed * quantity}
+}
+
+func (s stock) moved(m movement) stock {
+	return stock{s.sku, s.onHand + m.onHand, s.reserved + m.reserved, s.committed + m.committed}
+}
+
 // reservationState is what became of a reservation: reserved → released | committed.
 type reservationState string
 
@@ -82,6 +98,14 @@ func (s reservationState) message() warehousev1.ReservationState {
 	default:
 		return warehousev1.ReservationState_RESERVATION_STATE_COMMITTED
 	}
+}
+
+// reservation is one that was made, or is to be.
+type reservation struct {
+	state        reservationState
+	coordination string
+	// lines are in order.
+	lines []line
 }
 
 // inOrder sorts lines by article. Everything about several articles goes in this order: the digest, so that the same order

@@ -67,8 +67,8 @@ func TestReleaseInFlightMakesAReservationWaitAndBeRefused(t *testing.T) {
 	t.Parallel()
 	w := open(t)
 	tx := w.begin(t)
-	// What a release of an order never heard of writes, not yet committed.
-	_, err := tx.Exec(t.Context(), `INSERT INTO operations (definition, key, step, undo_state) VALUES ('checkout', 'ord-1', 'reserve-stock', 'applied')`)
+	// A release of an order never heard of, not yet committed.
+	_, err := doIn(t.Context(), tx, w.service.store.releasing(t.Context(), order("ord-1"), ""))
 	require.NoError(t, err)
 	reserved := make(chan *operationv1.Result, 1)
 	go func() {
@@ -446,10 +446,12 @@ func (w *fixture) requireBooksBalance(t *testing.T) {
 	require.Zero(t, wrong, "articles whose counts differ from their reservations")
 }
 
-// requireWaitingForLocks waits until so many connections to the test's database stand still at a lock.
+// requireWaitingForLocks waits until so many connections to the test's database stand still at a lock, for longer than a shared
+// transaction does: that would let go of its other locks soon.
 func (w *fixture) requireWaitingForLocks(t *testing.T, connections int) {
 	t.Helper()
-	const query = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`
+	const query = `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+		AND clock_timestamp() - xact_start > interval '150 milliseconds'`
 	require.Eventually(t, func() bool {
 		var waiting int
 		return assert.NoError(t, w.pool.QueryRow(t.Context(), query).Scan(&waiting)) && waiting == connections
