@@ -56,7 +56,7 @@ var rules = []rule{
 		because: "it is the contract as a Go seam and on the wire: it serves and calls by the contract alone, and keeps nothing",
 	},
 	{
-		packages: []string{"saga/participant/ledger"}, mayOnly: []string{"saga/participant$", "saga/participant/ledger", "gen/operation", "internal/contract", "internal/pg"},
+		packages: []string{"saga/participant/ledger"}, mayOnly: []string{"saga/participant$", "saga/participant/ledger", "gen/operation", "internal/commit", "internal/contract", "internal/pg"},
 		never:   []string{"database/sql", "net", "net/http", "github.com/dapr"},
 		because: "the ledger works in its caller's transaction, by pgx alone: it speaks of operations, and calls nobody",
 	},

@@ -31,7 +31,7 @@ const (
 // of its row. It is then decided in a transaction of its own, which waits.
 var ErrBusy = errors.New("somebody else is changing it")
 
-// Table reads and writes for all changes of its kind in a transaction.
+// Table reads and writes for all changes of its kind in a transaction. It is asked by several transactions at once.
 type Table interface {
 	// Read queues what the changes need to see, and locks it. Where wait is false it must not wait for anybody's lock. The
 	// results are taken by the callbacks of the queued queries, which may give a change an Err.
@@ -52,7 +52,12 @@ type Change struct {
 	Err error
 	// Committed says that it was written and committed, to whoever did not call Do for it, as a Rider.
 	Committed bool
+
+	party *party
 }
+
+// With tells whether two changes were brought by one caller: they are committed together, or neither is.
+func (c *Change) With(other *Change) bool { return c.party == other.party }
 
 // Committer commits changes. Its methods may be called from many goroutines.
 type Committer struct {
@@ -75,11 +80,19 @@ type party struct {
 	err        error
 }
 
+func newParty(changes []*Change) *party {
+	p := &party{changes: changes, lead: make(chan struct{}), done: make(chan struct{})}
+	for _, change := range changes {
+		change.party = p
+	}
+	return p
+}
+
 // Do commits the changes, in one transaction and with whoever else waits. Of two tables that any caller names one after the other, the
 // first is read, decided and written first. Do returns the first Err of a change, when nothing of any of them is written, or why the
 // transaction failed: then it is not known whether it was committed. It returns early when ctx ends before the transaction has begun.
 func (c *Committer) Do(ctx context.Context, changes ...*Change) error {
-	p := &party{changes: changes, lead: make(chan struct{}), done: make(chan struct{})}
+	p := newParty(changes)
 	if !c.enter(p) {
 		select {
 		case <-p.lead:
@@ -232,23 +245,12 @@ func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool
 	if !wait {
 		begin.Queue(waitForNobody)
 	}
-	for _, t := range tablesOf(parties) {
-		t.table.Read(begin, t.changes, wait)
+	if err := decide(ctx, conn, begin, parties, wait); err != nil {
+		return err
 	}
-	if err := conn.SendBatch(ctx, begin).Close(); err != nil {
-		return fmt.Errorf("read for a transaction: %w", err)
-	}
-	failTogether(parties)
-	for _, t := range tablesOf(parties) {
-		t.table.Decide(t.changes)
-	}
-	failTogether(parties)
-
 	end := &pgx.Batch{}
-	for _, t := range tablesOf(parties) {
-		if err := t.table.Write(ctx, end, t.changes); err != nil {
-			return fmt.Errorf("write transaction: %w", err)
-		}
+	if err := write(ctx, end, parties); err != nil {
+		return err
 	}
 	end.Queue("COMMIT")
 	if err := conn.SendBatch(ctx, end).Close(); err != nil {
@@ -260,6 +262,72 @@ func (c *Committer) transaction(ctx context.Context, parties []*party, wait bool
 		}
 	}
 	return nil
+}
+
+// In makes the changes in a transaction that the caller has begun, and waits for whoever holds what they need. It returns the first Err of
+// a change, when nothing of any of them is written, or why the database failed. The caller commits, or rolls back if there was an error.
+func In(ctx context.Context, tx pgx.Tx, changes ...*Change) error {
+	p := newParty(changes)
+	parties := []*party{p}
+	if err := decide(ctx, tx, &pgx.Batch{}, parties, true); err != nil {
+		return err
+	}
+	if err := p.result(); err != nil {
+		return err
+	}
+	writes := &pgx.Batch{}
+	if err := write(ctx, writes, parties); err != nil || writes.Len() == 0 {
+		return err
+	}
+	if err := tx.SendBatch(ctx, writes).Close(); err != nil {
+		return fmt.Errorf("write in a transaction: %w", err)
+	}
+	return nil
+}
+
+// session is a connection, or a transaction on one.
+type session interface {
+	SendBatch(ctx context.Context, batch *pgx.Batch) pgx.BatchResults
+}
+
+// decide reads for the parties, after what is in the batch already, and has their tables decide. Once one table has refused a party, the
+// tables after it are not asked about it.
+func decide(ctx context.Context, on session, batch *pgx.Batch, parties []*party, wait bool) error {
+	for _, t := range tablesOf(parties) {
+		t.table.Read(batch, t.changes, wait)
+	}
+	if err := on.SendBatch(ctx, batch).Close(); err != nil {
+		return fmt.Errorf("read for a transaction: %w", err)
+	}
+	failTogether(parties)
+	for _, t := range tablesOf(parties) {
+		if changes := WithoutError(t.changes); len(changes) > 0 {
+			t.table.Decide(changes)
+			failTogether(parties)
+		}
+	}
+	return nil
+}
+
+// write queues what was decided.
+func write(ctx context.Context, batch *pgx.Batch, parties []*party) error {
+	for _, t := range tablesOf(parties) {
+		if err := t.table.Write(ctx, batch, t.changes); err != nil {
+			return fmt.Errorf("write transaction: %w", err)
+		}
+	}
+	return nil
+}
+
+// WithoutError are those of the changes that have no Err.
+func WithoutError(changes []*Change) []*Change {
+	var kept []*Change
+	for _, change := range changes {
+		if change.Err == nil {
+			kept = append(kept, change)
+		}
+	}
+	return kept
 }
 
 // failTogether makes all changes of a party fail of which one has: they are written together, or not at all.

@@ -179,6 +179,50 @@ func TestChangesOfOneCallerAreCommittedTogetherOrNotAtAll(t *testing.T) {
 	require.Zero(t, counted(t, pool, `SELECT count FROM counters`))
 }
 
+func TestWhatOneTableRefusesTheNextIsNotAsked(t *testing.T) {
+	committer, pool := open(t, 2)
+	first, asked := &counters{}, 0
+	second := &counters{deciding: func() { asked++ }}
+	refuse := &commit.Change{Of: first, What: &addition{name: "c1", add: 1}}
+	first.deciding = func() { refuse.Err = errNone }
+	both := []*commit.Change{refuse, {Of: second, What: &addition{name: "c2", add: 1}}}
+	require.ErrorIs(t, committer.Do(t.Context(), both...), errNone)
+	require.ErrorIs(t, pg.InTx(t.Context(), pool, func(tx pgx.Tx) error { return commit.In(t.Context(), tx, both...) }), errNone)
+	require.Zero(t, asked)
+	require.Zero(t, counted(t, pool, `SELECT sum(count) FROM counters`))
+}
+
+func TestInATransactionOfTheCallersAChangeWaitsAndIsCommittedWithIt(t *testing.T) {
+	_, pool := open(t, 2)
+	holding, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = holding.Exec(t.Context(), `UPDATE counters SET count = 10 WHERE name = 'c1'`)
+	require.NoError(t, err)
+	a := &addition{name: "c1", add: 1}
+	waited := make(chan error, 1)
+	errLater := errors.New("what the caller does then fails")
+	go func() {
+		waited <- pg.InTx(t.Context(), pool, func(tx pgx.Tx) error {
+			if err := commit.In(t.Context(), tx, &commit.Change{Of: &counters{}, What: a}); err != nil {
+				return err
+			}
+			return errLater
+		})
+	}()
+	require.Eventually(t, func() bool {
+		return counted(t, pool, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+	}, 10*time.Second, time.Millisecond)
+	require.NoError(t, holding.Commit(t.Context()))
+	require.ErrorIs(t, <-waited, errLater)
+	require.Equal(t, 10, a.was, "it was decided by what the other wrote")
+	require.Equal(t, 10, counted(t, pool, `SELECT sum(count) FROM counters`), "it is rolled back with the caller's transaction")
+
+	require.NoError(t, pg.InTx(t.Context(), pool, func(tx pgx.Tx) error {
+		return commit.In(t.Context(), tx, &commit.Change{Of: &counters{}, What: a})
+	}))
+	require.Equal(t, 11, counted(t, pool, `SELECT sum(count) FROM counters`))
+}
+
 func TestWhoeverStopsWaitingHasChangedNothing(t *testing.T) {
 	committer, pool := open(t, 2)
 	deciding, goOn := make(chan struct{}), make(chan struct{})

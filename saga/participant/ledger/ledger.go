@@ -2,11 +2,11 @@
 //
 // New makes a participant of what each of its steps does in a transaction, and keeps the promises for it; most participants need no
 // more. One that does more in that transaction, or has an effect outside the database, calls the functions below itself. They work
-// in the caller's transaction, so that the row and the effect it tells of are committed together or not at all. The ledger knows
-// neither articles nor money accounts, and calls nobody.
+// in the caller's transaction, so that the row and the effect it tells of are committed together or not at all. One whose operations
+// share transactions has a Table of them. The ledger knows neither articles nor money accounts, and calls nobody.
 //
-// Both directions begin by inserting or locking that one row. So the second to come waits until the first has committed, and then
-// sees what the first has done. That settles a release that races with its reservation.
+// Both directions begin by locking that one row, or that there is none yet. So the second to come waits until the first has committed,
+// and then sees what the first has done. That settles a release that races with its reservation.
 //
 // Operations may be removed (Forget), but not that a saga once was: what comes late for a forgotten saga is refused.
 //
@@ -170,59 +170,87 @@ func Digest(version int, namesAndValues ...string) string {
 	return fmt.Sprintf("%d:%s", version, hex.EncodeToString(h.Sum(nil)))
 }
 
-// BeginDoing inserts or locks the operation's row. If known is true, op.Do has the answer: the recorded outcome, or undone-before,
-// which this very call records. Otherwise the caller does the step: it applies or starts the effect, sets op.Do, and calls Save,
-// all in this transaction. It returns ErrConflict if the step was asked for with another digest, and ErrForgotten if the saga was
-// forgotten; the caller then rolls back.
+// BeginDoing is the rule of a request to do it. If known is true, o.Do has the answer: the recorded outcome, or undone-before, which is
+// recorded now. Otherwise whoever asks does the step: applies or starts the effect, and sets o.Do. It returns ErrConflict if the step
+// was asked for with another digest.
+func (o *Operation) BeginDoing(digest string) (known bool, err error) {
+	if o.Do.State != None {
+		if o.Digest != digest {
+			return false, fmt.Errorf("do %s of %s: %w", o.Step, o.Key, ErrConflict)
+		}
+		return true, nil
+	}
+	o.Digest = digest
+	if o.Undo.State == None {
+		return false, nil
+	}
+	o.Do.State = UndoneBefore
+	return true, nil
+}
+
+// BeginUndoing is the rule of a request to undo it. If known is true, o.Undo has the answer: the recorded outcome or, recorded now,
+// applied because there is nothing to undo, or wanted because doing is under way. Otherwise the step was applied, and whoever asks
+// undoes it and sets o.Undo.
+func (o *Operation) BeginUndoing() (known bool) {
+	if o.Undo.State != None {
+		return true
+	}
+	switch o.Do.State {
+	case None:
+		o.Undo.Apply("")
+		o.Undo.Reason = Unseen
+	case Rejected:
+		o.Undo.Apply("")
+	case Started:
+		o.Undo.State = Wanted
+	default:
+		return false
+	}
+	return true
+}
+
+// BeginDoing inserts or locks the operation's row, and says by its rule (Operation.BeginDoing) whether op.Do has the answer. Otherwise
+// the caller does the step, sets op.Do, and calls Save, all in this transaction. It returns ErrConflict if the step was asked for with
+// another digest, and ErrForgotten if the saga was forgotten; the caller then rolls back.
 func BeginDoing(ctx context.Context, tx pgx.Tx, id participant.ID, digest string) (op Operation, known bool, err error) {
 	op, err = insertOrLock(ctx, tx, id)
 	if err != nil {
 		return op, false, err
 	}
-	if op.Do.State != None {
-		if op.Digest != digest {
-			return op, false, fmt.Errorf("do %s of %s: %w", id.Step, id.Key, ErrConflict)
-		}
-		return op, true, nil
+	was := op.Do.State
+	known, err = op.BeginDoing(digest)
+	if op.Do.State != was {
+		err = Save(ctx, tx, &op)
 	}
-	op.Digest = digest
-	if op.Undo.State == None {
-		return op, false, nil
-	}
-	op.Do.State = UndoneBefore
-	return op, true, Save(ctx, tx, &op)
+	return op, known, err
 }
 
-// BeginUndoing inserts or locks the operation's row. If known is true, op.Undo has the answer: the recorded outcome or, recorded by
-// this very call, applied because there is nothing to undo, or wanted because doing is under way. Otherwise the step was applied,
-// and the caller undoes it, sets op.Undo and calls Save, all in this transaction. It returns ErrForgotten if the saga was
+// BeginUndoing inserts or locks the operation's row, and says by its rule (Operation.BeginUndoing) whether op.Undo has the answer.
+// Otherwise the caller undoes the step, sets op.Undo, and calls Save, all in this transaction. It returns ErrForgotten if the saga was
 // forgotten; the caller then rolls back.
 func BeginUndoing(ctx context.Context, tx pgx.Tx, id participant.ID) (op Operation, known bool, err error) {
 	op, err = insertOrLock(ctx, tx, id)
 	if err != nil {
 		return op, false, err
 	}
-	if op.Undo.State != None {
-		return op, true, nil
+	was := op.Undo.State
+	known = op.BeginUndoing()
+	if op.Undo.State != was {
+		err = Save(ctx, tx, &op)
 	}
-	switch op.Do.State {
-	case None:
-		op.Undo.Apply("")
-		op.Undo.Reason = Unseen
-	case Rejected:
-		op.Undo.Apply("")
-	case Started:
-		op.Undo.State = Wanted
-	default:
-		return op, false, nil
-	}
-	return op, true, Save(ctx, tx, &op)
+	return op, known, err
 }
 
 // Lock locks the row of an operation that exists.
-func Lock(ctx context.Context, tx pgx.Tx, id participant.ID) (Operation, error) {
+func Lock(ctx context.Context, tx pgx.Tx, id participant.ID) (op Operation, err error) {
 	const query = `SELECT ` + columns + ` FROM operations WHERE definition = $1 AND key = $2 AND step = $3 FOR UPDATE`
-	return scan(tx.QueryRow(ctx, query, id.Definition, id.Key, id.Step))
+	batch := &pgx.Batch{}
+	queueShare(batch, id)
+	batch.Queue(query, id.Definition, id.Key, id.Step).QueryRow(func(row pgx.Row) (err error) {
+		op, err = scan(row)
+		return err
+	})
+	return op, tx.SendBatch(ctx, batch).Close()
 }
 
 const columns = `
@@ -231,39 +259,37 @@ const columns = `
 	undo_state, undo_reason, undo_detail, undo_reference, undo_key,
 	output, valid_until, coalesce(currency, ''), coalesce(minor_units, 0), created_at, updated_at`
 
+// queueShare queues the sharing of a saga's lock (sagaLocks).
+func queueShare(batch *pgx.Batch, id participant.ID) {
+	batch.Queue(`SELECT pg_advisory_xact_lock_shared($1, hashtext($2))`, sagaLocks, lockName(id.Definition, id.Key))
+}
+
 // insertOrLock makes sure that this transaction alone holds the row. The insert waits for another transaction's insert of the same
 // row to commit. The select then sees that row, because each statement of a READ COMMITTED transaction sees what is committed when
 // it begins. So it also sees whether the saga was forgotten: until this transaction ends, the shared lock keeps Forget from the
 // saga. All three statements go to the database together, so that nobody waits for the question.
-func insertOrLock(ctx context.Context, tx pgx.Tx, id participant.ID) (Operation, error) {
+func insertOrLock(ctx context.Context, tx pgx.Tx, id participant.ID) (op Operation, err error) {
 	const (
-		share  = `SELECT pg_advisory_xact_lock_shared($1, hashtext($2))`
 		insert = `INSERT INTO operations (definition, key, step) VALUES ($1, $2, $3) ON CONFLICT (definition, key, step) DO NOTHING`
 		lock   = `
 			SELECT ` + columns + `, EXISTS (SELECT FROM forgotten_sagas AS f WHERE (f.definition, f.key) = (operations.definition, operations.key))
 			FROM operations WHERE definition = $1 AND key = $2 AND step = $3 FOR UPDATE`
 	)
-	batch := &pgx.Batch{}
-	batch.Queue(share, sagaLocks, lockName(id.Definition, id.Key))
-	batch.Queue(insert, id.Definition, id.Key, id.Step)
-	batch.Queue(lock, id.Definition, id.Key, id.Step)
-	results := tx.SendBatch(ctx, batch)
-	defer results.Close()
-	if _, err := results.Exec(); err != nil {
-		return Operation{}, fmt.Errorf("share lock of %s: %w", id.Key, err)
-	}
-	if _, err := results.Exec(); err != nil {
-		return Operation{}, fmt.Errorf("insert operation %s of %s: %w", id.Step, id.Key, err)
-	}
 	var forgotten bool
-	op, err := scan(results.QueryRow(), &forgotten)
-	if err != nil {
+	batch := &pgx.Batch{}
+	queueShare(batch, id)
+	batch.Queue(insert, id.Definition, id.Key, id.Step)
+	batch.Queue(lock, id.Definition, id.Key, id.Step).QueryRow(func(row pgx.Row) (err error) {
+		op, err = scan(row, &forgotten)
+		return err
+	})
+	if err := tx.SendBatch(ctx, batch).Close(); err != nil {
 		return op, fmt.Errorf("lock operation %s of %s: %w", id.Step, id.Key, err)
 	}
 	if forgotten {
 		return op, fmt.Errorf("%s of %s: %w", id.Step, id.Key, ErrForgotten)
 	}
-	return op, results.Close()
+	return op, nil
 }
 
 // Save writes an operation that this transaction has locked.
@@ -276,28 +302,9 @@ func Save(ctx context.Context, tx pgx.Tx, op *Operation) error {
 	return nil
 }
 
-// QueueSave queues Save, for a caller that sends it together with the effect. While something is under way, ask_at says when
-// recovery looks.
+// QueueSave queues Save, for a caller that sends it together with the effect.
 func QueueSave(batch *pgx.Batch, op *Operation) {
-	const query = `
-		UPDATE operations
-		SET digest = nullif($4, ''),
-		    do_state = $5, do_reason = $6, do_detail = $7, do_reference = $8, do_key = $9,
-		    undo_state = $10, undo_reason = $11, undo_detail = $12, undo_reference = $13, undo_key = $14,
-		    output = nullif($15, '')::json, valid_until = $16,
-		    currency = nullif($17, ''), minor_units = nullif($18::bigint, 0),
-		    asks = 0,
-		    ask_at = CASE WHEN $5 = 'started' OR $10 = 'started' THEN clock_timestamp() + $19::interval END,
-		    updated_at = clock_timestamp()
-		WHERE definition = $1 AND key = $2 AND step = $3`
-	var validUntil *time.Time
-	if !op.ValidUntil.IsZero() {
-		validUntil = &op.ValidUntil
-	}
-	batch.Queue(query, op.Definition, op.Key, op.Step, op.Digest,
-		op.Do.State, op.Do.Reason, op.Do.Detail, op.Do.Reference, op.Do.Key,
-		op.Undo.State, op.Undo.Reason, op.Undo.Detail, op.Undo.Reference, op.Undo.Key,
-		string(op.Output), validUntil, op.Amount.Currency, op.Amount.MinorUnits, firstAsk)
+	queueUpdate(batch, []*Operation{op}, []*time.Time{nil})
 }
 
 // ClaimUnderWay returns at most limit operations whose outer effect should be known by now. It puts each off by a wait that doubles

@@ -12,8 +12,9 @@ import (
 	"github.com/checkoutsaga/orchestrator/saga/participant"
 )
 
-// sagaLocks is the class of the sagas' advisory locks. Every transaction that begins an operation of a saga shares the saga's lock;
-// the one that forgets the saga holds it alone. A row would not do: a late operation may be the first of its step.
+// sagaLocks is the class of the sagas' advisory locks. A transaction that locks rows of operations shares their sagas' locks. One that
+// decides about operations whose rows it does not lock (Table) holds them alone, and so does the one that forgets sagas. Rows would not
+// do: a late operation may be the first of its step.
 const sagaLocks = 0x73616761
 
 // lockName is what is hashed for the lock of a saga. Two sagas may share a lock by chance: one of them waits then, or is kept.
