@@ -70,51 +70,29 @@ func New(pool *pgxpool.Pool) *Gateway { return &Gateway{pool: pool} }
 // Charge does what is asked, once for each key. It returns the reason of a refusal, or nothing if the effect is in place. An
 // error says nothing about the effect: ask again with the same key.
 func (g *Gateway) Charge(ctx context.Context, r Request) (refusal string, err error) {
-	answered, refusal, err := g.answered(ctx, r.Key)
-	if err != nil || answered {
-		return refusal, err
-	}
-	b, decline, err := g.behaviour(ctx, r.PaymentMethod, r.Kind)
-	if errors.Is(err, errUnknownMethod) {
+	d, err := g.decide(ctx, r)
+	switch {
+	case errors.Is(err, errUnknownMethod):
 		return "unknown_payment_method", nil
-	}
-	if err != nil {
+	case err != nil:
 		return "", err
+	case d.answered:
+		return d.refusal, nil
 	}
-	switch b {
+	switch d.behaviour {
 	case Refused:
-		return g.refuse(ctx, r, refusalOf(r.Kind, decline))
+		return d.refusal, nil
 	case Fails:
 		return "", errDown
 	case FailsTwice:
-		times, err := g.countFailure(ctx, r.Key)
-		if err != nil {
-			return "", err
-		}
-		if times <= 2 {
+		if d.failures <= 2 {
 			return "", errDown
 		}
-		return "", g.apply(ctx, r)
-	case TimesOutBefore:
-		return "", stayAway(ctx)
-	case TimesOutAfter:
-		if err := g.apply(ctx, r); err != nil {
-			return "", err
-		}
+		return "", nil
+	case TimesOutBefore, TimesOutAfter:
 		return "", stayAway(ctx)
 	default:
-		return "", g.apply(ctx, r)
-	}
-}
-
-func refusalOf(kind Kind, decline string) string {
-	switch kind {
-	case Authorize:
-		return decline
-	case Capture:
-		return "authorization_expired" // a network refuses to capture for no other reason
-	default:
-		return string(kind) + "_refused"
+		return "", nil
 	}
 }
 
@@ -126,68 +104,58 @@ func stayAway(ctx context.Context) error {
 	return errLate
 }
 
-// answered tells whether a key was answered for good, and how: an empty refusal means that the effect is in place.
-func (g *Gateway) answered(ctx context.Context, key string) (answered bool, refusal string, err error) {
+// decision is what became of a request.
+type decision struct {
+	// answered: the key was answered for good before, as refusal says; an empty one means that the effect is in place.
+	answered bool
+	refusal  string
+	// behaviour is the payment method's, where the key was not answered before; failures, how often it has failed for the key.
+	behaviour Behaviour
+	failures  int
+}
+
+// decide looks up how the method behaves and does what follows, in one statement: a real network costs its caller one round trip
+// and no work, and this one is to cost as little as it can. An answered key is let be, whatever the method does by now. What is
+// asked for at once with one key is applied once, by the key's uniqueness.
+func (g *Gateway) decide(ctx context.Context, r Request) (d decision, err error) {
 	const query = `
-		SELECT '' FROM sandbox.charges WHERE idempotency_key = $1
+		WITH known AS (
+			SELECT '' AS reason FROM sandbox.charges WHERE idempotency_key = $1
+			UNION ALL
+			SELECT reason FROM sandbox.refusals WHERE idempotency_key = $1
+		), method AS (
+			SELECT CASE $3 WHEN 'authorize' THEN authorize WHEN 'capture' THEN capture WHEN 'void' THEN void ELSE refund END AS behaves,
+			       -- A network refuses to capture for no other reason.
+			       CASE $3 WHEN 'authorize' THEN decline WHEN 'capture' THEN 'authorization_expired' ELSE $3 || '_refused' END AS reason
+			FROM sandbox.behaviours WHERE payment_method = $4 AND NOT EXISTS (SELECT FROM known)
+		), failed AS (
+			INSERT INTO sandbox.failures AS f (idempotency_key, times)
+			SELECT $1, 1 FROM method WHERE behaves = 'fails_twice'
+			ON CONFLICT (idempotency_key) DO UPDATE SET times = f.times + 1
+			RETURNING times
+		), refused AS (
+			-- To void or to refund may be tried again.
+			INSERT INTO sandbox.refusals (idempotency_key, reason)
+			SELECT $1, reason FROM method WHERE behaves = 'refused' AND $3 IN ('authorize', 'capture')
+			ON CONFLICT (idempotency_key) DO NOTHING
+		), applied AS (
+			INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
+			SELECT $1, $2, $3, $4, $5, $6::bigint FROM method
+			WHERE behaves IN ('works', 'times_out_after') OR behaves = 'fails_twice' AND (SELECT times FROM failed) > 2
+			ON CONFLICT (idempotency_key) DO NOTHING
+		)
+		SELECT true, reason, '', 0 FROM known
 		UNION ALL
-		SELECT reason FROM sandbox.refusals WHERE idempotency_key = $1`
-	err = g.pool.QueryRow(ctx, query, key).Scan(&refusal)
+		SELECT false, reason, behaves, coalesce((SELECT times FROM failed), 0) FROM method`
+	err = g.pool.QueryRow(ctx, query, r.Key, r.OrderID, r.Kind, r.PaymentMethod, r.Currency, r.MinorUnits).
+		Scan(&d.answered, &d.refusal, &d.behaviour, &d.failures)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return false, "", nil
+		return d, errUnknownMethod
 	}
 	if err != nil {
-		return false, "", fmt.Errorf("look for charge %s: %w", key, err)
+		return d, fmt.Errorf("charge %s: %w", r.Key, err)
 	}
-	return true, refusal, nil
-}
-
-// refuse refuses, for good where a network does: to void or refund may be tried again.
-func (g *Gateway) refuse(ctx context.Context, r Request, reason string) (refusal string, err error) {
-	if r.Kind == Void || r.Kind == Refund {
-		return reason, nil
-	}
-	const query = `INSERT INTO sandbox.refusals (idempotency_key, reason) VALUES ($1, $2) ON CONFLICT (idempotency_key) DO NOTHING`
-	if _, err := g.pool.Exec(ctx, query, r.Key, reason); err != nil {
-		return "", fmt.Errorf("refuse %s: %w", r.Key, err)
-	}
-	return reason, nil
-}
-
-func (g *Gateway) apply(ctx context.Context, r Request) error {
-	const query = `
-		INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
-		VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (idempotency_key) DO NOTHING`
-	if _, err := g.pool.Exec(ctx, query, r.Key, r.OrderID, r.Kind, r.PaymentMethod, r.Currency, r.MinorUnits); err != nil {
-		return fmt.Errorf("charge %s: %w", r.Key, err)
-	}
-	return nil
-}
-
-func (g *Gateway) countFailure(ctx context.Context, key string) (times int, err error) {
-	const query = `
-		INSERT INTO sandbox.failures AS f (idempotency_key, times) VALUES ($1, 1)
-		ON CONFLICT (idempotency_key) DO UPDATE SET times = f.times + 1
-		RETURNING times`
-	if err := g.pool.QueryRow(ctx, query, key).Scan(&times); err != nil {
-		return 0, fmt.Errorf("count failures of %s: %w", key, err)
-	}
-	return times, nil
-}
-
-func (g *Gateway) behaviour(ctx context.Context, method string, kind Kind) (b Behaviour, decline string, err error) {
-	const query = `
-		SELECT CASE $2 WHEN 'authorize' THEN authorize WHEN 'capture' THEN capture WHEN 'void' THEN void ELSE refund END, decline
-		FROM sandbox.behaviours WHERE payment_method = $1`
-	err = g.pool.QueryRow(ctx, query, method, kind).Scan(&b, &decline)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", "", errUnknownMethod
-	}
-	if err != nil {
-		return "", "", fmt.Errorf("read behaviour of %s: %w", method, err)
-	}
-	return b, decline, nil
+	return d, nil
 }
 
 // behaviours is how a payment method behaves in every kind of request.
