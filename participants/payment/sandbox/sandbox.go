@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/commit"
 )
 
 // Kind is what the gateway is asked to do.
@@ -62,38 +64,28 @@ type Request struct {
 }
 
 // Gateway is the sandbox.
-type Gateway struct{ pool *pgxpool.Pool }
+type Gateway struct {
+	pool      *pgxpool.Pool
+	committer *commit.Committer
+	requests  *requests
+}
 
 // New is the gateway whose tables (schema sandbox) lie in the database of pool.
-func New(pool *pgxpool.Pool) *Gateway { return &Gateway{pool: pool} }
+func New(pool *pgxpool.Pool) *Gateway {
+	return &Gateway{pool: pool, committer: commit.New(pool), requests: &requests{}}
+}
 
 // Charge does what is asked, once for each key. It returns the reason of a refusal, or nothing if the effect is in place. An
 // error says nothing about the effect: ask again with the same key.
 func (g *Gateway) Charge(ctx context.Context, r Request) (refusal string, err error) {
-	d, err := g.decide(ctx, r)
-	switch {
-	case errors.Is(err, errUnknownMethod):
-		return "unknown_payment_method", nil
-	case err != nil:
-		return "", err
-	case d.answered:
-		return d.refusal, nil
+	a := &answer{Request: r}
+	if err := g.committer.Do(ctx, &commit.Change{Of: g.requests, What: a}); err != nil {
+		return "", fmt.Errorf("charge %s: %w", r.Key, err)
 	}
-	switch d.behaviour {
-	case Refused:
-		return d.refusal, nil
-	case Fails:
-		return "", errDown
-	case FailsTwice:
-		if d.failures <= 2 {
-			return "", errDown
-		}
-		return "", nil
-	case TimesOutBefore, TimesOutAfter:
+	if a.late {
 		return "", stayAway(ctx)
-	default:
-		return "", nil
 	}
+	return a.refusal, a.err
 }
 
 // stayAway is the gateway's silence: until the caller hangs up.
@@ -102,60 +94,6 @@ func stayAway(ctx context.Context) error {
 	defer cancel()
 	<-ctx.Done()
 	return errLate
-}
-
-// decision is what became of a request.
-type decision struct {
-	// answered: the key was answered for good before, as refusal says; an empty one means that the effect is in place.
-	answered bool
-	refusal  string
-	// behaviour is the payment method's, where the key was not answered before; failures, how often it has failed for the key.
-	behaviour Behaviour
-	failures  int
-}
-
-// decide looks up how the method behaves and does what follows, in one statement: a real network costs its caller one round trip
-// and no work, and this one is to cost as little as it can. An answered key is let be, whatever the method does by now. What is
-// asked for at once with one key is applied once, by the key's uniqueness.
-func (g *Gateway) decide(ctx context.Context, r Request) (d decision, err error) {
-	const query = `
-		WITH known AS (
-			SELECT '' AS reason FROM sandbox.charges WHERE idempotency_key = $1
-			UNION ALL
-			SELECT reason FROM sandbox.refusals WHERE idempotency_key = $1
-		), method AS (
-			SELECT CASE $3 WHEN 'authorize' THEN authorize WHEN 'capture' THEN capture WHEN 'void' THEN void ELSE refund END AS behaves,
-			       -- A network refuses to capture for no other reason.
-			       CASE $3 WHEN 'authorize' THEN decline WHEN 'capture' THEN 'authorization_expired' ELSE $3 || '_refused' END AS reason
-			FROM sandbox.behaviours WHERE payment_method = $4 AND NOT EXISTS (SELECT FROM known)
-		), failed AS (
-			INSERT INTO sandbox.failures AS f (idempotency_key, times)
-			SELECT $1, 1 FROM method WHERE behaves = 'fails_twice'
-			ON CONFLICT (idempotency_key) DO UPDATE SET times = f.times + 1
-			RETURNING times
-		), refused AS (
-			-- To void or to refund may be tried again.
-			INSERT INTO sandbox.refusals (idempotency_key, reason)
-			SELECT $1, reason FROM method WHERE behaves = 'refused' AND $3 IN ('authorize', 'capture')
-			ON CONFLICT (idempotency_key) DO NOTHING
-		), applied AS (
-			INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
-			SELECT $1, $2, $3, $4, $5, $6::bigint FROM method
-			WHERE behaves IN ('works', 'times_out_after') OR behaves = 'fails_twice' AND (SELECT times FROM failed) > 2
-			ON CONFLICT (idempotency_key) DO NOTHING
-		)
-		SELECT true, reason, '', 0 FROM known
-		UNION ALL
-		SELECT false, reason, behaves, coalesce((SELECT times FROM failed), 0) FROM method`
-	err = g.pool.QueryRow(ctx, query, r.Key, r.OrderID, r.Kind, r.PaymentMethod, r.Currency, r.MinorUnits).
-		Scan(&d.answered, &d.refusal, &d.behaviour, &d.failures)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return d, errUnknownMethod
-	}
-	if err != nil {
-		return d, fmt.Errorf("charge %s: %w", r.Key, err)
-	}
-	return d, nil
 }
 
 // behaviours is how a payment method behaves in every kind of request.
