@@ -9,11 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	operationv1 "github.com/checkoutsaga/orchestrator/gen/operation/v1"
 	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
@@ -33,18 +33,21 @@ func TestI2ManyOrdersThatArePaidAtOnceArePaidOnceEach(t *testing.T) {
 			for range processes {
 				through = append(through, start(t, database, nil))
 			}
-			// Every call is made through each service at once. One that finds it under way does not wait for it.
+			// Every call is made through each service at once, and again until its outcome is known, as a saga does.
 			paid := func(order string, call func(*fixture) participanttest.Call) {
 				var all sync.WaitGroup
 				for _, p := range through {
 					all.Go(func() {
-						r, err := call(p)(t.Context(), order)
-						assert.NoError(t, err)
-						assert.Contains(t, []operationv1.Outcome{applied, unknown}, r.GetOutcome())
+						assert.Eventually(t, func() bool {
+							r, err := call(p)(t.Context(), order)
+							if err != nil { // On a machine that is busy a call may wait too long for a connection.
+								return !assert.Equal(t, connect.CodeUnavailable, connect.CodeOf(err), err)
+							}
+							return r.Outcome == applied
+						}, time.Minute, 20*time.Millisecond, order)
 					})
 				}
 				all.Wait()
-				assert.Equal(t, applied, must(t, call(through[0]), order).Outcome)
 			}
 			var all sync.WaitGroup
 			for n := range orders {
