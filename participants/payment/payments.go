@@ -68,9 +68,10 @@ func (t *payments) Decide(changes []*commit.Change) {
 
 // Write implements commit.Table. What of a payment did not move is not written.
 func (t *payments) Write(_ context.Context, batch *pgx.Batch, changes []*commit.Change) error {
+	moves := movesOf(changes)
 	var moved []payment
 	var booked []transfer
-	for _, m := range movesOf(changes) {
+	for _, m := range moves {
 		if m.payment.moved {
 			moved = append(moved, m.payment)
 		}
@@ -80,13 +81,13 @@ func (t *payments) Write(_ context.Context, batch *pgx.Batch, changes []*commit.
 	}
 	savePayments(batch, moved)
 	book(batch, booked)
-	for _, m := range movesOf(changes) {
-		p := m.payment
-		if p.payer.definition != checkout { // Of another payer no event tells: their topics are about orders.
+	for _, m := range moves {
+		if m.payment.payer.definition != checkout { // Of another payer no event tells: their topics are about orders.
 			continue
 		}
-		for _, told := range p.told {
-			if err := t.outbox.Queue(m.ctx, batch, outbox.Order(p.payer.key, p.coordination), told); err != nil {
+		about := outbox.Order(m.payment.payer.key, m.payment.coordination)
+		for _, told := range m.payment.told {
+			if err := t.outbox.Queue(m.ctx, batch, about, told); err != nil {
 				return err
 			}
 		}

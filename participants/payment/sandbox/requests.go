@@ -40,7 +40,8 @@ type answer struct {
 // Read implements commit.Table. It locks nothing: what is asked for at once with one key is applied once by the key's uniqueness.
 func (t *requests) Read(batch *pgx.Batch, changes []*commit.Change, _ bool) {
 	const query = `
-		SELECT n, c.idempotency_key IS NOT NULL OR r.idempotency_key IS NOT NULL, coalesce(r.reason, ''),
+		SELECT n, c.idempotency_key IS NOT NULL OR r.idempotency_key IS NOT NULL,
+		       CASE WHEN c.idempotency_key IS NULL THEN coalesce(r.reason, '') ELSE '' END,
 		       coalesce(CASE kind_asked WHEN 'authorize' THEN b.authorize WHEN 'capture' THEN b.capture WHEN 'void' THEN b.void ELSE b.refund END, ''),
 		       coalesce(b.decline, ''), coalesce(f.times, 0)
 		FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS asked (key_asked, kind_asked, method_asked, n)
