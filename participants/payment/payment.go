@@ -52,6 +52,14 @@ const (
 	stepCapture   = "capture-payment"
 )
 
+// otherStep is the one of the two that the named one is not.
+func otherStep(step string) string {
+	if step == stepAuthorize {
+		return stepCapture
+	}
+	return stepAuthorize
+}
+
 // Why payment refuses. The card network adds reasons of its own, such as card_declined.
 const (
 	alreadyCaptured      = "already_captured"
@@ -134,7 +142,8 @@ type payment struct {
 
 	// now is the database's clock when the payment was read.
 	now time.Time
-	// booked and told are what its moves mean since then: for the book, and for everybody else.
+	// moved says that it has moved since then; booked and told are what that means for the book, and for everybody else.
+	moved  bool
 	booked []movement
 	told   []event.Message
 }
@@ -146,7 +155,7 @@ func (p *payment) to(next state) error {
 	if !slices.Contains(moves[from], next) {
 		return fmt.Errorf("move payment of %s from %s to %s: not a legal move", p.payer.name(), from, next)
 	}
-	p.state = next
+	p.state, p.moved = next, true
 	switch {
 	case next == authorized && from == authorizing:
 		until := p.now.Add(authorizationHolds)

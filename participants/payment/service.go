@@ -93,7 +93,7 @@ func Open(ctx context.Context, c Config, log *slog.Logger) (*Service, error) {
 	gateway := sandbox.New(pool)
 	s := &Service{
 		Records: ledger.NewRecords(pool, checkout, openWhy),
-		store:   &store{pool: pool, outbox: outbox.New(app, pool, log)},
+		store:   newStore(pool, outbox.New(app, pool, log)),
 		inbox:   inbox.New(app, pool, log),
 		network: sandboxNetwork{gateway}, sandbox: sandbox.NewControls(gateway), log: log,
 		askTimeout: networkTimeout,
@@ -149,7 +149,11 @@ func (s *Service) recoverAll(ctx context.Context) error {
 		group.SetLimit(recoverAtOnce)
 		for _, op := range due {
 			group.Go(func() error {
-				_, err := s.advance(ctx, op)
+				p, err := s.store.paymentOf(ctx, payerOf(op.ID))
+				if err != nil {
+					return err
+				}
+				_, err = s.advance(ctx, recorded{op, p})
 				return err
 			})
 		}
@@ -163,48 +167,45 @@ func (s *Service) recoverAll(ctx context.Context) error {
 // advance asks the card network about what an operation has under way, and records the answers, until nothing is under way
 // or the network gives no answer; and about the operations that payment begins by itself on the way. It goes on when the
 // caller hangs up: an answer once given must not be lost for that.
-func (s *Service) advance(ctx context.Context, op ledger.Operation) (ledger.Operation, error) {
+func (s *Service) advance(ctx context.Context, r recorded) (ledger.Operation, error) {
 	ctx = context.WithoutCancel(ctx)
 	for {
-		d, underWay := op.UnderWay()
+		d, underWay := r.op.UnderWay()
 		if !underWay {
-			return op, nil
+			return r.op, nil
 		}
-		refusal, err := s.ask(ctx, op, d)
-		if action := actionOf(op.Step, d); err == nil && refusal != "" && (action == Void || action == Refund) {
+		refusal, err := s.ask(ctx, r, d)
+		if action := actionOf(r.op.Step, d); err == nil && refusal != "" && (action == Void || action == Refund) {
 			err = fmt.Errorf("the card network refused to %s: %s", action, refusal)
 		}
 		if err != nil {
 			s.log.WarnContext(ctx, "the card network left an operation open",
-				"definition", op.Definition, "key", op.Key, "step", op.Step, "direction", d, "error", err)
-			op.Side(d).Await("the card network has not done it yet: " + err.Error())
-			return op, nil
+				"definition", r.op.Definition, "key", r.op.Key, "step", r.op.Step, "direction", d, "error", err)
+			r.op.Side(d).Await("the card network has not done it yet: " + err.Error())
+			return r.op, nil
 		}
 		recording, cancel := context.WithTimeout(ctx, recordTimeout)
-		var next *ledger.Operation
-		op, next, err = s.store.settle(recording, op, d, refusal)
+		var next *recorded
+		r, next, err = s.store.settle(recording, r, d, refusal)
 		cancel()
 		if err != nil {
-			return op, fmt.Errorf("record the card network's answer: %w", err)
+			return r.op, fmt.Errorf("record the card network's answer: %w", err)
 		}
 		if next != nil {
 			if _, err := s.advance(ctx, *next); err != nil {
-				return op, err
+				return r.op, err
 			}
 		}
 	}
 }
 
 // ask asks the card network, bounded, outside of any transaction.
-func (s *Service) ask(ctx context.Context, op ledger.Operation, d ledger.Direction) (refusal string, err error) {
+func (s *Service) ask(ctx context.Context, r recorded, d ledger.Direction) (refusal string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.askTimeout)
 	defer cancel()
-	p, err := s.store.paymentOf(ctx, payerOf(op.ID))
-	if err != nil {
-		return "", err
-	}
 	return s.network.Ask(ctx, Charge{
-		Action: actionOf(op.Step, d), Key: op.Side(d).Key, OrderID: p.payer.name(), PaymentMethod: p.method, Amount: p.amount,
+		Action: actionOf(r.op.Step, d), Key: r.op.Side(d).Key, OrderID: r.payment.payer.name(), PaymentMethod: r.payment.method,
+		Amount: r.payment.amount,
 	})
 }
 
@@ -248,37 +249,37 @@ func (s *Service) Refund(ctx context.Context, req *connect.Request[paymentv1.Ref
 
 func (s *Service) authorize(ctx context.Context, r request) (participant.Result, error) {
 	r.coordination = event.Orchestrated
-	op, err := s.store.beginAuthorize(ctx, r)
-	return s.outcome(ctx, op, ledger.Doing, err)
+	begun, err := s.store.beginAuthorize(ctx, r)
+	return s.outcome(ctx, begun, ledger.Doing, err)
 }
 
 func (s *Service) void(ctx context.Context, of payer) (participant.Result, error) {
-	op, err := s.store.beginVoid(ctx, of)
-	return s.outcome(ctx, op, ledger.Undoing, err)
+	begun, err := s.store.beginVoid(ctx, of)
+	return s.outcome(ctx, begun, ledger.Undoing, err)
 }
 
 func (s *Service) capture(ctx context.Context, of payer, amount ledger.Amount, digest string) (participant.Result, error) {
-	op, err := s.store.beginCapture(ctx, of, amount, digest)
-	return s.outcome(ctx, op, ledger.Doing, err)
+	begun, err := s.store.beginCapture(ctx, of, amount, digest)
+	return s.outcome(ctx, begun, ledger.Doing, err)
 }
 
 func (s *Service) refund(ctx context.Context, of payer) (participant.Result, error) {
-	op, err := s.store.beginRefund(ctx, of)
-	return s.outcome(ctx, op, ledger.Undoing, err)
+	begun, err := s.store.beginRefund(ctx, of)
+	return s.outcome(ctx, begun, ledger.Undoing, err)
 }
 
 // outcome answers the caller about one direction of an operation that was begun, and carries it out first if nobody has yet.
-func (s *Service) outcome(ctx context.Context, op ledger.Operation, d ledger.Direction, begun error) (participant.Result, error) {
+func (s *Service) outcome(ctx context.Context, begun recorded, d ledger.Direction, err error) (participant.Result, error) {
 	switch {
-	case errors.Is(begun, errWait):
-		return participant.Result{Outcome: participant.NotKnown, Reason: "started", Detail: begun.Error()}, nil
-	case begun != nil:
-		return participant.Result{}, begun
+	case errors.Is(err, errWait):
+		return participant.Result{Outcome: participant.NotKnown, Reason: "started", Detail: err.Error()}, nil
+	case err != nil:
+		return participant.Result{}, err
 	}
+	op := begun.op
 	// Undoing that is only wanted is left to whoever asked for doing, or to recovery: two who ask at once would help nobody.
 	if op.Side(d).State == ledger.Started {
-		var err error
-		if op, err = s.advance(ctx, op); err != nil {
+		if op, err = s.advance(ctx, begun); err != nil {
 			return participant.Result{}, err
 		}
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/checkoutsaga/orchestrator/internal/commit"
 )
 
 // Kind is what the gateway is asked to do.
@@ -62,60 +64,28 @@ type Request struct {
 }
 
 // Gateway is the sandbox.
-type Gateway struct{ pool *pgxpool.Pool }
+type Gateway struct {
+	pool      *pgxpool.Pool
+	committer *commit.Committer
+	requests  *requests
+}
 
 // New is the gateway whose tables (schema sandbox) lie in the database of pool.
-func New(pool *pgxpool.Pool) *Gateway { return &Gateway{pool: pool} }
+func New(pool *pgxpool.Pool) *Gateway {
+	return &Gateway{pool: pool, committer: commit.New(pool), requests: &requests{}}
+}
 
 // Charge does what is asked, once for each key. It returns the reason of a refusal, or nothing if the effect is in place. An
 // error says nothing about the effect: ask again with the same key.
 func (g *Gateway) Charge(ctx context.Context, r Request) (refusal string, err error) {
-	answered, refusal, err := g.answered(ctx, r.Key)
-	if err != nil || answered {
-		return refusal, err
+	a := &answer{Request: r}
+	if err := g.committer.Do(ctx, &commit.Change{Of: g.requests, What: a}); err != nil {
+		return "", fmt.Errorf("charge %s: %w", r.Key, err)
 	}
-	b, decline, err := g.behaviour(ctx, r.PaymentMethod, r.Kind)
-	if errors.Is(err, errUnknownMethod) {
-		return "unknown_payment_method", nil
-	}
-	if err != nil {
-		return "", err
-	}
-	switch b {
-	case Refused:
-		return g.refuse(ctx, r, refusalOf(r.Kind, decline))
-	case Fails:
-		return "", errDown
-	case FailsTwice:
-		times, err := g.countFailure(ctx, r.Key)
-		if err != nil {
-			return "", err
-		}
-		if times <= 2 {
-			return "", errDown
-		}
-		return "", g.apply(ctx, r)
-	case TimesOutBefore:
+	if a.late {
 		return "", stayAway(ctx)
-	case TimesOutAfter:
-		if err := g.apply(ctx, r); err != nil {
-			return "", err
-		}
-		return "", stayAway(ctx)
-	default:
-		return "", g.apply(ctx, r)
 	}
-}
-
-func refusalOf(kind Kind, decline string) string {
-	switch kind {
-	case Authorize:
-		return decline
-	case Capture:
-		return "authorization_expired" // a network refuses to capture for no other reason
-	default:
-		return string(kind) + "_refused"
-	}
+	return a.refusal, a.err
 }
 
 // stayAway is the gateway's silence: until the caller hangs up.
@@ -124,70 +94,6 @@ func stayAway(ctx context.Context) error {
 	defer cancel()
 	<-ctx.Done()
 	return errLate
-}
-
-// answered tells whether a key was answered for good, and how: an empty refusal means that the effect is in place.
-func (g *Gateway) answered(ctx context.Context, key string) (answered bool, refusal string, err error) {
-	const query = `
-		SELECT '' FROM sandbox.charges WHERE idempotency_key = $1
-		UNION ALL
-		SELECT reason FROM sandbox.refusals WHERE idempotency_key = $1`
-	err = g.pool.QueryRow(ctx, query, key).Scan(&refusal)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return false, "", nil
-	}
-	if err != nil {
-		return false, "", fmt.Errorf("look for charge %s: %w", key, err)
-	}
-	return true, refusal, nil
-}
-
-// refuse refuses, for good where a network does: to void or refund may be tried again.
-func (g *Gateway) refuse(ctx context.Context, r Request, reason string) (refusal string, err error) {
-	if r.Kind == Void || r.Kind == Refund {
-		return reason, nil
-	}
-	const query = `INSERT INTO sandbox.refusals (idempotency_key, reason) VALUES ($1, $2) ON CONFLICT (idempotency_key) DO NOTHING`
-	if _, err := g.pool.Exec(ctx, query, r.Key, reason); err != nil {
-		return "", fmt.Errorf("refuse %s: %w", r.Key, err)
-	}
-	return reason, nil
-}
-
-func (g *Gateway) apply(ctx context.Context, r Request) error {
-	const query = `
-		INSERT INTO sandbox.charges (idempotency_key, order_id, kind, payment_method, currency, minor_units)
-		VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (idempotency_key) DO NOTHING`
-	if _, err := g.pool.Exec(ctx, query, r.Key, r.OrderID, r.Kind, r.PaymentMethod, r.Currency, r.MinorUnits); err != nil {
-		return fmt.Errorf("charge %s: %w", r.Key, err)
-	}
-	return nil
-}
-
-func (g *Gateway) countFailure(ctx context.Context, key string) (times int, err error) {
-	const query = `
-		INSERT INTO sandbox.failures AS f (idempotency_key, times) VALUES ($1, 1)
-		ON CONFLICT (idempotency_key) DO UPDATE SET times = f.times + 1
-		RETURNING times`
-	if err := g.pool.QueryRow(ctx, query, key).Scan(&times); err != nil {
-		return 0, fmt.Errorf("count failures of %s: %w", key, err)
-	}
-	return times, nil
-}
-
-func (g *Gateway) behaviour(ctx context.Context, method string, kind Kind) (b Behaviour, decline string, err error) {
-	const query = `
-		SELECT CASE $2 WHEN 'authorize' THEN authorize WHEN 'capture' THEN capture WHEN 'void' THEN void ELSE refund END, decline
-		FROM sandbox.behaviours WHERE payment_method = $1`
-	err = g.pool.QueryRow(ctx, query, method, kind).Scan(&b, &decline)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", "", errUnknownMethod
-	}
-	if err != nil {
-		return "", "", fmt.Errorf("read behaviour of %s: %w", method, err)
-	}
-	return b, decline, nil
 }
 
 // behaviours is how a payment method behaves in every kind of request.
