@@ -59,18 +59,8 @@ func (t *rows) Read(batch *pgx.Batch, changes []*commit.Change, wait bool) {
 		seen[id] = true
 	}
 	// Sagas are locked before any is inserted: nobody waits for this transaction's insertions who holds a lock that it wants.
-	t.lock(batch, withoutError(toChange), wait)
-	t.insert(batch, withoutError(toAccept))
-}
-
-func withoutError(changes []*commit.Change) []*commit.Change {
-	var kept []*commit.Change
-	for _, c := range changes {
-		if c.Err == nil {
-			kept = append(kept, c)
-		}
-	}
-	return kept
+	t.lock(batch, commit.WithoutError(toChange), wait)
+	t.insert(batch, commit.WithoutError(toAccept))
 }
 
 // lockSagas is told of which sagas the fixed columns are known.
