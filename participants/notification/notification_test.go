@@ -222,8 +222,7 @@ func TestANewerStatusWaitsForTheOlderOneThatIsInHand(t *testing.T) {
 			// Another order's goes out meanwhile, and by a sender that looks after the newer one became due.
 			require.Equal(t, bus.Success, f.deliver(t, changed("ord-2", 1, "placed")))
 			f.requireStates(t, "ord-2", "sent")
-			_, found, err := f.service.store.claim(t.Context(), brisk)
-			require.NoError(t, err)
+			_, found := f.claim(t, brisk)
 			require.False(t, found, "the newer one is nobody's yet")
 			require.Equal(t, []string{"superseded", "waiting"}, f.states(t, "ord-1"))
 
@@ -349,18 +348,15 @@ func TestI8WhatACrashLeftInHandIsSentWhenItsLeaseEnds(t *testing.T) {
 	few := brisk
 	few.attempts = 2
 	for range 3 { // By a process that is no more.
-		_, found, err := f.service.store.claim(t.Context(), few)
-		require.NoError(t, err)
+		_, found := f.claim(t, few)
 		require.True(t, found)
 	}
-	_, found, err := f.service.store.claim(t.Context(), few)
-	require.NoError(t, err)
+	_, found := f.claim(t, few)
 	require.False(t, found, "what is in hand is nobody else's")
 	const leaseEnds = `UPDATE notifications SET due_at = now(), in_hand_until = now(), attempts = $2 WHERE order_id = $1`
-	_, err = f.service.store.pool.Exec(t.Context(), leaseEnds, "ord-2", 2)
+	_, err := f.service.store.pool.Exec(t.Context(), leaseEnds, "ord-2", 2)
 	require.NoError(t, err)
-	_, found, err = f.service.store.claim(t.Context(), few)
-	require.NoError(t, err)
+	_, found = f.claim(t, few)
 	require.False(t, found, "what has no attempt left is not begun again")
 	_, err = f.service.store.pool.Exec(t.Context(), leaseEnds, "ord-1", 1)
 	require.NoError(t, err)
@@ -379,16 +375,15 @@ func TestAnAttemptThatOutlivedItsLeaseHasNoSay(t *testing.T) {
 	require.Equal(t, bus.Success, f.deliver(t, changed("ord-1", 1, "placed")))
 	none := brisk
 	none.lease = 0
-	first, _, err := f.service.store.claim(t.Context(), none)
-	require.NoError(t, err)
-	second, _, err := f.service.store.claim(t.Context(), brisk)
-	require.NoError(t, err)
+	first, _ := f.claim(t, none)
+	second, _ := f.claim(t, brisk)
 	require.Equal(t, 2, second.attempts)
 
-	_, err = f.service.store.markFailed(t.Context(), first, errors.New("late"), true, 0)
+	_, err := f.service.store.markFailed(t.Context(), first, errors.New("late"), true, 0)
 	require.NoError(t, err)
 	require.Equal(t, []string{"waiting"}, f.states(t, "ord-1"))
-	require.NoError(t, f.service.store.markSent(t.Context(), second))
+	_, err = f.service.store.turn(t.Context(), brisk, []string{second.EventID}, 0)
+	require.NoError(t, err)
 	_, err = f.service.store.markFailed(t.Context(), second, errors.New("late"), true, 0)
 	require.NoError(t, err)
 	require.Equal(t, []string{"sent"}, f.states(t, "ord-1"))
@@ -611,6 +606,17 @@ func start(t *testing.T, url string, sender Sender, p pace) *fixture {
 	return f
 }
 
+// claim claims one notification as a process does.
+func (f *fixture) claim(t *testing.T, p pace) (n notification, found bool) {
+	t.Helper()
+	claimed, err := f.service.store.turn(t.Context(), p, nil, 1)
+	require.NoError(t, err)
+	if len(claimed) == 0 {
+		return notification{}, false
+	}
+	return claimed[0], true
+}
+
 // deliver hands an event over as a carrier does.
 func (f *fixture) deliver(t *testing.T, m *ordersv1.OrderStatusChanged) bus.Answer {
 	t.Helper()
@@ -663,7 +669,7 @@ func changed(order string, seq int64, status string) *ordersv1.OrderStatusChange
 	}
 }
 
-func encode(t *testing.T, m event.Message) []byte {
+func encode(t testing.TB, m event.Message) []byte {
 	t.Helper()
 	data, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
 	require.NoError(t, err)

@@ -10,7 +10,8 @@ import (
 )
 
 const (
-	// atOnce bounds the messages that one process has in hand, so that a slow one does not hold up the others.
+	// atOnce bounds the messages that one process has in hand, so that a slow one does not hold up the others. In hand are those that
+	// were claimed and are not stored as sent: so many may be sent again after a crash, and no more.
 	atOnce = 8
 	// recordTimeout bounds claiming, and storing the outcome of an attempt, which go on when the process stops.
 	recordTimeout = 5 * time.Second
@@ -20,14 +21,12 @@ const (
 // database.
 func (s *Service) Run(ctx context.Context) error {
 	var all errgroup.Group
-	for range atOnce {
-		all.Go(func() error { s.sendAll(ctx); return nil })
-	}
+	all.Go(func() error { s.sendAll(ctx); return nil })
 	all.Go(func() error { s.look(ctx); return nil })
 	return all.Wait()
 }
 
-// look wakes a sender now and then, for what is to be tried again and for what a crash left.
+// look has the sender look now and then, for what is to be tried again and for what a crash left.
 func (s *Service) look(ctx context.Context) {
 	tick := time.NewTicker(s.pace.look)
 	defer tick.Stop()
@@ -47,7 +46,7 @@ func (s *Service) look(ctx context.Context) {
 	}
 }
 
-// wake makes one of the senders look for something to send.
+// wake makes the sender look for something to send.
 func (s *Service) wake() {
 	select {
 	case s.due <- struct{}{}:
@@ -55,49 +54,79 @@ func (s *Service) wake() {
 	}
 }
 
-// sendAll sends what is due, one message after the other.
+// sendAll sends what is due, side by side. While one transaction stores what was sent and claims what comes next, other messages are
+// being sent; what came of all of them is the next transaction.
 func (s *Service) sendAll(ctx context.Context) {
-	for ctx.Err() == nil {
-		n, found, err := s.claim(ctx)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			s.log.Warn("no notification could be claimed; it is tried again", "error", err)
-		case found:
-			s.wake() // There may be more.
-			s.attempt(ctx, n)
-			continue
+	ended := make(chan attempted, atOnce)
+	inHand, stop := 0, ctx.Done()
+	var sent []string
+	take := func(a attempted) {
+		inHand--
+		if a.sent {
+			sent = append(sent, a.eventID)
+		}
+	}
+	for {
+		places := atOnce - inHand
+		if ctx.Err() != nil {
+			places = 0
+		}
+		for _, n := range s.turn(ctx, sent, places) {
+			inHand++
+			go func() { ended <- s.attempt(ctx, n) }()
+		}
+		sent = nil
+		if ctx.Err() != nil && inHand == 0 {
+			return
 		}
 		select {
-		case <-ctx.Done():
+		case <-stop:
+			stop = nil // Now it only waits for what is in hand.
 		case <-s.due:
+		case a := <-ended:
+			take(a)
+		}
+		for len(ended) > 0 {
+			take(<-ended)
 		}
 	}
 }
 
-// claim is not cut off when the process stops: nobody would have what it had claimed.
-func (s *Service) claim(ctx context.Context) (notification, bool, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
-	defer cancel()
-	return s.store.claim(ctx, s.pace)
+// attempted is what came of an attempt.
+type attempted struct {
+	eventID string
+	sent    bool
 }
 
-// attempt sends one message and stores the outcome. It goes on when the process stops.
-func (s *Service) attempt(ctx context.Context, n notification) {
+// turn stores what was sent and claims as many as there are places. It is not cut off when the process stops: nobody would have what it
+// had claimed.
+func (s *Service) turn(ctx context.Context, sent []string, places int) []notification {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	claimed, err := s.store.turn(ctx, s.pace, sent, places)
+	switch {
+	case err != nil && len(sent) > 0:
+		s.log.Error("that messages were sent could not be written down; they are sent again when the lease ends", "event_ids", sent, "error", err)
+	case err != nil:
+		s.log.Warn("no notification could be claimed; it is tried again", "error", err)
+	}
+	return claimed
+}
+
+// attempt sends one message, and stores the outcome if it is not that it was sent. It goes on when the process stops.
+func (s *Service) attempt(ctx context.Context, n notification) attempted {
 	ctx = context.WithoutCancel(ctx)
 	log := s.log.With("event_id", n.EventID, "order_id", n.OrderID, "attempt", n.attempts)
 	failure := s.send(ctx, n.Message)
-
+	if failure == nil {
+		return attempted{n.EventID, true}
+	}
 	recording, cancel := context.WithTimeout(ctx, recordTimeout)
 	defer cancel()
-	var err error
-	if failure == nil {
-		err = s.store.markSent(recording, n)
-	} else {
-		err = s.failed(recording, n, failure, log)
+	if err := s.failed(recording, n, failure, log); err != nil {
+		log.Error("what came of an attempt could not be written down; it is repeated when the lease ends", "error", err)
 	}
-	if err != nil {
-		log.Error("what came of an attempt could not be written down; it is repeated when the lease ends", "sent", failure == nil, "error", err)
-	}
+	return attempted{n.EventID, false}
 }
 
 func (s *Service) send(ctx context.Context, m Message) error {

@@ -4,8 +4,8 @@ import (
 	"context"
 	"embed"
 	"errors"
-	"fmt"
 	"log/slog"
+	"slices"
 
 	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5"
@@ -80,7 +80,7 @@ func open(ctx context.Context, databaseURL string, sender Sender, log *slog.Logg
 	s := &Service{
 		store: &store{pool: pool}, inbox: inbox.New(name, pool, log), sender: sender, pace: usual, log: log, due: make(chan struct{}, 1),
 	}
-	inbox.On(s.inbox, s.onStatusChanged)
+	inbox.OnAll(s.inbox, s.onStatusChanged, &ordersv1.OrderStatusChanged{})
 	return s, nil
 }
 
@@ -101,21 +101,30 @@ func (s *Service) Inbox() *inbox.Inbox { return s.inbox }
 // Close ends the connections to the database.
 func (s *Service) Close() { s.store.pool.Close() }
 
-// onStatusChanged stores what the customer is to be told. Run sends it later: a slow mail server must not use up the event's
+// onStatusChanged stores what customers are to be told. Run sends it later: a slow mail server must not use up the events'
 // deliveries.
-func (s *Service) onStatusChanged(ctx context.Context, tx pgx.Tx, m *ordersv1.OrderStatusChanged) (inbox.Result, error) {
-	message, err := tells(m)
+func (s *Service) onStatusChanged(ctx context.Context, tx pgx.Tx, events []inbox.Event) ([]inbox.Result, error) {
+	all := make([]told, len(events))
+	for i, e := range events {
+		m := e.Message.(*ordersv1.OrderStatusChanged)
+		message, err := tells(m)
+		if err != nil {
+			return nil, err
+		}
+		all[i] = told{message, m.Header.Seq}
+	}
+	late, err := record(ctx, tx, all)
 	if err != nil {
-		return inbox.Result{}, err
+		return nil, err
 	}
-	late, err := record(ctx, tx, message, m.Header.Seq)
-	switch {
-	case err != nil:
-		return inbox.Result{}, fmt.Errorf("tell of order %s: %w", message.OrderID, err)
-	case late:
-		return inbox.Late, nil
+	results := make([]inbox.Result, len(events))
+	for i := range results {
+		results[i].Late = late[i]
 	}
-	return inbox.Result{Then: func(context.Context) { s.wake() }}, nil
+	if i := slices.Index(late, false); i >= 0 {
+		results[i].Then = func(context.Context) { s.wake() }
+	}
+	return results, nil
 }
 
 // ListNotifications lists the notifications of an order, oldest first; none if no event told of it yet.

@@ -63,9 +63,7 @@ func open(ctx context.Context, databaseURL string, log *slog.Logger) (*Service, 
 		return nil, err
 	}
 	s := &Service{store: &store{pool: pool}, outbox: outbox.New(name, pool, log), inbox: inbox.New(name, pool, log)}
-	inbox.On(s.inbox, s.onCreated)
-	inbox.On(s.inbox, s.onConfirmed)
-	inbox.On(s.inbox, s.onCancelled)
+	s.subscribe()
 	return s, nil
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -14,47 +16,111 @@ import (
 
 var errNoOrder = errors.New("no such order is known here")
 
-// keep writes what an event tells of an order, and returns the status before; empty for a new order. late says that a newer event
-// came first, so that the status stays. The events of one order take turns at its row.
-func keep(ctx context.Context, tx pgx.Tx, told order) (before status, late bool, err error) {
-	const insert = `
-		INSERT INTO orders (order_id, customer_id, status, reason, currency, minor_units, skus, quantities, seq, placed_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
-		ON CONFLICT (order_id) DO NOTHING`
-	skus, quantities := split(told.lines)
-	tag, err := tx.Exec(ctx, insert, told.id, told.customerID, told.status, told.reason, told.currency, told.minorUnits, skus, quantities,
-		told.seq, told.placedAt, told.updatedAt)
-	if err != nil {
-		return "", false, fmt.Errorf("insert order: %w", err)
+// change is what became of one event.
+type change struct {
+	// before is the status before it; empty for a new order.
+	before status
+	// late says that a newer event came first, so that the status stays.
+	late bool
+}
+
+// eachRow is the rows of orders that rowsOf lists as a statement's parameters.
+const eachRow = `
+	SELECT order_id, customer_id, status, reason, currency, minor_units, ($1::text[])[first:last] AS skus, ($2::integer[])[first:last] AS quantities,
+	       seq, placed_at, updated_at
+	FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[], $9::integer[], $10::integer[], $11::bigint[],
+	            $12::timestamptz[], $13::timestamptz[])
+	     AS told (order_id, customer_id, status, reason, currency, minor_units, first, last, seq, placed_at, updated_at)`
+
+// rowsOf lists orders for eachRow. The lines of all stand one after the other.
+func rowsOf(all []order) []any {
+	n := len(all)
+	var skus []string
+	var quantities []int32
+	ids, customers, statuses, reasons, currencies := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	amounts, first, last, seqs := make([]int64, n), make([]int32, n), make([]int32, n), make([]int64, n)
+	placed, updated := make([]time.Time, n), make([]time.Time, n)
+	for i, o := range all {
+		first[i] = int32(len(skus) + 1)
+		for _, l := range o.lines {
+			skus, quantities = append(skus, l.sku), append(quantities, l.quantity)
+		}
+		last[i] = int32(len(skus))
+		ids[i], customers[i], statuses[i], reasons[i], currencies[i] = o.id, o.customerID, string(o.status), o.reason, o.currency
+		amounts[i], seqs[i], placed[i], updated[i] = o.minorUnits, o.seq, o.placedAt, o.updatedAt
 	}
-	if tag.RowsAffected() == 1 {
-		return "", false, nil
+	return []any{skus, quantities, ids, customers, statuses, reasons, currencies, amounts, first, last, seqs, placed, updated}
+}
+
+// keep takes in what events tell of orders, one after the other, and returns what became of each. What it has not written yet it adds to
+// writes. The events of one order take turns at its row; rows are locked in one order.
+func keep(ctx context.Context, tx pgx.Tx, writes *pgx.Batch, told []order) ([]change, error) {
+	const (
+		insert = `
+			INSERT INTO orders (order_id, customer_id, status, reason, currency, minor_units, skus, quantities, seq, placed_at, updated_at)
+			` + eachRow + ` ORDER BY order_id
+			ON CONFLICT (order_id) DO NOTHING
+			RETURNING order_id`
+		lock   = `SELECT order_id, status, seq FROM orders WHERE order_id = ANY($1) ORDER BY order_id FOR UPDATE`
+		update = `
+			UPDATE orders AS o
+			SET customer_id = t.customer_id, status = t.status, reason = t.reason, currency = t.currency, minor_units = t.minor_units,
+			    skus = t.skus, quantities = t.quantities, seq = t.seq, placed_at = least(o.placed_at, t.placed_at), updated_at = t.updated_at
+			FROM (` + eachRow + `) AS t WHERE o.order_id = t.order_id`
+		// Only when it was placed does an older event know better.
+		date = `
+			UPDATE orders AS o SET placed_at = least(o.placed_at, t.placed_at)
+			FROM (SELECT order_id, min(placed_at) AS placed_at FROM unnest($1::text[], $2::timestamptz[]) AS t (order_id, placed_at) GROUP BY order_id) AS t
+			WHERE o.order_id = t.order_id`
+	)
+	var firsts []order // Of each order the first event.
+	var ids []string
+	known := make(map[string]order, len(told))
+	for _, o := range told {
+		if _, seen := known[o.id]; !seen {
+			firsts, ids = append(firsts, o), append(ids, o.id)
+			known[o.id] = order{}
+		}
+	}
+	isNew := make(map[string]bool)
+	reads := &pgx.Batch{}
+	reads.Queue(insert, rowsOf(firsts)...).Query(func(rows pgx.Rows) error {
+		var id string
+		_, err := pgx.ForEachRow(rows, []any{&id}, func() error { isNew[id] = true; return nil })
+		return err
+	})
+	reads.Queue(lock, ids).Query(func(rows pgx.Rows) error {
+		var o order
+		_, err := pgx.ForEachRow(rows, []any{&o.id, &o.status, &o.seq}, func() error { known[o.id] = o; return nil })
+		return err
+	})
+	if err := tx.SendBatch(ctx, reads).Close(); err != nil {
+		return nil, fmt.Errorf("insert and lock orders: %w", err)
 	}
 
-	var newest int64
-	const lock = `SELECT status, seq FROM orders WHERE order_id = $1 FOR UPDATE`
-	if err := tx.QueryRow(ctx, lock, told.id).Scan(&before, &newest); err != nil {
-		return "", false, fmt.Errorf("lock order: %w", err)
-	}
-	if newest >= told.seq {
-		// Only when it was placed does an older event know better.
-		const date = `UPDATE orders SET placed_at = least(placed_at, $2) WHERE order_id = $1`
-		if _, err := tx.Exec(ctx, date, told.id, told.placedAt); err != nil {
-			return "", false, fmt.Errorf("date order: %w", err)
+	changes := make([]change, len(told))
+	newer := make(map[string]order)
+	var dated []string
+	var dates []time.Time
+	for i, o := range told {
+		now := known[o.id]
+		if isNew[o.id] {
+			delete(isNew, o.id) // It was inserted by this event; the next of the batch finds it.
+			continue
 		}
-		return before, true, nil
+		changes[i] = change{before: now.status, late: now.seq >= o.seq}
+		dated, dates = append(dated, o.id), append(dates, o.placedAt)
+		if !changes[i].late {
+			known[o.id], newer[o.id] = o, o
+		}
 	}
-	const update = `
-		UPDATE orders
-		SET customer_id = $2, status = $3, reason = $4, currency = $5, minor_units = $6, skus = $7, quantities = $8, seq = $9,
-		    placed_at = least(placed_at, $10), updated_at = $11
-		WHERE order_id = $1`
-	_, err = tx.Exec(ctx, update, told.id, told.customerID, told.status, told.reason, told.currency, told.minorUnits, skus, quantities,
-		told.seq, told.placedAt, told.updatedAt)
-	if err != nil {
-		return "", false, fmt.Errorf("update order: %w", err)
+	if len(newer) > 0 {
+		writes.Queue(update, rowsOf(slices.Collect(maps.Values(newer)))...)
 	}
-	return before, false, nil
+	if len(dated) > len(newer) { // Some were late, or there were several of an order.
+		writes.Queue(date, dated, dates)
+	}
+	return changes, nil
 }
 
 // store answers questions about orders.
@@ -101,11 +167,4 @@ func scanOrder(row pgx.CollectableRow) (o order, err error) {
 		o.lines = append(o.lines, line{sku: skus[i], quantity: quantities[i]})
 	}
 	return o, err
-}
-
-func split(lines []line) (skus []string, quantities []int32) {
-	for _, l := range lines {
-		skus, quantities = append(skus, l.sku), append(quantities, l.quantity)
-	}
-	return skus, quantities
 }

@@ -3,7 +3,6 @@
 package orders
 
 import (
-	"context"
 	"embed"
 
 	"github.com/jackc/pgx/v5"
@@ -39,28 +38,32 @@ func New(pool *pgxpool.Pool, events *outbox.Outbox) *Orders {
 	return &Orders{pool: pool, outbox: events}
 }
 
-// Accepted queues the event that tells of an accepted order.
-func (o *Orders) Accepted(ctx context.Context, batch *pgx.Batch, s store.Saga) error {
-	order, err := checkout.OrderOf(s.Key, s.Input)
-	if err != nil {
-		return err
+// Write queues the events that tell of accepted orders and of checkouts' ends.
+func (o *Orders) Write(batch *pgx.Batch, accepted, ended []store.Told) error {
+	var events []outbox.Told
+	for _, s := range accepted {
+		order, err := checkout.OrderOf(s.Key, s.Input)
+		if err != nil {
+			return err
+		}
+		events = append(events, about(s, &checkoutv1.OrderCreated{Order: Told(order), Deadline: timestamppb.New(s.Deadline)}))
 	}
-	return o.outbox.Queue(ctx, batch, outbox.Order(s.Key, Coordination(s)), &checkoutv1.OrderCreated{
-		Order: Told(order), Deadline: timestamppb.New(s.Deadline),
-	})
+	for _, s := range ended {
+		order, err := checkout.OrderOf(s.Key, s.Input)
+		if err != nil {
+			return err
+		}
+		if s.Status == journal.Confirmed {
+			events = append(events, about(s, &checkoutv1.OrderConfirmed{Order: Told(order)}))
+		} else {
+			events = append(events, about(s, &checkoutv1.OrderCancelled{Order: Told(order), Status: string(s.Status), Reason: s.Reason}))
+		}
+	}
+	return o.outbox.QueueAll(batch, events)
 }
 
-// Ended queues the event that tells of a checkout's end.
-func (o *Orders) Ended(ctx context.Context, batch *pgx.Batch, s store.Saga) error {
-	order, err := checkout.OrderOf(s.Key, s.Input)
-	if err != nil {
-		return err
-	}
-	var ended event.Message = &checkoutv1.OrderConfirmed{Order: Told(order)}
-	if s.Status != journal.Confirmed {
-		ended = &checkoutv1.OrderCancelled{Order: Told(order), Status: string(s.Status), Reason: s.Reason}
-	}
-	return o.outbox.Queue(ctx, batch, outbox.Order(s.Key, Coordination(s)), ended)
+func about(s store.Told, m event.Message) outbox.Told {
+	return outbox.Told{Subject: outbox.Order(s.Key, Coordination(s.Saga)), Message: m, Trace: event.TraceOf(s.Context)}
 }
 
 // Committed has the events relayed.

@@ -23,8 +23,10 @@ type Event struct {
 	// Topic says what happened, Source which app says so.
 	Topic, Source string
 	// Key is what the event is about. A carrier that keeps order keeps it among the events of one key.
-	Key  string
-	Time time.Time
+	Key string
+	// Coordination is that of the checkout that it belongs to, by which some consumers take no notice of it; empty for other events.
+	Coordination string
+	Time         time.Time
 	// TraceParent is the W3C trace context of the change.
 	TraceParent string
 	// Data is the event's JSON.
@@ -83,10 +85,21 @@ func (a Answer) String() string {
 // ctx.
 type Handler func(ctx context.Context, d Delivery) Answer
 
+// App is all that an app is subscribed to.
+type App interface {
+	// Expects tells whether the app has a use for an event.
+	Expects(topic, coordination string) bool
+	// TakeAll takes deliveries, any of any topics, in their order and all together: it returns true if they are done. Otherwise none
+	// of them is, and the carrier gives each to its Handler, whose answer counts.
+	TakeAll(ctx context.Context, deliveries []Delivery) bool
+}
+
 // Subscription is a handler with its topic.
 type Subscription struct {
 	Topic  string
 	Handle Handler
+	// App takes deliveries of this topic together with those of others; nil where there are only single ones.
+	App App
 }
 
 // HandleTimeout bounds one delivery to one handler. Carriers wait a little longer before they try again, so that two tries do

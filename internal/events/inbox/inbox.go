@@ -22,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/checkoutsaga/orchestrator/internal/events/bus"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
@@ -59,19 +60,28 @@ type Inbox struct {
 	pool     *pgxpool.Pool
 	log      *slog.Logger
 	tracer   trace.Tracer
-	handlers map[string]handler
+	handlers map[string]*handler
 	failures *prometheus.CounterVec
 	// remember is Remember, except in tests.
 	remember time.Duration
 }
 
-type handler func(ctx context.Context, tx pgx.Tx, m event.Message) (Result, error)
+// Event is an event as it is handed over, with the trace that it is handled in.
+type Event struct {
+	Context context.Context
+	Message event.Message
+}
+
+// handler takes events of its topics and returns what it made of each, at its place.
+type handler struct {
+	all func(ctx context.Context, tx pgx.Tx, events []Event) ([]Result, error)
+}
 
 // New returns the inbox of an app, on a migrated database. The pool stays the caller's.
 func New(app string, pool *pgxpool.Pool, log *slog.Logger) *Inbox {
 	return &Inbox{
 		app: app, pool: pool, log: log, tracer: otel.Tracer("inbox"),
-		handlers: make(map[string]handler), remember: Remember,
+		handlers: make(map[string]*handler), remember: Remember,
 		failures: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "inbox_failures_total",
 			Help: "Deliveries that were not taken, by topic and whether they were given up at once (dropped) or are tried again.",
@@ -84,11 +94,28 @@ func (in *Inbox) Collector() prometheus.Collector { return in.failures }
 
 // On sets the handler of one event. It is called in the transaction that the event is recorded in, by many goroutines, and
 // for events in any order. An error rolls all back: one that wraps event.ErrBad can never succeed and goes to the dead letters
-// at once, any other is tried again.
+// at once, any other is tried again. The transaction may have other events as well: if one fails, each is then handled in a transaction
+// of its own.
 func On[M event.Message](in *Inbox, handle func(ctx context.Context, tx pgx.Tx, m M) (Result, error)) {
 	var none M
-	in.handlers[event.Of(none).Name] = func(ctx context.Context, tx pgx.Tx, m event.Message) (Result, error) {
-		return handle(ctx, tx, m.(M))
+	OnAll(in, func(_ context.Context, tx pgx.Tx, events []Event) ([]Result, error) {
+		results := make([]Result, len(events))
+		for i, e := range events {
+			var err error
+			if results[i], err = handle(e.Context, tx, e.Message.(M)); err != nil {
+				return nil, err
+			}
+		}
+		return results, nil
+	}, none)
+}
+
+// OnAll sets one handler of several kinds of events, which takes all of them that a transaction has at once, as they come: it tells of
+// each at its place what it made of it. All else is as with On.
+func OnAll(in *Inbox, handle func(ctx context.Context, tx pgx.Tx, events []Event) ([]Result, error), kinds ...event.Message) {
+	h := &handler{all: handle}
+	for _, kind := range kinds {
+		in.handlers[event.Of(kind).Name] = h
 	}
 }
 
@@ -102,7 +129,7 @@ func (in *Inbox) Subscriptions() ([]bus.Subscription, error) {
 			return nil, fmt.Errorf("%s must receive %s and has no handler for it", in.app, topic.Name)
 		}
 		delete(unasked, topic.Name)
-		subscriptions = append(subscriptions, bus.Subscription{Topic: topic.Name, Handle: in.receive})
+		subscriptions = append(subscriptions, bus.Subscription{Topic: topic.Name, Handle: in.receive, App: in})
 	}
 	if len(unasked) > 0 {
 		return nil, fmt.Errorf("%s has handlers for %v, which its contracts do not say", in.app, slices.Sorted(maps.Keys(unasked)))
@@ -141,86 +168,217 @@ func (in *Inbox) receive(ctx context.Context, d bus.Delivery) bus.Answer {
 	return bus.Retry
 }
 
-// take decodes a delivery, hands it to its handler, once, and does what follows. A handler that panics has failed; the process goes
-// on.
-func (in *Inbox) take(ctx context.Context, d bus.Delivery) (err error) {
+// take takes one delivery, in a transaction of its own.
+func (in *Inbox) take(ctx context.Context, d bus.Delivery) error {
+	return in.takeIn(ctx, alone, []bus.Delivery{d})
+}
+
+// transaction is how events are handled in one.
+type transaction struct {
+	timeout time.Duration
+	do      func(ctx context.Context, pool *pgxpool.Pool, work func(tx pgx.Tx) error) error
+}
+
+var (
+	alone = transaction{timeout: bus.HandleTimeout, do: pg.InTx}
+	// With many, one whose handler hangs must leave the time for each by itself, and one that has to wait for somebody's lock does so
+	// by itself.
+	together = transaction{timeout: 2 * time.Second, do: func(ctx context.Context, pool *pgxpool.Pool, work func(tx pgx.Tx) error) error {
+		return pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{BeginQuery: "BEGIN; SET LOCAL lock_timeout = '100ms'"}, work)
+	}}
+)
+
+// Expects implements bus.App.
+func (in *Inbox) Expects(topic, coordination string) bool {
+	t, known := event.Find(topic)
+	return !known || t.Expects(in.app, coordination)
+}
+
+// TakeAll implements bus.App: all of them in one transaction. Why that failed is not written down; it is if one fails by itself.
+func (in *Inbox) TakeAll(ctx context.Context, deliveries []bus.Delivery) bool {
+	err := in.takeIn(ctx, together, deliveries)
+	if err != nil {
+		in.log.Debug("events are not taken together but one by one", "events", len(deliveries), "error", err)
+	}
+	return err == nil
+}
+
+// takeIn decodes deliveries, hands them to their handlers, once and in one transaction, and does what follows. A handler that panics has
+// failed; the process goes on.
+func (in *Inbox) takeIn(ctx context.Context, t transaction, deliveries []bus.Delivery) (err error) {
 	defer func() {
 		if panicked := recover(); panicked != nil {
-			in.log.Error("a handler panicked", "topic", d.Topic, "event_id", d.ID, "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+			first := deliveries[0]
+			in.log.Error("a handler panicked", "topic", first.Topic, "event_id", first.ID, "events", len(deliveries),
+				"panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
 			err = fmt.Errorf("the handler panicked: %v", panicked)
 		}
 	}()
-	if d.Broken != nil {
-		return fmt.Errorf("%w: %w", event.ErrBad, d.Broken)
+	handling, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	var events []Event
+	for _, d := range deliveries {
+		m, err := in.open(d)
+		if err != nil {
+			return err
+		}
+		if m != nil {
+			events = append(events, Event{handling, m})
+		}
 	}
-	m, err := event.Decode(d.Topic, d.Data)
-	if err != nil {
-		return err
-	}
-	h := m.GetHeader()
-	if !event.Of(m).Expects(in.app, h.Coordination) {
+	if len(events) == 0 {
 		return nil
 	}
-	if age := time.Since(h.OccurredAt.AsTime()); age > in.remember {
-		return fmt.Errorf("%w: it occurred %s ago, and the inbox remembers %s: it may have been applied then", event.ErrBad,
-			age.Round(time.Second), in.remember)
-	}
-
-	ctx, span := in.tracer.Start(event.WithTrace(ctx, h.Traceparent), "process "+d.Topic, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
-		attribute.String("messaging.message.id", h.EventId), attribute.String("order_id", h.OrderId), attribute.String("consumer", in.app)))
-	defer span.End()
-	then, err := in.apply(ctx, m)
+	spans := in.trace(events)
+	defer func() {
+		for _, span := range spans {
+			if err != nil {
+				span.SetStatus(codes.Error, err.Error())
+			}
+			span.End()
+		}
+	}()
+	then, err := in.apply(handling, t, events)
 	if err != nil {
-		span.SetStatus(codes.Error, err.Error())
 		return err
 	}
 	in.follow(ctx, then)
 	return nil
 }
 
-// apply records the event and calls its handler in one transaction.
-func (in *Inbox) apply(ctx context.Context, m event.Message) (then func(context.Context), err error) {
+// open decodes a delivery; nil for an event that the app has no use for.
+func (in *Inbox) open(d bus.Delivery) (event.Message, error) {
+	if d.Broken != nil {
+		return nil, fmt.Errorf("%w: %w", event.ErrBad, d.Broken)
+	}
+	m, err := event.Decode(d.Topic, d.Data)
+	if err != nil {
+		return nil, err
+	}
 	h := m.GetHeader()
-	err = pg.InTx(ctx, in.pool, func(tx pgx.Tx) error {
+	if !event.Of(m).Expects(in.app, h.Coordination) {
+		return nil, nil
+	}
+	if age := time.Since(h.OccurredAt.AsTime()); age > in.remember {
+		return nil, fmt.Errorf("%w: it occurred %s ago, and the inbox remembers %s: it may have been applied then", event.ErrBad,
+			age.Round(time.Second), in.remember)
+	}
+	return m, nil
+}
+
+// trace begins a span for each event, in the trace of the change that it tells of.
+func (in *Inbox) trace(events []Event) []trace.Span {
+	spans := make([]trace.Span, len(events))
+	for i, e := range events {
+		h := e.Message.GetHeader()
+		events[i].Context, spans[i] = in.tracer.Start(event.WithTrace(e.Context, h.Traceparent), "process "+h.Topic, trace.WithSpanKind(trace.SpanKindConsumer),
+			trace.WithAttributes(attribute.String("messaging.message.id", h.EventId), attribute.String("order_id", h.OrderId), attribute.String("consumer", in.app)))
+	}
+	return spans
+}
+
+// following is what follows an event, with its trace.
+type following struct {
+	of   trace.SpanContext
+	then func(context.Context)
+}
+
+// apply records events and calls their handlers in one transaction.
+func (in *Inbox) apply(ctx context.Context, t transaction, events []Event) (then []following, err error) {
+	err = t.do(ctx, in.pool, func(tx pgx.Tx) error {
 		then = nil
-		// A second delivery of the same event waits here for the first's commit.
-		const record = `
-			INSERT INTO inbox (event_id, topic, key, seq, outcome) VALUES ($1, $2, $3, $4, 'applied')
-			ON CONFLICT (event_id) DO NOTHING`
-		tag, err := tx.Exec(ctx, record, h.EventId, h.Topic, event.Key(h), h.Seq)
-		if err != nil {
-			return fmt.Errorf("record event: %w", err)
-		}
-		if tag.RowsAffected() == 0 {
-			return nil
-		}
-		result, err := in.handlers[h.Topic](ctx, tx, m)
+		fresh, err := record(ctx, tx, events)
 		if err != nil {
 			return err
 		}
-		then = result.Then
-		if !result.Late {
+		var late []string
+		for len(fresh) > 0 {
+			handler, n := in.run(fresh)
+			results, err := handler.all(ctx, tx, fresh[:n])
+			if err != nil {
+				return err
+			}
+			for i, result := range results {
+				if result.Late {
+					late = append(late, fresh[i].Message.GetHeader().EventId)
+				}
+				if result.Then != nil {
+					then = append(then, following{trace.SpanContextFromContext(fresh[i].Context), result.Then})
+				}
+			}
+			fresh = fresh[n:]
+		}
+		if len(late) == 0 {
 			return nil
 		}
-		if _, err := tx.Exec(ctx, `UPDATE inbox SET outcome = 'late' WHERE event_id = $1`, h.EventId); err != nil {
-			return fmt.Errorf("record event: %w", err)
+		if _, err := tx.Exec(ctx, `UPDATE inbox SET outcome = 'late' WHERE event_id = ANY($1)`, late); err != nil {
+			return fmt.Errorf("record events: %w", err)
 		}
 		return nil
 	})
 	return then, err
 }
 
-// follow calls Result.Then. Whatever becomes of it, the event was taken.
-func (in *Inbox) follow(ctx context.Context, then func(context.Context)) {
-	if then == nil {
-		return
+// run is how many events the handler of the first takes: all up to the first one of another handler.
+func (in *Inbox) run(events []Event) (h *handler, n int) {
+	of := func(e Event) *handler { return in.handlers[e.Message.GetHeader().Topic] }
+	for h = of(events[0]); n < len(events) && of(events[n]) == h; n++ {
 	}
-	defer func() {
-		if panicked := recover(); panicked != nil {
-			in.log.Error("what follows an event panicked", "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+	return h, n
+}
+
+// record records events, and returns those that were not known yet. A second delivery of the same event waits here for the first's
+// commit; of two transactions with the same events one waits for the other, because both record them in the same order.
+func record(ctx context.Context, tx pgx.Tx, events []Event) (fresh []Event, err error) {
+	const query = `
+		INSERT INTO inbox (event_id, topic, key, seq, outcome)
+		SELECT event_id, topic, key, seq, 'applied'
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS e (event_id, topic, key, seq) ORDER BY event_id
+		ON CONFLICT (event_id) DO NOTHING RETURNING event_id`
+	n := len(events)
+	ids, topics, keys, seqs := make([]string, n), make([]string, n), make([]string, n), make([]int64, n)
+	for i, e := range events {
+		h := e.Message.GetHeader()
+		ids[i], topics[i], keys[i], seqs[i] = h.EventId, h.Topic, event.Key(h), h.Seq
+	}
+	recorded, err := pg.Rows(ctx, tx, "record events", pgx.RowTo[string], query, ids, topics, keys, seqs)
+	if err != nil {
+		return nil, err
+	}
+	isNew := make(map[string]bool, len(recorded))
+	for _, id := range recorded {
+		isNew[id] = true
+	}
+	for i, e := range events {
+		if isNew[ids[i]] {
+			fresh = append(fresh, e)
+			delete(isNew, ids[i]) // It may have been delivered twice.
 		}
-	}()
-	then(ctx)
+	}
+	return fresh, nil
+}
+
+// atOnce bounds what follows at the same time.
+const atOnce = 16
+
+// follow calls what follows, side by side, because it may take its time. Whatever becomes of it, the events were taken.
+func (in *Inbox) follow(ctx context.Context, all []following) {
+	var following errgroup.Group
+	following.SetLimit(atOnce)
+	for _, f := range all {
+		following.Go(func() error {
+			defer func() {
+				if panicked := recover(); panicked != nil {
+					in.log.Error("what follows an event panicked", "panic", fmt.Sprint(panicked), "stack", string(debug.Stack()))
+				}
+			}()
+			ctx, cancel := context.WithTimeout(trace.ContextWithSpanContext(ctx, f.of), bus.HandleTimeout)
+			defer cancel()
+			f.then(ctx)
+			return nil
+		})
+	}
+	_ = following.Wait()
 }
 
 // maxError is where errors are cut, in bytes.

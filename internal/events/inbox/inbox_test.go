@@ -403,7 +403,7 @@ func changed(seq int64) *ordersv1.OrderStatusChanged {
 	}
 }
 
-func encode(t *testing.T, m event.Message) []byte {
+func encode(t testing.TB, m event.Message) []byte {
 	t.Helper()
 	data, err := protojson.Marshal(m)
 	require.NoError(t, err)

@@ -60,49 +60,85 @@ func Order(id, coordination string) Subject {
 // Article is the subject of events about an article.
 func Article(sku string) Subject { return Subject{about: "article", key: sku} }
 
-// The counter's row comes first: its lock makes events of one key wait for each other before they take a position.
-const insertEvent = `
-	WITH counted AS (
-	    INSERT INTO outbox_counters (about, key, seq) VALUES ($3, $4, 1)
-	    ON CONFLICT (about, key) DO UPDATE SET seq = outbox_counters.seq + 1
-	    RETURNING seq)
-	INSERT INTO outbox (event_id, topic, about, key, seq, schema_version, coordination, traceparent, payload)
-	SELECT concat_ws(':', $1::text, $3, $4, seq), $2, $3, $4, seq, $5, $6, $7, $8 FROM counted`
+// Told is an event with what it is about.
+type Told struct {
+	Subject Subject
+	Message event.Message
+	// Trace is the trace of the change (event.TraceOf).
+	Trace string
+}
 
-// Queue adds an event to a batch that is sent in the transaction of the change. It makes the message's header. When that
-// transaction has committed, the caller calls Committed. It panics for an event that this app does not own, that is about something
-// else or that has a header already: no input decides that.
-func (o *Outbox) Queue(ctx context.Context, batch *pgx.Batch, subject Subject, m event.Message) error {
-	args, err := o.row(ctx, subject, m)
+// insertEvents counts up once for each key and numbers the key's events in the order in which they are given. The counters' rows come
+// first: their locks make events of one key wait for each other before they take a position, which they do as the last thing, after the
+// sort. Counters are locked in the order of their keys, so that of two that write about the same keys one waits for the other and not
+// each for the other.
+const insertEvents = `
+	WITH told AS (
+	    SELECT *, row_number() OVER (PARTITION BY about, key ORDER BY n) AS nth, count(*) OVER (PARTITION BY about, key) AS of_key
+	    FROM unnest($2::text[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::text[], $8::text[])
+	         WITH ORDINALITY AS t (topic, about, key, version, coordination, trace, payload, n)),
+	counted AS (
+	    INSERT INTO outbox_counters (about, key, seq)
+	    SELECT about, key, count(*) FROM told GROUP BY about, key ORDER BY about, key
+	    ON CONFLICT (about, key) DO UPDATE SET seq = outbox_counters.seq + excluded.seq
+	    RETURNING about, key, seq AS last),
+	numbered AS (SELECT told.*, last - of_key + nth AS seq FROM told JOIN counted USING (about, key))
+	INSERT INTO outbox (event_id, topic, about, key, seq, schema_version, coordination, traceparent, payload)
+	SELECT concat_ws(':', $1::text, about, key, seq), topic, about, key, seq, version, coordination, trace, payload::json
+	FROM numbered ORDER BY n`
+
+// QueueAll adds events to a batch that is sent in the transaction of the changes, with one statement. Events of one key are numbered
+// in their order. It makes the messages' headers. When that transaction has committed, the caller calls Committed. A transaction in
+// which it is called twice may have to be repeated: only the keys of one call are locked in order.
+//
+// It panics for an event that this app does not own, that is about something else or that has a header already: no input decides that.
+func (o *Outbox) QueueAll(batch *pgx.Batch, told []Told) error {
+	if len(told) == 0 {
+		return nil
+	}
+	args, err := o.rows(told)
 	if err != nil {
 		return err
 	}
-	batch.Queue(insertEvent, args...)
+	batch.Queue(insertEvents, args...)
 	return nil
+}
+
+// Queue adds one event to a batch, as QueueAll does.
+func (o *Outbox) Queue(ctx context.Context, batch *pgx.Batch, subject Subject, m event.Message) error {
+	return o.QueueAll(batch, []Told{{subject, m, event.TraceOf(ctx)}})
 }
 
 // Write writes an event in a transaction, as Queue does.
 func (o *Outbox) Write(ctx context.Context, tx pgx.Tx, subject Subject, m event.Message) error {
-	args, err := o.row(ctx, subject, m)
+	args, err := o.rows([]Told{{subject, m, event.TraceOf(ctx)}})
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, insertEvent, args...); err != nil {
+	if _, err := tx.Exec(ctx, insertEvents, args...); err != nil {
 		return fmt.Errorf("write event about %s: %w", subject.key, err)
 	}
 	return nil
 }
 
-func (o *Outbox) row(ctx context.Context, subject Subject, m event.Message) ([]any, error) {
-	topic := event.Of(m)
-	if topic.Owner != o.owner || (topic.About == eventv1.Key_KEY_ORDER) != (subject.about == "order") || m.GetHeader() != nil {
-		panic(fmt.Sprintf("%s writes %s about an %s with header %v", o.owner, topic.Name, subject.about, m.GetHeader()))
+// rows are what insertEvents takes.
+func (o *Outbox) rows(told []Told) ([]any, error) {
+	n := len(told)
+	topics, abouts, keys, versions := make([]string, n), make([]string, n), make([]string, n), make([]int32, n)
+	coordinations, traces, payloads := make([]string, n), make([]string, n), make([]string, n)
+	for i, t := range told {
+		topic := event.Of(t.Message)
+		if topic.Owner != o.owner || (topic.About == eventv1.Key_KEY_ORDER) != (t.Subject.about == "order") || t.Message.GetHeader() != nil {
+			panic(fmt.Sprintf("%s writes %s about an %s with header %v", o.owner, topic.Name, t.Subject.about, t.Message.GetHeader()))
+		}
+		payload, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(t.Message)
+		if err != nil {
+			return nil, fmt.Errorf("encode event %s: %w", topic.Name, err)
+		}
+		topics[i], abouts[i], keys[i], versions[i] = topic.Name, t.Subject.about, t.Subject.key, topic.Version
+		coordinations[i], traces[i], payloads[i] = t.Subject.coordination, t.Trace, string(payload)
 	}
-	payload, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
-	if err != nil {
-		return nil, fmt.Errorf("encode event %s: %w", topic.Name, err)
-	}
-	return []any{o.owner, topic.Name, subject.about, subject.key, topic.Version, subject.coordination, event.TraceOf(ctx), payload}, nil
+	return []any{o.owner, topics, abouts, keys, versions, coordinations, traces, payloads}, nil
 }
 
 // Committed says that a transaction with events was committed. A call for nothing costs one query. If the process dies before the

@@ -118,7 +118,62 @@ func TestI6NumbersOfAKeyHaveNoGapAndThePositionsTheirOrder(t *testing.T) {
 	o := setup(t)
 	const writers, each, keys = 32, 20, 3
 	require.NoError(t, writeConcurrently(t.Context(), o, writers, each, keys))
+	requireNumbered(t, o, writers*each, keys)
+}
 
+func TestI6ManyWhoWriteAboutTheSameKeysAtOnceNumberThemWithoutGapAndWaitForEachOtherOnlyOneWay(t *testing.T) {
+	t.Parallel()
+	o := setup(t)
+	const writers, each, keys, together = 8, 20, 5, 12
+	all, ctx := errgroup.WithContext(t.Context())
+	for range writers {
+		all.Go(func() error {
+			for range each {
+				told := make([]Told, together) // In any order of keys, most of which are there several times.
+				for i := range told {
+					told[i] = Told{Subject: Order(fmt.Sprint("ord-", rand.N(keys)), event.Orchestrated), Message: reserved(fmt.Sprint(i))}
+				}
+				err := pg.InTx(ctx, o.pool, func(tx pgx.Tx) error {
+					batch := new(pgx.Batch)
+					if err := o.QueueAll(batch, told); err != nil {
+						return err
+					}
+					return tx.SendBatch(ctx, batch).Close()
+				})
+				if err != nil {
+					return err // Such as a deadlock, of which PostgreSQL makes one fail.
+				}
+			}
+			return nil
+		})
+	}
+	require.NoError(t, all.Wait())
+	requireNumbered(t, o, writers*each*together, keys)
+}
+
+func TestEventsOfOneKeyThatAreWrittenTogetherKeepTheirOrder(t *testing.T) {
+	t.Parallel()
+	o := setup(t)
+	require.NoError(t, pg.InTx(t.Context(), o.pool, func(tx pgx.Tx) error {
+		batch := new(pgx.Batch)
+		order := func(id, sku string) Told {
+			return Told{Subject: Order(id, event.Orchestrated), Message: reserved(sku)}
+		}
+		require.NoError(t, o.QueueAll(batch, []Told{
+			order("ord-2", "C"), order("ord-1", "B"), order("ord-2", "A"), {Subject: Article("ord-2"), Message: &warehousev1.InventoryStockChanged{}}}))
+		require.NoError(t, o.QueueAll(batch, nil))
+		return tx.SendBatch(t.Context(), batch).Close()
+	}))
+	require.Equal(t, []string{"warehouse:order:ord-2:1", "warehouse:order:ord-1:1", "warehouse:order:ord-2:2", "warehouse:article:ord-2:1"}, ids(t, o, Selection{}))
+	listed, err := o.List(t.Context(), Selection{OrderIDs: []string{"ord-2"}}, 0, 10)
+	require.NoError(t, err)
+	require.Contains(t, string(listed[0].Data), `"C"`)
+	require.Contains(t, string(listed[1].Data), `"A"`)
+}
+
+// requireNumbered requires that the events of each key are numbered without a gap, in the order of their positions.
+func requireNumbered(t *testing.T, o *Outbox, events, keys int) {
+	t.Helper()
 	rows, err := o.pool.Query(t.Context(), `SELECT key, seq FROM outbox ORDER BY position`)
 	require.NoError(t, err)
 	last, count := map[string]int64{}, 0
@@ -130,7 +185,7 @@ func TestI6NumbersOfAKeyHaveNoGapAndThePositionsTheirOrder(t *testing.T) {
 		return nil
 	})
 	require.NoError(t, err)
-	require.Equal(t, writers*each, count)
+	require.Equal(t, events, count)
 	require.Len(t, last, keys)
 }
 

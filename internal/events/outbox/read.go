@@ -94,7 +94,8 @@ func (e stored) data(owner string) []byte {
 
 func (o *Outbox) event(e stored) bus.Event {
 	return bus.Event{
-		ID: e.id, Topic: e.topic, Source: o.owner, Key: e.key, Time: e.occurred, TraceParent: e.trace, Data: e.data(o.owner),
+		ID: e.id, Topic: e.topic, Source: o.owner, Key: e.key, Coordination: e.coordination, Time: e.occurred, TraceParent: e.trace,
+		Data: e.data(o.owner),
 	}
 }
 

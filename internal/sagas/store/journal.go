@@ -85,7 +85,8 @@ func (s *Store) Observe(ctx context.Context, tx pgx.Tx, id saga.ID, decide func(
 		return nil, nil
 	}
 	writes := &pgx.Batch{}
-	if err := s.rows.save(writes, []*change{{ctx: ctx, row: r}}); err != nil {
+	changed := []*change{{ctx: ctx, row: r}}
+	if err := errors.Join(s.rows.save(writes, changed), s.rows.tell(writes, nil, changed)); err != nil {
 		return nil, err
 	}
 	if err := tx.SendBatch(ctx, writes).Close(); err != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -144,6 +146,7 @@ func (t *rows) Decide(changes []*commit.Change) {
 // Write implements commit.Table.
 func (t *rows) Write(ctx context.Context, batch *pgx.Batch, changes []*commit.Change) error {
 	var changed []*change
+	var accepted []Told
 	for _, c := range changes {
 		switch what := c.What.(type) {
 		case *acceptance:
@@ -151,9 +154,7 @@ func (t *rows) Write(ctx context.Context, batch *pgx.Batch, changes []*commit.Ch
 				return &Conflict{With: WasForgotten}
 			}
 			if what.created {
-				if err := t.guest(what.Plan.Definition).Accepted(what.ctx, batch, what.saga()); err != nil {
-					return err
-				}
+				accepted = append(accepted, Told{what.ctx, what.saga()})
 			}
 		case *change:
 			// Before what follows from them, so that a history tells them in this order.
@@ -166,7 +167,36 @@ func (t *rows) Write(ctx context.Context, batch *pgx.Batch, changes []*commit.Ch
 			}
 		}
 	}
-	return t.save(batch, changed)
+	if err := t.save(batch, changed); err != nil {
+		return err
+	}
+	return t.tell(batch, accepted, changed)
+}
+
+// tell has the guests queue what they write with sagas that were accepted or have ended, one guest after the other in the order of
+// their names: what they lock is locked in one order.
+func (t *rows) tell(batch *pgx.Batch, accepted []Told, changed []*change) error {
+	type told struct{ accepted, ended []Told }
+	byDefinition := make(map[string]told)
+	for _, s := range accepted {
+		of := byDefinition[s.Plan.Definition]
+		of.accepted = append(of.accepted, s)
+		byDefinition[s.Plan.Definition] = of
+	}
+	for _, c := range changed {
+		if definition := c.row.Plan.Definition; c.row.Ended {
+			of := byDefinition[definition]
+			of.ended = append(of.ended, Told{c.ctx, c.row.saga()})
+			byDefinition[definition] = of
+		}
+	}
+	for _, definition := range slices.Sorted(maps.Keys(byDefinition)) {
+		of := byDefinition[definition]
+		if err := t.guest(definition).Write(batch, of.accepted, of.ended); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 const insertCommand = `
@@ -253,13 +283,6 @@ func (t *rows) save(batch *pgx.Batch, changed []*change) error {
 			column(entries, func(e entry) int64 { return e.Duration.Milliseconds() }),
 			column(entries, func(e entry) string { return e.Outcome }),
 			column(entries, func(e entry) string { return e.Error }))
-	}
-	for _, c := range changed {
-		if c.row.Ended {
-			if err := t.guest(c.row.Plan.Definition).Ended(c.ctx, batch, c.row.saga()); err != nil {
-				return err
-			}
-		}
 	}
 	return nil
 }

@@ -45,11 +45,16 @@ type Store struct {
 
 // Guest is what a definition keeps beside its sagas, written in the transactions that accept and end them.
 type Guest interface {
-	// Accepted queues what is written with a saga that is accepted, Ended with one that has ended.
-	Accepted(ctx context.Context, batch *pgx.Batch, s Saga) error
-	Ended(ctx context.Context, batch *pgx.Batch, s Saga) error
-	// Committed says that a transaction has committed in which one of them was called.
+	// Write queues what is written with the sagas that a transaction accepts and ends.
+	Write(batch *pgx.Batch, accepted, ended []Told) error
+	// Committed says that a transaction has committed for which it was called.
 	Committed()
+}
+
+// Told is a saga that a guest is told of, with the context of whoever changed it, for the trace.
+type Told struct {
+	Context context.Context
+	Saga
 }
 
 // New returns a store on a migrated database, with the guests of those definitions that have one, by name. The pool stays the
@@ -71,9 +76,8 @@ func (s *Store) guest(definition string) Guest {
 // nobody is the guest of a definition that keeps nothing beside.
 type nobody struct{}
 
-func (nobody) Accepted(context.Context, *pgx.Batch, Saga) error { return nil }
-func (nobody) Ended(context.Context, *pgx.Batch, Saga) error    { return nil }
-func (nobody) Committed()                                       {}
+func (nobody) Write(*pgx.Batch, []Told, []Told) error { return nil }
+func (nobody) Committed()                             {}
 
 // Saga is what readers see of a saga.
 type Saga struct {
