@@ -71,6 +71,7 @@ func (t *payments) Write(_ context.Context, batch *pgx.Batch, changes []*commit.
 	moves := movesOf(changes)
 	var moved []payment
 	var booked []transfer
+	var told []outbox.Told
 	for _, m := range moves {
 		if m.payment.moved {
 			moved = append(moved, m.payment)
@@ -78,21 +79,18 @@ func (t *payments) Write(_ context.Context, batch *pgx.Batch, changes []*commit.
 		for _, b := range m.payment.booked {
 			booked = append(booked, transfer{b, m.payment})
 		}
-	}
-	savePayments(batch, moved)
-	book(batch, booked)
-	for _, m := range moves {
 		if m.payment.payer.definition != checkout { // Of another payer no event tells: their topics are about orders.
 			continue
 		}
-		about := outbox.Order(m.payment.payer.key, m.payment.coordination)
-		for _, told := range m.payment.told {
-			if err := t.outbox.Queue(m.ctx, batch, about, told); err != nil {
-				return err
-			}
+		for _, message := range m.payment.told {
+			told = append(told, outbox.Told{
+				Subject: outbox.Order(m.payment.payer.key, m.payment.coordination), Message: message, Trace: event.TraceOf(m.ctx),
+			})
 		}
 	}
-	return nil
+	savePayments(batch, moved)
+	book(batch, booked)
+	return t.outbox.QueueAll(batch, told)
 }
 
 func movesOf(changes []*commit.Change) []*move {

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/checkoutsaga/orchestrator/internal/commit"
+	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
 )
 
@@ -109,7 +110,11 @@ func (t *table) Decide(changes []*commit.Change) {
 // Write implements commit.Table.
 func (t *table) Write(_ context.Context, batch *pgx.Batch, changes []*commit.Change) error {
 	var made, moved []*changed
+	var told []outbox.Told
 	for _, c := range whats(changes) {
+		if c.told != nil {
+			told = append(told, outbox.Told{Subject: outbox.Order(c.owner.key, c.coordination), Message: c.told, Trace: event.TraceOf(c.ctx)})
+		}
 		switch c.state {
 		case "":
 		case reserved:
@@ -121,15 +126,7 @@ func (t *table) Write(_ context.Context, batch *pgx.Batch, changes []*commit.Cha
 	writeReservations(batch, made)
 	writeStates(batch, moved)
 	writeStock(batch, slices.Concat(made, moved))
-	for _, c := range whats(changes) {
-		if c.told == nil {
-			continue
-		}
-		if err := t.outbox.Queue(c.ctx, batch, outbox.Order(c.owner.key, c.coordination), c.told); err != nil {
-			return err
-		}
-	}
-	return nil
+	return t.outbox.QueueAll(batch, told)
 }
 
 func writeReservations(batch *pgx.Batch, made []*changed) {
