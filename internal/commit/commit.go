@@ -62,6 +62,9 @@ func (c *Change) With(other *Change) bool { return c.party == other.party }
 // Committer commits changes. Its methods may be called from many goroutines.
 type Committer struct {
 	pool *pgxpool.Pool
+	// single has an element for each party that is committed by itself: half of the connections at most, so that those who wait for a
+	// row that somebody holds leave some to the others.
+	single chan struct{}
 
 	mu      sync.Mutex
 	waiting []*party
@@ -70,7 +73,9 @@ type Committer struct {
 }
 
 // New returns a committer for the database of pool, which stays the caller's.
-func New(pool *pgxpool.Pool) *Committer { return &Committer{pool: pool} }
+func New(pool *pgxpool.Pool) *Committer {
+	return &Committer{pool: pool, single: make(chan struct{}, max(1, pool.Config().MaxConns/2))}
+}
 
 // party is the changes of one caller: they are committed in one transaction, or none of them is.
 type party struct {
@@ -204,6 +209,12 @@ func (c *Committer) alone(ctx context.Context, p *party) error {
 	err := p.result()
 	if !errors.Is(err, ErrBusy) {
 		return err
+	}
+	select {
+	case c.single <- struct{}{}:
+		defer func() { <-c.single }()
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	p.err = nil
 	for _, change := range p.changes {

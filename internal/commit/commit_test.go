@@ -170,6 +170,31 @@ func TestWhoeverHoldsARowHoldsUpNobodyElse(t *testing.T) {
 	require.Equal(t, 11, counted(t, pool, `SELECT count FROM counters WHERE name = 'c1'`))
 }
 
+func TestManyWhoWaitForARowLeaveConnectionsToTheOthers(t *testing.T) {
+	committer, pool := open(t, 2)
+	holding, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	_, err = holding.Exec(t.Context(), `UPDATE counters SET count = 10 WHERE name = 'c1'`)
+	require.NoError(t, err)
+	table := &counters{}
+	const many = 40 // more than there are connections
+	var waiting sync.WaitGroup
+	for range many {
+		waiting.Go(func() {
+			if err := committer.Do(t.Context(), &commit.Change{Of: table, What: &addition{name: "c1", add: 1}}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	require.Eventually(t, func() bool { return pool.Stat().AcquiredConns() > 1 && committer.Waiting() == 0 }, 10*time.Second, time.Millisecond)
+	for range 10 {
+		require.NoError(t, committer.Do(t.Context(), &commit.Change{Of: table, What: &addition{name: "c2", add: 1}}))
+	}
+	require.NoError(t, holding.Commit(t.Context()))
+	waiting.Wait()
+	require.Equal(t, 10+many, counted(t, pool, `SELECT count FROM counters WHERE name = 'c1'`))
+}
+
 func TestChangesOfOneCallerAreCommittedTogetherOrNotAtAll(t *testing.T) {
 	committer, pool := open(t, 1)
 	table := &counters{}
