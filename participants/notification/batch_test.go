@@ -15,6 +15,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/events/bus"
 	"github.com/checkoutsaga/orchestrator/internal/events/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
+	"github.com/checkoutsaga/orchestrator/internal/testing/eventtest"
 	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
@@ -180,6 +181,7 @@ func BenchmarkNotification(b *testing.B) {
 			require.NoError(b, err)
 			carrier, n := embedded.New(), 0
 			carrier.Subscribe(subscriptions...)
+			report := eventtest.Cost(b, service.store.pool)
 			for b.Loop() {
 				var events []bus.Event
 				for range together {
@@ -194,7 +196,7 @@ func BenchmarkNotification(b *testing.B) {
 				}
 				time.Sleep(time.Millisecond)
 			}
-			b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "events/s")
+			report(n)
 			stop()
 			require.NoError(b, <-ran)
 		})
