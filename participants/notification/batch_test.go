@@ -192,12 +192,7 @@ func BenchmarkNotification(b *testing.B) {
 				}
 				require.NoError(b, errors.Join(carrier.Publish(b.Context(), events)...))
 			}
-			for {
-				if _, different := sender.count(); different == n {
-					break
-				}
-				time.Sleep(time.Millisecond)
-			}
+			require.Eventually(b, func() bool { _, different := sender.count(); return different == n }, time.Minute, time.Millisecond)
 			report(n)
 			stop()
 			require.NoError(b, <-ran)
