@@ -95,7 +95,7 @@ func (s *store) turn(ctx context.Context, p pace, sent []string, places int) (le
 				WHERE state = 'waiting' AND due_at <= now() AND attempts < $2 AND NOT EXISTS (
 					SELECT FROM notifications AS older
 					WHERE older.order_id = n.order_id AND older.seq < n.seq AND older.in_hand_until > now())
-				ORDER BY due_at LIMIT $3
+				ORDER BY due_at LIMIT %d
 				FOR UPDATE SKIP LOCKED)
 			UPDATE notifications AS n
 			SET attempts = attempts + 1, due_at = now() + $1::interval, in_hand_until = now() + $1::interval
@@ -107,7 +107,8 @@ func (s *store) turn(ctx context.Context, p pace, sent []string, places int) (le
 		batch.Queue(mark, sent)
 	}
 	if places > 0 {
-		batch.Queue(claim, p.lease, p.attempts, places).Query(func(rows pgx.Rows) (err error) {
+		// The number stands in the text: not knowing how small it is, PostgreSQL would sort all that is due.
+		batch.Queue(fmt.Sprintf(claim, places), p.lease, p.attempts).Query(func(rows pgx.Rows) (err error) {
 			leased, err = pgx.CollectRows(rows, scan)
 			return err
 		})

@@ -1,7 +1,9 @@
 package orders
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -11,7 +13,10 @@ import (
 
 	checkoutv1 "github.com/checkoutsaga/orchestrator/gen/checkout/v1"
 	"github.com/checkoutsaga/orchestrator/internal/events/bus"
+	"github.com/checkoutsaga/orchestrator/internal/events/bus/embedded"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
+	"github.com/checkoutsaga/orchestrator/internal/testing/eventtest"
+	"github.com/checkoutsaga/orchestrator/internal/testing/pgtest"
 )
 
 // takeAll hands events over together.
@@ -72,4 +77,36 @@ func TestAnOrderThatIsPlacedAndConfirmedTogetherIsToldOfTwice(t *testing.T) {
 	require.Equal(t, []string{"→ placed"}, o.told(t, "ord-2"))
 	require.Equal(t, "applied applied", o.received(t, "ord-1"))
 	require.Equal(t, "confirmed", o.get(t, "ord-1").Status)
+}
+
+// BenchmarkOrders takes in two events about each order.
+func BenchmarkOrders(b *testing.B) {
+	for _, together := range []int{1, 20} {
+		b.Run(fmt.Sprintf("%d at once", together), func(b *testing.B) {
+			service, err := open(b.Context(), pgtest.URL(b), slog.New(slog.DiscardHandler))
+			require.NoError(b, err)
+			defer service.Close()
+			subscriptions, err := service.inbox.Subscriptions()
+			require.NoError(b, err)
+			carrier, n := embedded.New(), 0
+			carrier.Subscribe(subscriptions...)
+			report := eventtest.Cost(b, service.store.pool)
+			for b.Loop() {
+				var events []bus.Event
+				for range together {
+					order := fmt.Sprint("ord-", n/2)
+					var m event.Message = created(order, 1)
+					if n%2 == 1 {
+						m = ended(order, 2)
+					}
+					h := m.GetHeader()
+					events = append(events, bus.Event{
+						ID: h.EventId, Topic: h.Topic, Source: h.Producer, Key: order, Coordination: h.Coordination, Data: encode(b, m)})
+					n++
+				}
+				require.NoError(b, errors.Join(carrier.Publish(b.Context(), events)...))
+			}
+			report(n)
+		})
+	}
 }

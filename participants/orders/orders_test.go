@@ -425,7 +425,7 @@ func ended(order string, seq int64) *checkoutv1.OrderConfirmed {
 	return &checkoutv1.OrderConfirmed{Header: header(order, "checkout.order.confirmed", seq), Order: content()}
 }
 
-func encode(t *testing.T, m event.Message) []byte {
+func encode(t testing.TB, m event.Message) []byte {
 	t.Helper()
 	data, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m)
 	require.NoError(t, err)

@@ -68,10 +68,19 @@ type Told struct {
 	Trace string
 }
 
-// insertEvents counts up once for each key and numbers the key's events in the order in which they are given. The counters' rows come
-// first: their locks make events of one key wait for each other before they take a position, which they do as the last thing, after the
-// sort. Counters are locked in the order of their keys, so that of two that write about the same keys one waits for the other and not
-// each for the other.
+// insertEvent inserts one event. The counter's row comes first: its lock makes events of one key wait for each other before they take
+// a position.
+const insertEvent = `
+	WITH counted AS (
+	    INSERT INTO outbox_counters (about, key, seq) VALUES ($3, $4, 1)
+	    ON CONFLICT (about, key) DO UPDATE SET seq = outbox_counters.seq + 1
+	    RETURNING seq)
+	INSERT INTO outbox (event_id, topic, about, key, seq, schema_version, coordination, traceparent, payload)
+	SELECT concat_ws(':', $1::text, $3, $4, seq), $2, $3, $4, seq, $5, $6, $7, $8 FROM counted`
+
+// insertEvents does the same for many; for one alone it costs the database a third of a millisecond more. It counts up once for each key
+// and numbers the key's events in the order in which they are given. Positions are taken as the last thing, after the sort. Counters are
+// locked in the order of their keys, so that of two that write about the same keys one waits for the other and not each for the other.
 const insertEvents = `
 	WITH told AS (
 	    SELECT *, row_number() OVER (PARTITION BY about, key ORDER BY n) AS nth, count(*) OVER (PARTITION BY about, key) AS of_key
@@ -96,11 +105,11 @@ func (o *Outbox) QueueAll(batch *pgx.Batch, told []Told) error {
 	if len(told) == 0 {
 		return nil
 	}
-	args, err := o.rows(told)
+	insert, args, err := o.statement(told)
 	if err != nil {
 		return err
 	}
-	batch.Queue(insertEvents, args...)
+	batch.Queue(insert, args...)
 	return nil
 }
 
@@ -111,18 +120,18 @@ func (o *Outbox) Queue(ctx context.Context, batch *pgx.Batch, subject Subject, m
 
 // Write writes an event in a transaction, as Queue does.
 func (o *Outbox) Write(ctx context.Context, tx pgx.Tx, subject Subject, m event.Message) error {
-	args, err := o.rows([]Told{{subject, m, event.TraceOf(ctx)}})
+	insert, args, err := o.statement([]Told{{subject, m, event.TraceOf(ctx)}})
 	if err != nil {
 		return err
 	}
-	if _, err := tx.Exec(ctx, insertEvents, args...); err != nil {
+	if _, err := tx.Exec(ctx, insert, args...); err != nil {
 		return fmt.Errorf("write event about %s: %w", subject.key, err)
 	}
 	return nil
 }
 
-// rows are what insertEvents takes.
-func (o *Outbox) rows(told []Told) ([]any, error) {
+// statement is what inserts events, with its arguments.
+func (o *Outbox) statement(told []Told) (insert string, args []any, err error) {
 	n := len(told)
 	topics, abouts, keys, versions := make([]string, n), make([]string, n), make([]string, n), make([]int32, n)
 	coordinations, traces, payloads := make([]string, n), make([]string, n), make([]string, n)
@@ -133,12 +142,15 @@ func (o *Outbox) rows(told []Told) ([]any, error) {
 		}
 		payload, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(t.Message)
 		if err != nil {
-			return nil, fmt.Errorf("encode event %s: %w", topic.Name, err)
+			return "", nil, fmt.Errorf("encode event %s: %w", topic.Name, err)
 		}
 		topics[i], abouts[i], keys[i], versions[i] = topic.Name, t.Subject.about, t.Subject.key, topic.Version
 		coordinations[i], traces[i], payloads[i] = t.Subject.coordination, t.Trace, string(payload)
 	}
-	return []any{o.owner, topics, abouts, keys, versions, coordinations, traces, payloads}, nil
+	if n == 1 {
+		return insertEvent, []any{o.owner, topics[0], abouts[0], keys[0], versions[0], coordinations[0], traces[0], payloads[0]}, nil
+	}
+	return insertEvents, []any{o.owner, topics, abouts, keys, versions, coordinations, traces, payloads}, nil
 }
 
 // Committed says that a transaction with events was committed. A call for nothing costs one query. If the process dies before the

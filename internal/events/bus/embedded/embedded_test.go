@@ -172,3 +172,40 @@ func TestAMessageIsReplayedAsItIs(t *testing.T) {
 		require.Equal(t, message, string(deadLetters.got[0].Data))
 	})
 }
+
+// together is an app that takes all at once, or nothing, and has a use for the events of one coordination alone.
+type together struct {
+	takes bool
+	got   [][]string
+}
+
+func (a *together) Expects(_, coordination string) bool { return coordination == "choreographed" }
+
+func (a *together) TakeAll(_ context.Context, deliveries []bus.Delivery) bool {
+	var ids []string
+	for _, d := range deliveries {
+		ids = append(ids, d.ID)
+	}
+	a.got = append(a.got, ids)
+	return a.takes
+}
+
+func TestAnAppGetsWhatItHasAUseForAtOnceAndOneByOneOnlyWhatItCouldNotTakeSo(t *testing.T) {
+	t.Parallel()
+	const other = "pricing.price.withdrawn"
+	for takes, single := range map[bool][]string{true: nil, false: {"e-1", "e-3"}} {
+		whole, alone := &together{takes: takes}, answering(bus.Success)
+		b := New()
+		for _, topic := range []string{topic, other} {
+			s := alone.subscription(topic)
+			s.App = whole
+			b.Subscribe(s)
+		}
+		events := []bus.Event{priced("e-1", "A"), priced("e-2", "A"), priced("e-3", "A")}
+		events[0].Coordination, events[1].Coordination, events[2].Coordination = "choreographed", "orchestrated", "choreographed"
+		events[2].Topic = other
+		require.Equal(t, []error{nil, nil, nil}, b.Publish(t.Context(), events))
+		require.Equal(t, [][]string{{"e-1", "e-3"}}, whole.got, "of all topics, in their order")
+		require.Equal(t, single, alone.ids())
+	}
+}
