@@ -46,3 +46,12 @@ func Text(s string, most int) string {
 	s = strings.ReplaceAll(strings.ToValidUTF8(s, "?"), "\x00", "?")
 	return strings.ToValidUTF8(s[:min(len(s), most)], "")
 }
+
+// Column is one value of each, as a statement over arrays takes it.
+func Column[E, T any](of []E, value func(E) T) []T {
+	values := make([]T, len(of))
+	for i, e := range of {
+		values[i] = value(e)
+	}
+	return values
+}

@@ -10,6 +10,7 @@ import (
 	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
 	"github.com/checkoutsaga/orchestrator/internal/events/outbox"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // payments are the payments as a table of shared transactions (package commit): their rows, the book and their events are read and
@@ -44,7 +45,7 @@ func (t *payments) Read(batch *pgx.Batch, changes []*commit.Change, _ bool) {
 	for _, m := range moves {
 		m.payment = payment{payer: m.payment.payer, state: none, coordination: event.Orchestrated} // Unless it is found.
 	}
-	batch.Queue(query, column(moves, func(m *move) string { return m.payment.payer.name() })).Query(func(rows pgx.Rows) error {
+	batch.Queue(query, pg.Column(moves, func(m *move) string { return m.payment.payer.name() })).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			var n int
 			p, err := scanPayment(rows, &n)
@@ -94,7 +95,7 @@ func (t *payments) Write(_ context.Context, batch *pgx.Batch, changes []*commit.
 }
 
 func movesOf(changes []*commit.Change) []*move {
-	return column(changes, func(c *commit.Change) *move { return c.What.(*move) })
+	return pg.Column(changes, func(c *commit.Change) *move { return c.What.(*move) })
 }
 
 // The database's clock judges whether an authorization has lapsed.
@@ -125,16 +126,16 @@ func savePayments(batch *pgx.Batch, moved []payment) {
 		return
 	}
 	batch.Queue(query,
-		column(moved, func(p payment) string { return p.payer.name() }),
-		column(moved, func(p payment) string { return string(p.state) }),
-		column(moved, func(p payment) string { return p.coordination }),
-		column(moved, func(p payment) string { return p.customerID }),
-		column(moved, func(p payment) string { return p.method }),
-		column(moved, func(p payment) string { return p.amount.Currency }),
-		column(moved, func(p payment) int64 { return p.amount.MinorUnits }),
-		column(moved, func(p payment) *time.Time { return p.authorizedUntil }),
-		column(moved, func(p payment) string { return p.refusedStep }),
-		column(moved, func(p payment) string { return p.refusedReason }))
+		pg.Column(moved, func(p payment) string { return p.payer.name() }),
+		pg.Column(moved, func(p payment) string { return string(p.state) }),
+		pg.Column(moved, func(p payment) string { return p.coordination }),
+		pg.Column(moved, func(p payment) string { return p.customerID }),
+		pg.Column(moved, func(p payment) string { return p.method }),
+		pg.Column(moved, func(p payment) string { return p.amount.Currency }),
+		pg.Column(moved, func(p payment) int64 { return p.amount.MinorUnits }),
+		pg.Column(moved, func(p payment) *time.Time { return p.authorizedUntil }),
+		pg.Column(moved, func(p payment) string { return p.refusedStep }),
+		pg.Column(moved, func(p payment) string { return p.refusedReason }))
 }
 
 // transfer is a movement of a payment's money.
@@ -157,18 +158,9 @@ func book(batch *pgx.Batch, booked []transfer) {
 	from := func(t transfer) string { from, _ := t.accounts(); return from }
 	to := func(t transfer) string { _, to := t.accounts(); return to }
 	batch.Queue(query,
-		column(booked, func(t transfer) string { return t.of.payer.name() }),
-		column(booked, func(t transfer) string { return string(t.movement) }),
-		column(booked, from), column(booked, to),
-		column(booked, func(t transfer) string { return t.of.amount.Currency }),
-		column(booked, func(t transfer) int64 { return t.of.amount.MinorUnits }))
-}
-
-// column is one value of each, as a statement over arrays takes it.
-func column[E, T any](of []E, value func(E) T) []T {
-	values := make([]T, len(of))
-	for i, e := range of {
-		values[i] = value(e)
-	}
-	return values
+		pg.Column(booked, func(t transfer) string { return t.of.payer.name() }),
+		pg.Column(booked, func(t transfer) string { return string(t.movement) }),
+		pg.Column(booked, from), pg.Column(booked, to),
+		pg.Column(booked, func(t transfer) string { return t.of.amount.Currency }),
+		pg.Column(booked, func(t transfer) int64 { return t.of.amount.MinorUnits }))
 }

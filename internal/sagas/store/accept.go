@@ -13,6 +13,7 @@ import (
 
 	"github.com/checkoutsaga/orchestrator/internal/commit"
 	"github.com/checkoutsaga/orchestrator/internal/events/event"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
@@ -175,25 +176,25 @@ func (t *rows) insert(batch *pgx.Batch, changes []*commit.Change) {
 	slices.SortFunc(all, func(a, b *acceptance) int {
 		return cmp.Or(cmp.Compare(a.Plan.Definition, b.Plan.Definition), cmp.Compare(a.Key, b.Key))
 	})
-	definitions := column(all, func(a *acceptance) string { return a.Plan.Definition })
-	keys := column(all, func(a *acceptance) string { return a.Key })
-	idempotencyKeys := column(all, func(a *acceptance) string { return a.IdempotencyKey })
+	definitions := pg.Column(all, func(a *acceptance) string { return a.Plan.Definition })
+	keys := pg.Column(all, func(a *acceptance) string { return a.Key })
+	idempotencyKeys := pg.Column(all, func(a *acceptance) string { return a.IdempotencyKey })
 	batch.Queue(insertSagas, definitions, keys, idempotencyKeys,
-		column(all, func(a *acceptance) string { return a.Digest }),
-		column(all, func(a *acceptance) []byte { return a.Request }),
-		column(all, func(a *acceptance) string { return string(a.Input) }),
-		column(all, func(a *acceptance) string { return a.Engine }),
-		column(all, func(a *acceptance) string { return a.About.Whom }),
-		column(all, func(a *acceptance) string { return a.About.Money.Currency }),
-		column(all, func(a *acceptance) int64 { return a.About.Money.MinorUnits }),
-		column(all, func(a *acceptance) string { return a.progress }),
-		column(all, func(a *acceptance) bool { return a.Elsewhere }),
-		column(all, func(a *acceptance) string { return event.TraceOf(a.ctx) }),
-		column(all, func(a *acceptance) time.Duration { return a.Deadline }),
-		column(all, func(a *acceptance) time.Duration { return a.Approval }),
-		column(all, func(a *acceptance) string { return a.steps[0].Name }),
-		column(all, func(a *acceptance) string { return a.plan }),
-		column(all, func(a *acceptance) string { return a.requests }),
+		pg.Column(all, func(a *acceptance) string { return a.Digest }),
+		pg.Column(all, func(a *acceptance) []byte { return a.Request }),
+		pg.Column(all, func(a *acceptance) string { return string(a.Input) }),
+		pg.Column(all, func(a *acceptance) string { return a.Engine }),
+		pg.Column(all, func(a *acceptance) string { return a.About.Whom }),
+		pg.Column(all, func(a *acceptance) string { return a.About.Money.Currency }),
+		pg.Column(all, func(a *acceptance) int64 { return a.About.Money.MinorUnits }),
+		pg.Column(all, func(a *acceptance) string { return a.progress }),
+		pg.Column(all, func(a *acceptance) bool { return a.Elsewhere }),
+		pg.Column(all, func(a *acceptance) string { return event.TraceOf(a.ctx) }),
+		pg.Column(all, func(a *acceptance) time.Duration { return a.Deadline }),
+		pg.Column(all, func(a *acceptance) time.Duration { return a.Approval }),
+		pg.Column(all, func(a *acceptance) string { return a.steps[0].Name }),
+		pg.Column(all, func(a *acceptance) string { return a.plan }),
+		pg.Column(all, func(a *acceptance) string { return a.requests }),
 		journal.StartPatience,
 	).Query(func(inserted pgx.Rows) error {
 		var id saga.ID

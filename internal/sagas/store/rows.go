@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/checkoutsaga/orchestrator/internal/commit"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 	"github.com/checkoutsaga/orchestrator/saga"
 	"github.com/checkoutsaga/orchestrator/saga/journal"
 )
@@ -248,41 +249,41 @@ func (t *rows) save(batch *pgx.Batch, changed []*change) error {
 		}
 	}
 	batch.Queue(updateSagas,
-		column(changed, func(c *change) string { return c.row.Plan.Definition }),
-		column(changed, func(c *change) string { return c.row.Key }),
-		column(changed, func(c *change) int32 { return int32(c.row.Run) }),
-		column(changed, func(c *change) int32 { return int32(c.row.StartedRun) }),
-		column(changed, func(c *change) string { return string(c.row.Phase) }),
-		column(changed, func(c *change) string { return string(c.row.Status) }),
-		column(changed, func(c *change) string { return string(c.row.Verdict) }),
-		column(changed, func(c *change) string { return c.row.Reason }),
-		column(changed, func(c *change) bool { return c.row.Touched }),
-		column(changed, func(c *change) bool { return c.row.Cancelled }),
-		column(changed, func(c *change) string { return c.row.CancelReason }),
-		column(changed, func(c *change) *time.Time { return c.row.checkAt() }),
-		column(changed, func(c *change) int32 { return int32(c.row.Pokes) }),
-		column(changed, func(c *change) int32 { return int32(c.row.FruitlessRuns) }),
+		pg.Column(changed, func(c *change) string { return c.row.Plan.Definition }),
+		pg.Column(changed, func(c *change) string { return c.row.Key }),
+		pg.Column(changed, func(c *change) int32 { return int32(c.row.Run) }),
+		pg.Column(changed, func(c *change) int32 { return int32(c.row.StartedRun) }),
+		pg.Column(changed, func(c *change) string { return string(c.row.Phase) }),
+		pg.Column(changed, func(c *change) string { return string(c.row.Status) }),
+		pg.Column(changed, func(c *change) string { return string(c.row.Verdict) }),
+		pg.Column(changed, func(c *change) string { return c.row.Reason }),
+		pg.Column(changed, func(c *change) bool { return c.row.Touched }),
+		pg.Column(changed, func(c *change) bool { return c.row.Cancelled }),
+		pg.Column(changed, func(c *change) string { return c.row.CancelReason }),
+		pg.Column(changed, func(c *change) *time.Time { return c.row.checkAt() }),
+		pg.Column(changed, func(c *change) int32 { return int32(c.row.Pokes) }),
+		pg.Column(changed, func(c *change) int32 { return int32(c.row.FruitlessRuns) }),
 		attention,
 		progress,
-		column(changed, func(c *change) *time.Time { return c.row.EndedAt }),
-		column(changed, func(c *change) string { return c.row.ReasonCode }),
-		column(changed, func(c *change) string { return c.row.AtStep() }),
-		column(changed, func(c *change) time.Time { return c.row.Deadline }),
-		column(changed, func(c *change) *time.Time { return c.row.ApprovalDeadline }),
-		column(changed, func(c *change) string { return c.row.Engine }),
-		column(changed, func(c *change) time.Time { return c.row.UpdatedAt }))
+		pg.Column(changed, func(c *change) *time.Time { return c.row.EndedAt }),
+		pg.Column(changed, func(c *change) string { return c.row.ReasonCode }),
+		pg.Column(changed, func(c *change) string { return c.row.AtStep() }),
+		pg.Column(changed, func(c *change) time.Time { return c.row.Deadline }),
+		pg.Column(changed, func(c *change) *time.Time { return c.row.ApprovalDeadline }),
+		pg.Column(changed, func(c *change) string { return c.row.Engine }),
+		pg.Column(changed, func(c *change) time.Time { return c.row.UpdatedAt }))
 	if len(entries) > 0 {
 		batch.Queue(insertEntries,
-			column(entries, func(e entry) string { return e.of.Plan.Definition }),
-			column(entries, func(e entry) string { return e.of.Key }),
-			column(entries, func(e entry) string { return e.Kind }),
-			column(entries, func(e entry) string { return e.Step }),
-			column(entries, func(e entry) int32 { return int32(e.Attempt) }),
-			column(entries, func(e entry) string { return e.Actor }),
-			column(entries, func(e entry) string { return e.Reason }),
-			column(entries, func(e entry) int64 { return e.Duration.Milliseconds() }),
-			column(entries, func(e entry) string { return e.Outcome }),
-			column(entries, func(e entry) string { return e.Error }))
+			pg.Column(entries, func(e entry) string { return e.of.Plan.Definition }),
+			pg.Column(entries, func(e entry) string { return e.of.Key }),
+			pg.Column(entries, func(e entry) string { return e.Kind }),
+			pg.Column(entries, func(e entry) string { return e.Step }),
+			pg.Column(entries, func(e entry) int32 { return int32(e.Attempt) }),
+			pg.Column(entries, func(e entry) string { return e.Actor }),
+			pg.Column(entries, func(e entry) string { return e.Reason }),
+			pg.Column(entries, func(e entry) int64 { return e.Duration.Milliseconds() }),
+			pg.Column(entries, func(e entry) string { return e.Outcome }),
+			pg.Column(entries, func(e entry) string { return e.Error }))
 	}
 	return nil
 }
@@ -299,13 +300,4 @@ func (r *row) checkAt() *time.Time {
 		return nil
 	}
 	return &r.CheckAt
-}
-
-// column is one value of each, as a statement over arrays takes it.
-func column[E, T any](of []E, value func(E) T) []T {
-	values := make([]T, len(of))
-	for i, e := range of {
-		values[i] = value(e)
-	}
-	return values
 }

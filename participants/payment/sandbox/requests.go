@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/checkoutsaga/orchestrator/internal/commit"
+	"github.com/checkoutsaga/orchestrator/internal/pg"
 )
 
 // requests are what the gateway is asked as a table of shared transactions (package commit). A real network costs its caller no work
@@ -59,9 +60,9 @@ func (t *requests) Read(batch *pgx.Batch, changes []*commit.Change, _ bool) {
 	}
 	answers := answersOf(commit.WithoutError(changes))
 	batch.Queue(query,
-		column(answers, func(a *answer) string { return a.Key }),
-		column(answers, func(a *answer) string { return string(a.Kind) }),
-		column(answers, func(a *answer) string { return a.PaymentMethod }),
+		pg.Column(answers, func(a *answer) string { return a.Key }),
+		pg.Column(answers, func(a *answer) string { return string(a.Kind) }),
+		pg.Column(answers, func(a *answer) string { return a.PaymentMethod }),
 	).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			var n int
@@ -153,31 +154,22 @@ func (t *requests) Write(_ context.Context, batch *pgx.Batch, changes []*commit.
 	}
 	key := func(a *answer) string { return a.Key }
 	if len(applied) > 0 {
-		batch.Queue(apply, column(applied, key),
-			column(applied, func(a *answer) string { return a.OrderID }),
-			column(applied, func(a *answer) string { return string(a.Kind) }),
-			column(applied, func(a *answer) string { return a.PaymentMethod }),
-			column(applied, func(a *answer) string { return a.Currency }),
-			column(applied, func(a *answer) int64 { return a.MinorUnits }))
+		batch.Queue(apply, pg.Column(applied, key),
+			pg.Column(applied, func(a *answer) string { return a.OrderID }),
+			pg.Column(applied, func(a *answer) string { return string(a.Kind) }),
+			pg.Column(applied, func(a *answer) string { return a.PaymentMethod }),
+			pg.Column(applied, func(a *answer) string { return a.Currency }),
+			pg.Column(applied, func(a *answer) int64 { return a.MinorUnits }))
 	}
 	if len(refused) > 0 {
-		batch.Queue(refuse, column(refused, key), column(refused, func(a *answer) string { return a.refusal }))
+		batch.Queue(refuse, pg.Column(refused, key), pg.Column(refused, func(a *answer) string { return a.refusal }))
 	}
 	if len(failed) > 0 {
-		batch.Queue(count, column(failed, key))
+		batch.Queue(count, pg.Column(failed, key))
 	}
 	return nil
 }
 
 func answersOf(changes []*commit.Change) []*answer {
-	return column(changes, func(c *commit.Change) *answer { return c.What.(*answer) })
-}
-
-// column is one value of each, as a statement over arrays takes it.
-func column[E, T any](of []E, value func(E) T) []T {
-	values := make([]T, len(of))
-	for i, e := range of {
-		values[i] = value(e)
-	}
-	return values
+	return pg.Column(changes, func(c *commit.Change) *answer { return c.What.(*answer) })
 }
