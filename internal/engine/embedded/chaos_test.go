@@ -66,11 +66,15 @@ func beLoaded(url string) error {
 	return e.Run(ctx)
 }
 
-func TestI8NothingIsLostOrRecordedTwiceThoughTheProcessIsKilledTwentyTimes(t *testing.T) {
+func TestI8NothingIsLostOrRecordedTwiceThoughTheProcessIsKilledAHundredTimes(t *testing.T) {
 	url := pgtest.URL(t)
 	e := openRecording(t, url)
+	kills := 100
+	if testing.Short() {
+		kills = 10
+	}
 	var started []string
-	for range 20 {
+	for range kills {
 		victim := exec.Command(os.Args[0])
 		victim.Env = append(os.Environ(), loadedURL+"="+url)
 		out, err := victim.StdoutPipe()
@@ -79,7 +83,7 @@ func TestI8NothingIsLostOrRecordedTwiceThoughTheProcessIsKilledTwentyTimes(t *te
 		lines := bufio.NewScanner(out)
 		require.True(t, lines.Scan(), "the victim ended early")
 		started = append(started, lines.Text())
-		time.AfterFunc(time.Duration(50+rand.IntN(400))*time.Millisecond, func() { _ = victim.Process.Kill() })
+		time.AfterFunc(time.Duration(20+rand.IntN(200))*time.Millisecond, func() { _ = victim.Process.Kill() })
 		for lines.Scan() {
 			if strings.HasPrefix(lines.Text(), "of-") {
 				started = append(started, lines.Text())
