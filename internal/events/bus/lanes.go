@@ -3,40 +3,38 @@ package bus
 import (
 	"context"
 	"fmt"
-	"hash/maphash"
-	"sync"
+
+	"golang.org/x/sync/errgroup"
 )
 
-var laneSeed = maphash.MakeSeed()
-
 // InLanes hands events over side by side, at most lanes at once. Those of one key go one after the other, and none after one that
-// was not taken. It is for Publishers whose carrier takes single events.
+// was not taken; no key waits for another one as long as a lane is free. It is for Publishers whose carrier takes single events.
 func InLanes(ctx context.Context, lanes int, events []Event, hand func(context.Context, Event) error) []error {
 	failed := make([]error, len(events))
-	queues := make([][]int, lanes)
+	var keys []string
+	ofKey := make(map[string][]int)
 	for i, e := range events {
-		lane := maphash.String(laneSeed, e.Key) % uint64(lanes)
-		queues[lane] = append(queues[lane], i)
-	}
-	var all sync.WaitGroup
-	for _, queue := range queues {
-		if len(queue) == 0 {
-			continue
+		if ofKey[e.Key] == nil {
+			keys = append(keys, e.Key)
 		}
-		all.Go(func() {
-			stuck := make(map[string]string)
-			for _, i := range queue {
-				e := events[i]
-				if before, isStuck := stuck[e.Key]; isStuck {
-					failed[i] = fmt.Errorf("event %s before it was not taken", before)
+		ofKey[e.Key] = append(ofKey[e.Key], i)
+	}
+	var all errgroup.Group
+	all.SetLimit(lanes)
+	for _, key := range keys {
+		all.Go(func() error {
+			for n, i := range ofKey[key] {
+				if failed[i] = hand(ctx, events[i]); failed[i] == nil {
 					continue
 				}
-				if failed[i] = hand(ctx, e); failed[i] != nil {
-					stuck[e.Key] = e.ID
+				for _, behind := range ofKey[key][n+1:] {
+					failed[behind] = fmt.Errorf("event %s before it was not taken", events[i].ID)
 				}
+				break
 			}
+			return nil
 		})
 	}
-	all.Wait()
+	_ = all.Wait()
 	return failed
 }
