@@ -4,11 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"os"
-	"strconv"
-	"strings"
 	"testing"
-	"time"
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
@@ -39,12 +35,12 @@ func BenchmarkAuthorizeAndCapture(b *testing.B) {
 				require.NoError(b, group.Wait())
 			}
 			run("warm", 500)
-			before := service.databaseCPU(b)
+			before := pgtest.CPU(b, service.store.pool)
 			b.ResetTimer()
 			run("ord", b.N)
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "orders/s")
-			b.ReportMetric(float64((service.databaseCPU(b)-before).Microseconds())/1000/float64(b.N), "db-cpu-ms/order")
+			b.ReportMetric(float64((pgtest.CPU(b, service.store.pool)-before).Microseconds())/1000/float64(b.N), "db-cpu-ms/order")
 		})
 	}
 }
@@ -70,27 +66,4 @@ func (s *Service) authorizeAndCapture(ctx context.Context, order string) error {
 		return fmt.Errorf("%s: %s, %s", order, made.Msg.Result, taken.Msg.Result)
 	}
 	return nil
-}
-
-// databaseCPU is how long PostgreSQL has worked for the connections that are open.
-func (s *Service) databaseCPU(b *testing.B) (worked time.Duration) {
-	b.Helper()
-	rows, err := s.store.pool.Query(b.Context(), `SELECT pid::text FROM pg_stat_activity WHERE datname = current_database()`)
-	require.NoError(b, err)
-	defer rows.Close()
-	for rows.Next() {
-		var pid string
-		require.NoError(b, rows.Scan(&pid))
-		stat, err := os.ReadFile("/proc/" + pid + "/stat")
-		require.NoError(b, err)
-		// After the name, which may have spaces, user and system time are the 12th and 13th field, in hundredths of a second.
-		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		for _, field := range fields[11:13] {
-			ticks, err := strconv.Atoi(field)
-			require.NoError(b, err)
-			worked += time.Duration(ticks) * 10 * time.Millisecond
-		}
-	}
-	require.NoError(b, rows.Err())
-	return worked
 }

@@ -3,13 +3,9 @@ package warehouse
 import (
 	"fmt"
 	"log/slog"
-	"os"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"connectrpc.com/connect"
 	"github.com/stretchr/testify/require"
@@ -55,38 +51,13 @@ func BenchmarkReserve(b *testing.B) {
 					all.Wait()
 				}
 				run(inFlight) // So that connections are open and statements are known.
-				before := databaseCPU(b, service)
+				before := pgtest.CPU(b, service.store.pool)
 				b.ResetTimer()
 				run(int64(b.N))
 				b.StopTimer()
 				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "orders/s")
-				b.ReportMetric(float64((databaseCPU(b, service)-before).Milliseconds())/float64(b.N), "database-cpu-ms/order")
+				b.ReportMetric(float64((pgtest.CPU(b, service.store.pool)-before).Milliseconds())/float64(b.N), "database-cpu-ms/order")
 			})
 		}
 	}
-}
-
-// databaseCPU is what the connections of a service have cost the database so far.
-func databaseCPU(b *testing.B, service *Service) (spent time.Duration) {
-	b.Helper()
-	rows, err := service.store.pool.Query(b.Context(), `SELECT pid FROM pg_stat_activity WHERE datname = current_database()`)
-	require.NoError(b, err)
-	defer rows.Close()
-	for rows.Next() {
-		var pid int
-		require.NoError(b, rows.Scan(&pid))
-		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			b.Skipf("what the database costs is told by Linux, where its processes are seen: %v", err)
-		}
-		// After the name in parentheses, user and system time are the 12th and 13th field, in hundredths of a second.
-		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
-		for _, field := range fields[11:13] {
-			ticks, err := strconv.Atoi(field)
-			require.NoError(b, err)
-			spent += time.Duration(ticks) * 10 * time.Millisecond
-		}
-	}
-	require.NoError(b, rows.Err())
-	return spent
 }
